@@ -1,0 +1,4 @@
+//! The `minerva` command.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Data types, tensor programs, and the backends that run them on the CPU.

@@ -1,0 +1,1 @@
+//! Chat templates from the model file, and stop strings.
