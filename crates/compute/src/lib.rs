@@ -1,1 +1,24 @@
 //! Data types, tensor programs, and the backends that run them on the CPU.
+//!
+//! A model's forward pass is written once as a [`Program`], with a [`Builder`]; a [`Backend`] loads
+//! it and runs it for any [`Batch`]. [`ReferenceBackend`] says what is right, [`CpuBackend`] is
+//! fast. This crate knows nothing of files, models or tokens' texts.
+
+mod backend;
+pub mod cpu;
+pub mod dtype;
+mod program;
+mod reference;
+mod weight;
+
+pub use backend::{
+    Backend, BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory, Sequence,
+};
+pub use cpu::CpuBackend;
+pub use dtype::DType;
+pub use program::{
+    Activation, Attention, AttentionSpec, BufId, BufShape, Builder, KvShape, MatMulPart, Op,
+    Pairing, Program, Rope, RopeId, Rows, WeightId,
+};
+pub use reference::ReferenceBackend;
+pub use weight::{Bytes, Weight, WeightError};

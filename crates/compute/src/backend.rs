@@ -1,0 +1,117 @@
+//! The two traits that every device implements, and what is handed to them.
+
+use crate::program::Program;
+
+/// Positions in one block of the KV cache, for every backend.
+pub const KV_BLOCK_LEN: usize = 16;
+
+/// A device that can run programs.
+pub trait Backend: Send + Sync {
+    /// What it is, for logs: device, instruction set, threads.
+    fn description(&self) -> String;
+
+    /// Makes a program ready to run: chooses kernels, allocates scratch and cache.
+    fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError>;
+}
+
+/// A program on a device, with its KV cache.
+pub trait Executable: Send {
+    /// Runs one batch and returns the logits, `[n_outputs, vocab_size]`, row after row. Keys and
+    /// values of the batch's tokens are in the cache afterwards.
+    ///
+    /// # Panics
+    /// If the batch breaks a rule of [`Batch`] or exceeds the [`Limits`].
+    fn run(&mut self, batch: &Batch<'_>) -> &[f32];
+
+    /// The limits that it was loaded with.
+    fn limits(&self) -> Limits;
+
+    /// What it takes beyond the weights.
+    fn memory(&self) -> Memory;
+}
+
+/// How much a loaded program can do at once; decides its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens in one batch.
+    pub max_tokens: usize,
+    /// Most rows of logits in one batch.
+    pub max_outputs: usize,
+    /// Blocks of [`KV_BLOCK_LEN`] positions in the cache, shared by all sequences.
+    pub n_kv_blocks: usize,
+}
+
+/// Bytes that a loaded program takes beyond its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The whole KV cache; pages that no block has used yet may not be resident.
+    pub kv_bytes: usize,
+    /// Activations and logits.
+    pub scratch_bytes: usize,
+}
+
+/// One step's work: some tokens of some sequences.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Token ids, each below the vocabulary size; the tokens of a sequence are adjacent.
+    pub tokens: &'a [u32],
+    /// The sequences, in the order of their tokens; together they cover `tokens`.
+    pub sequences: &'a [Sequence<'a>],
+    /// Indices into `tokens`, ascending: the tokens whose logits are wanted.
+    pub outputs: &'a [u32],
+}
+
+/// The part of a sequence that a batch computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence<'a> {
+    /// How many of the batch's tokens belong to it; at least one.
+    pub n_tokens: usize,
+    /// The position of the first of them: how many positions the cache holds already.
+    pub start: usize,
+    /// Cache blocks in order: position p lies in `blocks[p / KV_BLOCK_LEN]`. Long enough for the
+    /// last position. A block that this batch writes to belongs to one sequence only.
+    pub blocks: &'a [u32],
+}
+
+impl Batch<'_> {
+    /// Checks the rules above, which every backend relies on.
+    ///
+    /// # Panics
+    /// If one is broken.
+    pub fn check(&self, limits: &Limits, vocab_size: usize) {
+        assert!(self.tokens.len() <= limits.max_tokens, "tokens in a batch");
+        assert!(self.outputs.len() <= limits.max_outputs, "outputs of a batch");
+        assert!(self.tokens.iter().all(|&t| (t as usize) < vocab_size), "token id");
+        assert!(self.outputs.iter().all(|&o| (o as usize) < self.tokens.len()), "output index");
+        assert_eq!(self.sequences.iter().map(|s| s.n_tokens).sum::<usize>(), self.tokens.len());
+        for s in self.sequences {
+            assert!(s.n_tokens > 0, "empty sequence");
+            assert!(s.start + s.n_tokens <= s.blocks.len() * KV_BLOCK_LEN, "cache blocks");
+            assert!(s.blocks.iter().all(|&b| (b as usize) < limits.n_kv_blocks), "block index");
+        }
+    }
+}
+
+/// Why a backend cannot take a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendError {
+    /// An allocation was refused.
+    OutOfMemory {
+        /// What for.
+        what: &'static str,
+        /// How much was asked for.
+        bytes: usize,
+    },
+}
+
+impl std::fmt::Display for BackendError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BackendError::OutOfMemory { what, bytes } => {
+                write!(f, "no memory for {what}: {bytes} bytes wanted")
+            }
+        }
+    }
+}
+
+impl std::error::Error for BackendError {}

@@ -1,0 +1,401 @@
+//! A model's forward pass as data: a list of operations over named buffers and weights.
+//!
+//! An architecture writes its forward pass once, when a model is loaded, as calls on a
+//! [`Builder`]; what comes out is a [`Program`] that any [`Backend`](crate::Backend) can run, for
+//! any batch. Shapes are checked here, while the program is built, so that running it cannot meet
+//! a shape that does not fit. A buffer has a fixed width and one row per token of the batch (or
+//! per token whose logits are wanted); batch, KV cache and devices do not appear.
+
+use crate::weight::Weight;
+
+/// A buffer of a program, `[n_rows, width]` of f32, written by exactly one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufId(pub(crate) u32);
+
+/// A weight of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightId(pub(crate) u32);
+
+/// A rotary embedding of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RopeId(pub(crate) u32);
+
+/// What the rows of a buffer stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// One row for each token of the batch.
+    Tokens,
+    /// One row for each token whose logits are wanted.
+    Outputs,
+}
+
+/// The shape of a buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct BufShape {
+    /// What the rows stand for.
+    pub rows: Rows,
+    /// Elements in a row.
+    pub width: usize,
+}
+
+/// Which two elements of a head a rotation mixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// Elements 2i and 2i+1, as in the original LLaMA.
+    Adjacent,
+    /// Elements i and i + n/2, as in GPT-NeoX.
+    Halves,
+}
+
+/// Rotary position embedding (Su et al. 2021, <https://arxiv.org/abs/2104.09864>): pair i of the
+/// token at position p is turned by the angle `p * inv_freq[i]`, and scaled by `magnitude`.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// Which elements form a pair.
+    pub pairing: Pairing,
+    /// The angle per position of each pair, in radians; twice its length of each head is turned,
+    /// the rest passes through.
+    pub inv_freq: Vec<f32>,
+    /// Factor on the turned elements (1 but for YaRN and longrope).
+    pub magnitude: f32,
+}
+
+/// The function between the two halves of a gated feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x / (1 + exp(-x)).
+    Silu,
+}
+
+/// One weight of a [`Op::MatMul`] with what happens to its product.
+#[derive(Clone, Debug)]
+pub struct MatMulPart {
+    /// The matrix, `[width of out, width of x]`.
+    pub weight: WeightId,
+    /// Added to each row, `[1, width of out]`.
+    pub bias: Option<WeightId>,
+    /// Added to the result, same shape as `out`.
+    pub residual: Option<BufId>,
+    /// Where the result goes.
+    pub out: BufId,
+}
+
+/// Causal self-attention of one layer.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// Index of the layer among those with a cache.
+    pub layer: usize,
+    /// Queries, `[n_tokens, n_heads * head_dim]`.
+    pub q: BufId,
+    /// Keys, `[n_tokens, n_kv_heads * head_dim]`.
+    pub k: BufId,
+    /// Values, `[n_tokens, n_kv_heads * head_dim]`.
+    pub v: BufId,
+    /// The result, `[n_tokens, n_heads * head_dim]`.
+    pub out: BufId,
+    /// Number of query heads; a multiple of `n_kv_heads`.
+    pub n_heads: usize,
+    /// Number of key and value heads; each serves `n_heads / n_kv_heads` query heads.
+    pub n_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Factor on the product of a query and a key, usually 1 / sqrt(head_dim).
+    pub scale: f32,
+    /// How queries and keys are turned by their positions.
+    pub rope: Option<RopeId>,
+}
+
+/// One operation. `x[t]` is row t of buffer x; every operation treats each row by itself, but for
+/// attention, which also sees earlier positions of the same sequence.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// `out[t] = table[token t]`.
+    Embed {
+        /// One row per token of the vocabulary.
+        table: WeightId,
+        /// Where the rows go.
+        out: BufId,
+    },
+    /// Root-mean-square norm (<https://arxiv.org/abs/1910.07467>):
+    /// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight`.
+    RmsNorm {
+        /// Input.
+        x: BufId,
+        /// Factor of each element, `[1, width]`.
+        weight: WeightId,
+        /// Added to the mean square.
+        eps: f32,
+        /// Output, same shape.
+        out: BufId,
+    },
+    /// For each part: `out[t] = weight * x[t] (+ bias) (+ residual[t])`.
+    MatMul {
+        /// Input of every part.
+        x: BufId,
+        /// The matrices that share the input.
+        parts: Vec<MatMulPart>,
+    },
+    /// `out[t] = activation(gate * x[t]) * (up * x[t])`, element by element.
+    GatedMatMul {
+        /// Input.
+        x: BufId,
+        /// The matrix whose product goes through the activation.
+        gate: WeightId,
+        /// The other matrix, same shape.
+        up: WeightId,
+        /// The function on the gate.
+        activation: Activation,
+        /// Output, `[n_tokens, rows of gate]`.
+        out: BufId,
+    },
+    /// Turns q and k by their positions, puts k and v into the layer's cache, and for each token
+    /// and head: `out = sum over p of softmax(scale * q . k[p]) * v[p]`, over the positions p of
+    /// the same sequence up to the token's own.
+    Attention(Attention),
+    /// `out[i] = x[row of the i-th wanted output]`.
+    Gather {
+        /// Rows::Tokens.
+        x: BufId,
+        /// Rows::Outputs, same width.
+        out: BufId,
+    },
+}
+
+/// What one layer keeps in the KV cache for each position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Number of key and value heads.
+    pub n_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+}
+
+/// A forward pass: made by a [`Builder`], run by a [`Backend`](crate::Backend).
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub(crate) weights: Vec<Weight>,
+    pub(crate) buffers: Vec<BufShape>,
+    pub(crate) ropes: Vec<Rope>,
+    pub(crate) kv: Vec<KvShape>,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) logits: BufId,
+}
+
+impl Program {
+    /// The operations in order.
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// The weights that the operations name.
+    pub fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+
+    /// What each layer with a cache keeps.
+    pub fn kv(&self) -> &[KvShape] {
+        &self.kv
+    }
+
+    /// Number of tokens in the vocabulary: the width of the logits.
+    pub fn vocab_size(&self) -> usize {
+        self.buffers[self.logits.0 as usize].width
+    }
+
+    pub(crate) fn weight(&self, id: WeightId) -> &Weight {
+        &self.weights[id.0 as usize]
+    }
+
+    pub(crate) fn shape(&self, id: BufId) -> BufShape {
+        self.buffers[id.0 as usize]
+    }
+}
+
+/// Writes a [`Program`], one operation a call.
+///
+/// # Panics
+/// Every method panics when shapes do not fit: the caller checks what comes from a file.
+#[derive(Debug, Default)]
+pub struct Builder {
+    weights: Vec<Weight>,
+    buffers: Vec<BufShape>,
+    ropes: Vec<Rope>,
+    kv: Vec<KvShape>,
+    ops: Vec<Op>,
+}
+
+impl Builder {
+    /// An empty program.
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// Adds a weight; the same weight may be used by several operations.
+    pub fn weight(&mut self, weight: Weight) -> WeightId {
+        self.weights.push(weight);
+        WeightId(self.weights.len() as u32 - 1)
+    }
+
+    /// Adds a rotary embedding.
+    pub fn rope(&mut self, rope: Rope) -> RopeId {
+        self.ropes.push(rope);
+        RopeId(self.ropes.len() as u32 - 1)
+    }
+
+    fn buffer(&mut self, rows: Rows, width: usize) -> BufId {
+        self.buffers.push(BufShape { rows, width });
+        BufId(self.buffers.len() as u32 - 1)
+    }
+
+    fn shape(&self, id: BufId) -> BufShape {
+        self.buffers[id.0 as usize]
+    }
+
+    fn matrix(&self, id: WeightId) -> (usize, usize) {
+        let w = &self.weights[id.0 as usize];
+        (w.n_rows(), w.row_len())
+    }
+
+    /// [`Op::Embed`].
+    pub fn embed(&mut self, table: WeightId) -> BufId {
+        let out = self.buffer(Rows::Tokens, self.matrix(table).1);
+        self.ops.push(Op::Embed { table, out });
+        out
+    }
+
+    /// [`Op::RmsNorm`].
+    pub fn rms_norm(&mut self, x: BufId, weight: WeightId, eps: f32) -> BufId {
+        let BufShape { rows, width } = self.shape(x);
+        assert_eq!(self.matrix(weight), (1, width), "norm weight");
+        let out = self.buffer(rows, width);
+        self.ops.push(Op::RmsNorm { x, weight, eps, out });
+        out
+    }
+
+    /// [`Op::MatMul`] with several matrices over one input; biases stand beside their matrices.
+    pub fn matmul_parts<const N: usize>(
+        &mut self,
+        x: BufId,
+        weights: [(WeightId, Option<WeightId>); N],
+    ) -> [BufId; N] {
+        let parts = weights.map(|(weight, bias)| self.part(x, weight, bias, None));
+        let outs = std::array::from_fn(|i| parts[i].out);
+        self.ops.push(Op::MatMul { x, parts: parts.into() });
+        outs
+    }
+
+    /// [`Op::MatMul`] with one matrix: `weight * x`.
+    pub fn matmul(&mut self, x: BufId, weight: WeightId) -> BufId {
+        self.matmul_parts(x, [(weight, None)])[0]
+    }
+
+    /// [`Op::MatMul`] with one matrix and what is added to its product:
+    /// `residual + weight * x (+ bias)`.
+    pub fn matmul_add(
+        &mut self,
+        x: BufId,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        residual: BufId,
+    ) -> BufId {
+        let part = self.part(x, weight, bias, Some(residual));
+        let out = part.out;
+        self.ops.push(Op::MatMul { x, parts: vec![part] });
+        out
+    }
+
+    fn part(
+        &mut self,
+        x: BufId,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        residual: Option<BufId>,
+    ) -> MatMulPart {
+        let BufShape { rows, width } = self.shape(x);
+        let (n_rows, row_len) = self.matrix(weight);
+        assert_eq!(row_len, width, "matrix input");
+        if let Some(bias) = bias {
+            assert_eq!(self.matrix(bias), (1, n_rows), "bias");
+        }
+        if let Some(residual) = residual {
+            assert_eq!(self.shape(residual).width, n_rows, "residual");
+            assert_eq!(self.shape(residual).rows, rows, "residual rows");
+        }
+        MatMulPart { weight, bias, residual, out: self.buffer(rows, n_rows) }
+    }
+
+    /// [`Op::GatedMatMul`].
+    pub fn gated_matmul(
+        &mut self,
+        x: BufId,
+        gate: WeightId,
+        up: WeightId,
+        activation: Activation,
+    ) -> BufId {
+        let BufShape { rows, width } = self.shape(x);
+        assert_eq!(self.matrix(gate), self.matrix(up), "gate and up");
+        assert_eq!(self.matrix(gate).1, width, "matrix input");
+        let out = self.buffer(rows, self.matrix(gate).0);
+        self.ops.push(Op::GatedMatMul { x, gate, up, activation, out });
+        out
+    }
+
+    /// [`Op::Attention`] over `[q, k, v]`, in a new layer of the cache.
+    pub fn attention(&mut self, [q, k, v]: [BufId; 3], spec: &AttentionSpec) -> BufId {
+        let AttentionSpec { n_heads, n_kv_heads, head_dim, scale, rope } = *spec;
+        assert!(n_kv_heads > 0 && n_heads % n_kv_heads == 0, "heads per key/value head");
+        assert_eq!(self.shape(q).width, n_heads * head_dim, "queries");
+        assert_eq!(self.shape(k).width, n_kv_heads * head_dim, "keys");
+        assert_eq!(self.shape(v).width, n_kv_heads * head_dim, "values");
+        if let Some(rope) = rope {
+            assert!(self.ropes[rope.0 as usize].inv_freq.len() * 2 <= head_dim, "rotary dimensions");
+        }
+        let layer = self.kv.len();
+        self.kv.push(KvShape { n_kv_heads, head_dim });
+        let out = self.buffer(Rows::Tokens, n_heads * head_dim);
+        self.ops.push(Op::Attention(Attention {
+            layer,
+            q,
+            k,
+            v,
+            out,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            scale,
+            rope,
+        }));
+        out
+    }
+
+    /// [`Op::Gather`]: the rows whose logits are wanted.
+    pub fn outputs(&mut self, x: BufId) -> BufId {
+        let BufShape { rows, width } = self.shape(x);
+        assert_eq!(rows, Rows::Tokens);
+        let out = self.buffer(Rows::Outputs, width);
+        self.ops.push(Op::Gather { x, out });
+        out
+    }
+
+    /// The finished program; `logits` is what running it answers, `[n_outputs, vocab_size]`.
+    pub fn finish(self, logits: BufId) -> Program {
+        let Builder { weights, buffers, ropes, kv, ops } = self;
+        assert_eq!(buffers[logits.0 as usize].rows, Rows::Outputs);
+        Program { weights, buffers, ropes, kv, ops, logits }
+    }
+}
+
+/// The numbers of an [`Attention`] operation.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionSpec {
+    /// See [`Attention::n_heads`].
+    pub n_heads: usize,
+    /// See [`Attention::n_kv_heads`].
+    pub n_kv_heads: usize,
+    /// See [`Attention::head_dim`].
+    pub head_dim: usize,
+    /// See [`Attention::scale`].
+    pub scale: f32,
+    /// See [`Attention::rope`].
+    pub rope: Option<RopeId>,
+}

@@ -1,0 +1,211 @@
+//! The reference backend: plain loops over f32, to be read top to bottom; the truth that every
+//! other backend is judged by. It is never tuned.
+//!
+//! Weights are turned into f32 when a program is loaded, all arithmetic and the KV cache are f32.
+
+use crate::backend::{Backend, BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
+use crate::program::{Activation, Attention, BufId, Op, Pairing, Program, Rope, WeightId};
+
+/// Runs programs with plain loops, on one thread.
+#[derive(Debug, Default)]
+pub struct ReferenceBackend;
+
+impl Backend for ReferenceBackend {
+    fn description(&self) -> String {
+        "reference (plain f32 loops)".into()
+    }
+
+    fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
+        let weights = program.weights.iter().map(|w| w.to_f32()).collect();
+        let buffers = vec![Vec::new(); program.buffers.len()];
+        let n_slots = limits.n_kv_blocks * KV_BLOCK_LEN;
+        let kv = program.kv.iter().map(|s| n_slots * s.n_kv_heads * s.head_dim);
+        let cache = kv.map(|len| LayerCache { k: vec![0.0; len], v: vec![0.0; len] }).collect();
+        Ok(Box::new(Reference { program, limits, weights, buffers, cache }))
+    }
+}
+
+struct Reference {
+    program: Program,
+    limits: Limits,
+    weights: Vec<Vec<f32>>,
+    buffers: Vec<Vec<f32>>, // one for each BufId, [n_rows, width]
+    cache: Vec<LayerCache>,
+}
+
+/// Keys and values of one layer, `[slot, n_kv_heads * head_dim]`; the slot of position p is
+/// `blocks[p / KV_BLOCK_LEN] * KV_BLOCK_LEN + p % KV_BLOCK_LEN`.
+struct LayerCache {
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Executable for Reference {
+    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+        batch.check(&self.limits, self.program.vocab_size());
+        for i in 0..self.program.ops.len() {
+            match self.program.ops[i].clone() {
+                Op::Embed { table, out } => self.embed(batch, table, out),
+                Op::RmsNorm { x, weight, eps, out } => {
+                    let x = self.rows(x);
+                    let weight = self.weight(weight);
+                    let y = x.chunks(weight.len()).flat_map(|row| rms_norm(row, weight, eps));
+                    self.buffers[out.0 as usize] = y.collect();
+                }
+                Op::MatMul { x, parts } => {
+                    for part in parts {
+                        let mut y = matmul(self.rows(x), self.weight(part.weight), self.width(x));
+                        if let Some(bias) = part.bias {
+                            let bias = self.weight(bias);
+                            for row in y.chunks_mut(bias.len()) {
+                                add(row, bias);
+                            }
+                        }
+                        if let Some(residual) = part.residual {
+                            add(&mut y, self.rows(residual));
+                        }
+                        self.buffers[part.out.0 as usize] = y;
+                    }
+                }
+                Op::GatedMatMul { x, gate, up, activation, out } => {
+                    let gate = matmul(self.rows(x), self.weight(gate), self.width(x));
+                    let up = matmul(self.rows(x), self.weight(up), self.width(x));
+                    let y = gate.iter().zip(&up).map(|(g, u)| activate(activation, *g) * u);
+                    self.buffers[out.0 as usize] = y.collect();
+                }
+                Op::Attention(attention) => self.attention(batch, &attention),
+                Op::Gather { x, out } => {
+                    let width = self.width(x);
+                    let rows = batch.outputs.iter().map(|&row| row as usize * width);
+                    let y = rows.flat_map(|at| &self.rows(x)[at..at + width]).copied().collect();
+                    self.buffers[out.0 as usize] = y;
+                }
+            }
+        }
+        self.rows(self.program.logits)
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn memory(&self) -> Memory {
+        let kv_bytes = self.cache.iter().map(|layer| 4 * (layer.k.len() + layer.v.len())).sum();
+        let width: usize = self.program.buffers.iter().map(|b| b.width).sum();
+        Memory { kv_bytes, scratch_bytes: 4 * width * self.limits.max_tokens }
+    }
+}
+
+impl Reference {
+    fn rows(&self, id: BufId) -> &[f32] {
+        &self.buffers[id.0 as usize]
+    }
+
+    fn width(&self, id: BufId) -> usize {
+        self.program.shape(id).width
+    }
+
+    fn weight(&self, id: WeightId) -> &[f32] {
+        &self.weights[id.0 as usize]
+    }
+
+    fn embed(&mut self, batch: &Batch<'_>, table: WeightId, out: BufId) {
+        let width = self.width(out);
+        let table = self.weight(table);
+        let rows = batch.tokens.iter().map(|&token| &table[token as usize * width..][..width]);
+        self.buffers[out.0 as usize] = rows.flatten().copied().collect();
+    }
+
+    fn attention(&mut self, batch: &Batch<'_>, a: &Attention) {
+        let (dim, kv_width) = (a.head_dim, a.n_kv_heads * a.head_dim);
+        let mut out = vec![0.0; batch.tokens.len() * a.n_heads * dim];
+        let mut first_row = 0;
+        for sequence in batch.sequences {
+            let slot = |position: usize| {
+                let block = sequence.blocks[position / KV_BLOCK_LEN] as usize;
+                (block * KV_BLOCK_LEN + position % KV_BLOCK_LEN) * kv_width
+            };
+            // Turn the new keys, and put them and the new values into the cache.
+            for i in 0..sequence.n_tokens {
+                let (row, position) = (first_row + i, sequence.start + i);
+                let mut k = self.rows(a.k)[row * kv_width..][..kv_width].to_vec();
+                if let Some(rope) = a.rope {
+                    let rope = &self.program.ropes[rope.0 as usize];
+                    k.chunks_mut(dim).for_each(|head| rotate(head, position, rope));
+                }
+                let v = self.buffers[a.v.0 as usize][row * kv_width..][..kv_width].to_vec();
+                self.cache[a.layer].k[slot(position)..][..kv_width].copy_from_slice(&k);
+                self.cache[a.layer].v[slot(position)..][..kv_width].copy_from_slice(&v);
+            }
+            // Each query sees the positions up to its own.
+            let cache = &self.cache[a.layer];
+            for i in 0..sequence.n_tokens {
+                let (row, position) = (first_row + i, sequence.start + i);
+                for head in 0..a.n_heads {
+                    let at = (row * a.n_heads + head) * dim;
+                    let kv_at = head / (a.n_heads / a.n_kv_heads) * dim;
+                    let mut q = self.rows(a.q)[at..at + dim].to_vec();
+                    if let Some(rope) = a.rope {
+                        rotate(&mut q, position, &self.program.ropes[rope.0 as usize]);
+                    }
+                    let mut scores: Vec<f32> = (0..=position)
+                        .map(|p| a.scale * dot(&q, &cache.k[slot(p) + kv_at..][..dim]))
+                        .collect();
+                    softmax(&mut scores);
+                    for (p, score) in scores.iter().enumerate() {
+                        let v = &cache.v[slot(p) + kv_at..][..dim];
+                        out[at..at + dim].iter_mut().zip(v).for_each(|(o, v)| *o += score * v);
+                    }
+                }
+            }
+            first_row += sequence.n_tokens;
+        }
+        self.buffers[a.out.0 as usize] = out;
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add(y: &mut [f32], x: &[f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+}
+
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let scale = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+    x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
+}
+
+/// `[n_tokens, width]` times the transpose of `[n_rows, width]`: `[n_tokens, n_rows]`.
+fn matmul(x: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
+    let rows = |x: &[f32]| weight.chunks(width).map(|w| dot(w, x)).collect::<Vec<_>>();
+    x.chunks(width).flat_map(rows).collect()
+}
+
+fn activate(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+    }
+}
+
+fn softmax(x: &mut [f32]) {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    x.iter_mut().for_each(|x| *x = (*x - max).exp());
+    let sum: f32 = x.iter().sum();
+    x.iter_mut().for_each(|x| *x /= sum);
+}
+
+fn rotate(head: &mut [f32], position: usize, rope: &Rope) {
+    let half = rope.inv_freq.len();
+    for (i, inv_freq) in rope.inv_freq.iter().enumerate() {
+        let (sin, cos) = (position as f64 * f64::from(*inv_freq)).sin_cos();
+        let (sin, cos) = (sin as f32 * rope.magnitude, cos as f32 * rope.magnitude);
+        let (i, j) = match rope.pairing {
+            Pairing::Adjacent => (2 * i, 2 * i + 1),
+            Pairing::Halves => (i, i + half),
+        };
+        let (a, b) = (head[i], head[j]);
+        (head[i], head[j]) = (a * cos - b * sin, a * sin + b * cos);
+    }
+}
