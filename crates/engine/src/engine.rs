@@ -63,23 +63,19 @@ impl Engine {
         let context_length = model.hparams().context_length;
         let context = context.unwrap_or(context_length.min(DEFAULT_CONTEXT));
         let max = usize::MAX;
-        for (option, found, min, max, of) in [
-            ("context", context, 2, context_length, ", the context length of the model"),
-            ("batch_tokens", batch_tokens, 1, max, ""),
-            ("batch_outputs", batch_outputs, 1, batch_tokens, ", the tokens of a batch"),
-        ] {
-            if found < min || found > max {
-                let wanted = match max {
-                    usize::MAX => format!("at least {min}"),
-                    _ => format!("{min} to {max}{of}"),
-                };
-                return Err(LoadError::Option { option, found, wanted });
+        if !(2..=context_length).contains(&context) {
+            let wanted = format!("2 to {context_length}, the context length of the model");
+            return Err(LoadError::Option { option: "context", found: context, wanted });
+        }
+        for (option, found) in [("batch_tokens", batch_tokens), ("batch_outputs", batch_outputs)] {
+            if found == 0 {
+                return Err(LoadError::Option { option, found, wanted: "at least 1".into() });
             }
         }
-        let batch_tokens = batch_tokens.min(context);
+        let max_tokens = batch_tokens.min(context);
+        let max_outputs = batch_outputs.min(max_tokens);
         let n_kv_blocks = context.div_ceil(KV_BLOCK_LEN);
-        let limits =
-            Limits { max_tokens: batch_tokens, max_outputs: batch_outputs, n_kv_blocks };
+        let limits = Limits { max_tokens, max_outputs, n_kv_blocks };
         let executable = backend.load(model.program(), limits)?;
         let blocks = (0..n_kv_blocks as u32).collect();
         Ok(Engine { model, executable, context, blocks, cached: Vec::new() })
@@ -100,15 +96,15 @@ impl Engine {
         self.executable.memory()
     }
 
-    /// Continues a prompt. `on_event` is told of every token when it is chosen, and of the end;
-    /// when it breaks, the answer ends there, and it is told no more but `Done`.
+    /// Continues a prompt. `on_event` is told what happens; when it breaks, the answer ends there.
+    /// The last event is also what is returned.
     pub fn generate(
         &mut self,
         request: &GenerateRequest,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Done, RequestError> {
         let start = Instant::now();
-        let prompt = &request.prompt;
+        let prompt = &*request.prompt;
         self.check_tokens(prompt)?;
         if prompt.len() >= self.context {
             let context = self.context;
@@ -116,48 +112,212 @@ impl Engine {
         }
         let mut sampler = Sampler::new(&request.sampling, prompt)?;
         let mut stop = StopMatcher::new(&request.stop)?;
-
-        // The last token of the prompt is computed in any case: its logits are wanted.
-        let same = prompt.iter().zip(&self.cached).take_while(|(a, b)| a == b).count();
-        let cached_tokens = same.min(prompt.len() - 1);
-        self.cached.truncate(cached_tokens);
-        let mut usage =
-            Usage { prompt_tokens: prompt.len(), cached_tokens, completion_tokens: 0 };
-        let mut timings = Timings::default();
-
-        let room = self.context - prompt.len();
-        let max_tokens = request.max_tokens.map_or(room, |max| max.min(room));
         let model = self.model.clone();
         let tokenizer = model.tokenizer();
         let mut detokenizer = Detokenizer::continuing(tokenizer, true);
-        let mut next = prompt[cached_tokens..].to_vec();
-        let finish_reason = loop {
-            if usage.completion_tokens == max_tokens {
-                break FinishReason::Length;
+        let room = self.context - prompt.len();
+        let max_tokens = request.max_tokens.map_or(room, |max| max.min(room));
+
+        // The last token of the prompt is computed in any case: its logits are wanted.
+        let n_same = prompt.iter().zip(&self.cached).take_while(|(a, b)| a == b).count();
+        let cached_tokens = n_same.min(prompt.len() - 1);
+        self.cached.truncate(cached_tokens);
+        let prompt_tokens = prompt.len();
+        let mut usage = Usage { prompt_tokens, cached_tokens, completion_tokens: 0 };
+        let mut timings = Timings::default();
+
+        let finish_reason = 'answer: {
+            if max_tokens == 0 {
+                break 'answer FinishReason::Length;
             }
-            // All slices of a prompt but the last one; a decode step has none.
-            let n_tokens = next.len();
-            while next.len() > self.executable.limits().max_tokens {
-                let rest = next.split_off(self.executable.limits().max_tokens);
-                self.run(&next, &[]);
+            let mut next = &prompt[cached_tokens..];
+            while let Some((slice, rest)) = next.split_at_checked(self.slice_len())
+                && !rest.is_empty()
+            {
+                self.run(slice, &[]);
                 next = rest;
-                let n_done = prompt.len() - next.len();
+                let n_done = prompt.len() - rest.len();
                 if on_event(Event::Prefill { n_done, n_total: prompt.len() }).is_break() {
-                    return Ok(self.cancel(usage, timings, on_event));
+                    break 'answer FinishReason::Cancelled;
                 }
             }
-            let logits = self.run(&next, &[next.len() as u32 - 1]);
-            if usage.completion_tokens == 0 {
-                timings.prefill = start.elapsed();
+            let mut chosen;
+            let mut sampled = Vec::new();
+            loop {
+                let logits = self.run(next, &[next.len() as u32 - 1]);
+                if usage.completion_tokens == 0 {
+                    timings.prefill = start.elapsed();
+                }
+                let norm = request.logprobs.map(|_| log_sum_exp(logits));
+                let top = request.logprobs.zip(norm).map(|(k, norm)| likeliest(logits, k, norm));
+                sampled.clear();
+                sampled.extend_from_slice(logits);
+                if request.ignore_eos {
+                    tokenizer.eog_ids().for_each(|id| sampled[id as usize] = f32::NEG_INFINITY);
+                }
+                let id = sampler.sample(&mut sampled);
+                let logprob = norm.map(|norm| logits[id as usize] - norm);
+                usage.completion_tokens += 1;
+                if usage.completion_tokens == 1 {
+                    timings.first_token = start.elapsed();
+                }
+                if tokenizer.is_eog(id) {
+                    break 'answer FinishReason::Stop;
+                }
+                let progress = stop.push(&detokenizer.push(id));
+                let top = top.unwrap_or_default();
+                let token = Token { id, text: progress.text, logprob, top };
+                let flow = on_event(Event::Token(token));
+                if progress.matched.is_some() {
+                    break 'answer FinishReason::Stop;
+                }
+                if flow.is_break() {
+                    break 'answer FinishReason::Cancelled;
+                }
+                if usage.completion_tokens == max_tokens {
+                    break 'answer FinishReason::Length;
+                }
+                chosen = [id];
+                next = &chosen;
             }
-            let logprobs = request.logprobs.map(|k| Logprobs::new(logits, k));
-            let mut logits = logits.to_vec();
-            if request.ignore_eos {
-                tokenizer.eog_ids().for_each(|id| logits[id as usize] = f32::NEG_INFINITY);
-            }
-            let id = sampler.sample(&mut logits);
-            usage.completion_tokens += 1;
         };
-        todo!()
+        if usage.completion_tokens > 0 {
+            timings.decode = start.elapsed() - timings.first_token;
+        }
+        let text = stop.push(&detokenizer.finish()).text + &stop.finish();
+        let done = Done { text, finish_reason, usage, timings };
+        // The answer has ended: there is nothing left to break.
+        let _ = on_event(Event::Done(done.clone()));
+        Ok(done)
     }
+
+    /// The log-probabilities that the model gives to `tokens[first..]`, each after all tokens before
+    /// it; `first` is at least 1. What was in the cache is forgotten.
+    pub fn score(&mut self, tokens: &[u32], first: usize) -> Result<Vec<f32>, RequestError> {
+        assert!(first >= 1, "the first token follows nothing");
+        self.reset();
+        self.check_fits(tokens)?;
+        let n_outputs = self.executable.limits().max_outputs;
+        let vocab_size = self.model.hparams().vocab_size;
+        // Nothing follows the last token. The logits of token i are for token i + 1.
+        let tokens_in = &tokens[..tokens.len() - 1];
+        let (unscored, scored) = tokens_in.split_at_checked(first - 1).unwrap_or((tokens_in, &[]));
+        for slice in unscored.chunks(self.slice_len()) {
+            self.run(slice, &[]);
+        }
+        let mut scores = Vec::with_capacity(scored.len());
+        for slice in scored.chunks(n_outputs) {
+            let outputs: Vec<u32> = (0..slice.len() as u32).collect();
+            let at = self.cached.len();
+            let logits = self.run(slice, &outputs);
+            for (logits, &next) in logits.chunks(vocab_size).zip(&tokens[at + 1..]) {
+                scores.push(logits[next as usize] - log_sum_exp(logits));
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Appends tokens to what the cache holds, in slices, and returns the logits after the last.
+    pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32], RequestError> {
+        self.check_fits(tokens)?;
+        let last_start = (tokens.len() - 1) / self.slice_len() * self.slice_len();
+        let (slices, last) = tokens.split_at(last_start);
+        for slice in slices.chunks(self.slice_len()) {
+            self.run(slice, &[]);
+        }
+        Ok(self.run(last, &[last.len() as u32 - 1]))
+    }
+
+    /// Appends one token to what the cache holds, and returns the logits after it.
+    pub fn decode_step(&mut self, token: u32) -> Result<&[f32], RequestError> {
+        self.prefill(&[token])
+    }
+
+    /// The tokens that the cache holds.
+    pub fn cached(&self) -> &[u32] {
+        &self.cached
+    }
+
+    /// Forgets what the cache holds but for the first `n_tokens` tokens.
+    pub fn truncate(&mut self, n_tokens: usize) {
+        self.cached.truncate(n_tokens);
+    }
+
+    /// Forgets everything that the cache holds.
+    pub fn reset(&mut self) {
+        self.truncate(0);
+    }
+
+    fn slice_len(&self) -> usize {
+        self.executable.limits().max_tokens
+    }
+
+    /// Runs one batch behind what the cache holds.
+    fn run(&mut self, tokens: &[u32], outputs: &[u32]) -> &[f32] {
+        let start = self.cached.len();
+        let sequence = Sequence { n_tokens: tokens.len(), start, blocks: &self.blocks };
+        self.cached.extend_from_slice(tokens);
+        self.executable.run(&Batch { tokens, sequences: &[sequence], outputs })
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), RequestError> {
+        let error = |found: String, wanted: String| {
+            Err(RequestError::Parameter { field: "prompt", found, wanted })
+        };
+        if tokens.is_empty() {
+            return error("no tokens".into(), "at least 1".into());
+        }
+        let vocab_size = self.model.hparams().vocab_size;
+        match tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            Some(token) => error(format!("token {token}"), format!("ids below {vocab_size}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that tokens can be appended to what the cache holds.
+    fn check_fits(&self, tokens: &[u32]) -> Result<(), RequestError> {
+        self.check_tokens(tokens)?;
+        let (found, room) = (tokens.len(), self.context - self.cached.len());
+        if found > room {
+            return Err(RequestError::Parameter {
+                field: "prompt",
+                found: format!("{found} tokens"),
+                wanted: format!("at most {room}, what is left of a context of {}", self.context),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("model", &self.model.path())
+            .field("context", &self.context)
+            .field("n_cached", &self.cached.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// `ln(sum of exp(x))`.
+fn log_sum_exp(x: &[f32]) -> f32 {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = x.iter().map(|&x| f64::from(x - max).exp()).sum();
+    (f64::from(max) + sum.ln()) as f32
+}
+
+/// The `k` likeliest tokens, best first; of equal ones, the lower id.
+fn likeliest(logits: &[f32], k: usize, log_sum_exp: f32) -> Vec<TopLogprob> {
+    let k = k.min(logits.len());
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    let order = |a: &u32, b: &u32| {
+        logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
+    };
+    if k < ids.len() {
+        ids.select_nth_unstable_by(k, order);
+        ids.truncate(k);
+    }
+    ids.sort_unstable_by(order);
+    let logprob = |id: u32| TopLogprob { id, logprob: logits[id as usize] - log_sum_exp };
+    ids.into_iter().map(logprob).collect()
 }

@@ -136,21 +136,3 @@ impl fmt::Display for Shape<'_> {
         write!(f, "{:?}", self.0)
     }
 }
-
-/// A request cannot be served as it is; the caller can repair it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// A parameter is outside of its range.
-    #[error("{field}: {found}, expected {wanted}")]
-    Parameter {
-        /// The name of the parameter, as [`crate::sampler::SamplingParams`] spells it.
-        field: &'static str,
-        /// The value given.
-        found: String,
-        /// The values that are allowed.
-        wanted: String,
-    },
-    /// The chat template refused the messages, or needed too much work for them.
-    #[error("chat template: {0}")]
-    ChatTemplate(String),
-}

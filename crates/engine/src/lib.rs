@@ -20,7 +20,7 @@ mod mapped_file;
 
 mod error;
 
-pub use engine::{Engine, EngineOptions};
+pub use engine::{DEFAULT_CONTEXT, Engine, EngineOptions};
 pub use error::{LoadError, RequestError};
 pub use model::{HParams, Model, ModelInfo, TypeInfo};
 pub use request::{

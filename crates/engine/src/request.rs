@@ -35,9 +35,16 @@ impl GenerateRequest {
     }
 }
 
-/// What happens while an answer is made, in order: tokens, then one `Done`.
+/// What happens while an answer is made, in order: progress of the prompt, tokens, one `Done`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// A slice of a long prompt was computed, and others are left.
+    Prefill {
+        /// Tokens of the prompt that are in the cache.
+        n_done: usize,
+        /// Tokens of the prompt.
+        n_total: usize,
+    },
     /// A token was chosen.
     Token(Token),
     /// The answer is complete.
