@@ -62,7 +62,6 @@ impl Engine {
         let EngineOptions { context, batch_tokens, batch_outputs } = *options;
         let context_length = model.hparams().context_length;
         let context = context.unwrap_or(context_length.min(DEFAULT_CONTEXT));
-        let max = usize::MAX;
         if !(2..=context_length).contains(&context) {
             let wanted = format!("2 to {context_length}, the context length of the model");
             return Err(LoadError::Option { option: "context", found: context, wanted });
@@ -76,7 +75,7 @@ impl Engine {
         let max_outputs = batch_outputs.min(max_tokens);
         let n_kv_blocks = context.div_ceil(KV_BLOCK_LEN);
         let limits = Limits { max_tokens, max_outputs, n_kv_blocks };
-        let executable = backend.load(model.program(), limits)?;
+        let executable = backend.load(model.program()?, limits)?;
         let blocks = (0..n_kv_blocks as u32).collect();
         Ok(Engine { model, executable, context, blocks, cached: Vec::new() })
     }

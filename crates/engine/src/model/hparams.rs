@@ -38,7 +38,7 @@ pub struct HParams {
 
 impl HParams {
     /// Reads the keys of architecture `architecture`.
-    pub(crate) fn read(metadata: &Metadata, architecture: &str) -> Result<HParams, LoadError> {
+    pub fn read(metadata: &Metadata, architecture: &str) -> Result<HParams, LoadError> {
         let keys = Keys { metadata, architecture };
         let hidden_size = keys.count("embedding_length", MAX_COUNT)?;
         let n_heads = keys.count("attention.head_count", MAX_LAYERS)?;

@@ -9,6 +9,7 @@ use minerva_gguf::Metadata;
 
 use super::hparams::HParams;
 use super::weights::{TensorSpec, Weights};
+use crate::error::LoadError;
 
 /// What the files have.
 pub(super) fn tensors(h: &HParams) -> Vec<TensorSpec> {
@@ -24,30 +25,30 @@ pub(super) fn tensors(h: &HParams) -> Vec<TensorSpec> {
     for i in 0..h.n_layers {
         let name = |name: &str| format!("blk.{i}.{name}");
         tensors.extend([
-            required(name("attn_norm.weight"), &[x]),
-            required(name("attn_q.weight"), &[x, q]),
-            optional(name("attn_q.bias"), &[q]),
-            required(name("attn_k.weight"), &[x, kv]),
-            optional(name("attn_k.bias"), &[kv]),
-            required(name("attn_v.weight"), &[x, kv]),
-            optional(name("attn_v.bias"), &[kv]),
-            required(name("attn_output.weight"), &[q, x]),
-            optional(name("attn_output.bias"), &[x]),
-            required(name("ffn_norm.weight"), &[x]),
-            required(name("ffn_gate.weight"), &[x, h.ffn_size]),
-            required(name("ffn_up.weight"), &[x, h.ffn_size]),
-            required(name("ffn_down.weight"), &[h.ffn_size, x]),
+            required(&name("attn_norm.weight"), &[x]),
+            required(&name("attn_q.weight"), &[x, q]),
+            optional(&name("attn_q.bias"), &[q]),
+            required(&name("attn_k.weight"), &[x, kv]),
+            optional(&name("attn_k.bias"), &[kv]),
+            required(&name("attn_v.weight"), &[x, kv]),
+            optional(&name("attn_v.bias"), &[kv]),
+            required(&name("attn_output.weight"), &[q, x]),
+            optional(&name("attn_output.bias"), &[x]),
+            required(&name("ffn_norm.weight"), &[x]),
+            required(&name("ffn_gate.weight"), &[x, h.ffn_size]),
+            required(&name("ffn_up.weight"), &[x, h.ffn_size]),
+            required(&name("ffn_down.weight"), &[h.ffn_size, x]),
         ]);
     }
     tensors
 }
 
 /// The forward pass.
-pub(super) fn build(h: &HParams, weights: &Weights) -> Program {
+pub(super) fn build(h: &HParams, weights: &Weights) -> Result<Program, LoadError> {
     let mut b = Builder::new();
     let table = b.weight(weights.required("token_embd.weight"));
-    let factors = weights.optional("rope_freqs.weight").map(|factors| factors.to_f32());
-    let rope = b.rope(h.rope.rope(Pairing::Adjacent, factors.as_deref()));
+    let factors = weights.optional("rope_freqs.weight");
+    let rope = b.rope(h.rope.rope(Pairing::Adjacent, factors.as_ref())?);
     let attention = AttentionSpec {
         n_heads: h.n_heads,
         n_kv_heads: h.n_kv_heads,
@@ -88,7 +89,7 @@ pub(super) fn build(h: &HParams, weights: &Weights) -> Program {
     let normed = b.rms_norm(last, norm, h.rms_eps);
     let output = weights.optional("output.weight").map_or(table, |output| b.weight(output));
     let logits = b.matmul(normed, output);
-    b.finish(logits)
+    Ok(b.finish(logits))
 }
 
 /// The smallest model that has everything: several layers, grouped queries, uneven widths.

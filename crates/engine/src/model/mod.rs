@@ -33,8 +33,9 @@ pub struct Architecture {
     pub name: &'static str,
     /// The tensors that its files have.
     pub tensors: fn(&HParams) -> Vec<TensorSpec>,
-    /// Its forward pass, of weights that were checked against `tensors`.
-    pub build: fn(&HParams, &Weights) -> Program,
+    /// Its forward pass, of weights that were checked against `tensors`; it fails only where a
+    /// tensor's elements, such as RoPE's factors, make no sense.
+    pub build: fn(&HParams, &Weights) -> Result<Program, LoadError>,
     /// The metadata of a small model, without a tokenizer, for tests.
     pub tiny: fn() -> Metadata,
 }
@@ -149,7 +150,7 @@ impl Model {
     }
 
     /// The forward pass, for a backend to load.
-    pub fn program(&self) -> Program {
+    pub fn program(&self) -> Result<Program, LoadError> {
         (self.architecture.build)(&self.hparams, &self.weights)
     }
 }
@@ -194,14 +195,14 @@ pub fn verify(path: impl AsRef<Path>) -> Vec<LoadError> {
     let metadata = &file.gguf.metadata;
     match Architecture::of(metadata).and_then(|a| Ok((a, HParams::read(metadata, a.name)?))) {
         Ok((architecture, hparams)) => {
-            Weights::load(&file, &(architecture.tensors)(&hparams), &mut problems);
+            let weights = Weights::load(&file, &(architecture.tensors)(&hparams), &mut problems);
+            if problems.is_empty() {
+                problems.extend((architecture.build)(&hparams, &weights).err());
+            }
         }
         Err(problem) => problems.push(problem),
     }
-    match Tokenizer::from_metadata(metadata) {
-        Ok(_) => {}
-        Err(problem) => problems.push(problem),
-    }
+    problems.extend(Tokenizer::from_metadata(metadata).err());
     match metadata.opt_str("tokenizer.chat_template") {
         Ok(Some(source)) => problems.extend(ChatTemplate::new::<&str>(source, &[]).err()),
         Ok(None) => {}

@@ -8,7 +8,7 @@
 
 use std::f64::consts::TAU;
 
-use minerva_compute::{Pairing, Rope};
+use minerva_compute::{Pairing, Rope, Weight};
 
 use super::hparams::Keys;
 use crate::error::LoadError;
@@ -95,19 +95,32 @@ impl RopeParams {
     }
 
     /// The angle of every pair; `factors`, one for each pair, divide it (`rope_freqs.weight`).
-    pub(crate) fn rope(&self, pairing: Pairing, factors: Option<&[f32]>) -> Rope {
+    pub(crate) fn rope(
+        &self,
+        pairing: Pairing,
+        factors: Option<&Weight>,
+    ) -> Result<Rope, LoadError> {
+        let divisors = match factors {
+            None => vec![1.0; self.n_dims / 2],
+            Some(factors) => factors.to_f32(),
+        };
+        if let Some(bad) = divisors.iter().find(|x| !(x.is_finite() && **x > 0.0)) {
+            return Err(LoadError::Tensor {
+                name: factors.map_or("", |factors| factors.name()).into(),
+                problem: format!("factor {bad}, expected finite numbers above 0"),
+            });
+        }
         let base = f64::from(self.freq_base);
-        let n_dims = self.n_dims as f64;
-        let inv_freq = (0..self.n_dims / 2).map(|i| {
-            let divisor = factors.map_or(1.0, |factors| f64::from(factors[i]));
-            let inv_freq = base.powf(-2.0 * i as f64 / n_dims) / divisor;
+        let inv_freq = divisors.iter().enumerate().map(|(i, divisor)| {
+            let inv_freq = base.powf(-2.0 * i as f64 / self.n_dims as f64) / f64::from(*divisor);
             (inv_freq * self.position_scale(i)) as f32
         });
         let magnitude = match self.scaling {
             RopeScaling::Yarn { factor, .. } if factor > 1.0 => 0.1 * factor.ln() + 1.0,
             _ => 1.0,
         };
-        Rope { pairing, inv_freq: inv_freq.collect(), magnitude: magnitude * self.attn_factor }
+        let magnitude = magnitude * self.attn_factor;
+        Ok(Rope { pairing, inv_freq: inv_freq.collect(), magnitude })
     }
 
     /// What the positions are multiplied with for pair `i`.

@@ -21,12 +21,12 @@ pub struct TensorSpec {
 
 impl TensorSpec {
     /// A tensor that must be there.
-    pub fn required(name: impl Into<String>, dims: &[usize]) -> TensorSpec {
+    pub fn required(name: &str, dims: &[usize]) -> TensorSpec {
         TensorSpec { name: name.into(), dims: dims.into(), is_optional: false }
     }
 
     /// A tensor that may be there.
-    pub fn optional(name: impl Into<String>, dims: &[usize]) -> TensorSpec {
+    pub fn optional(name: &str, dims: &[usize]) -> TensorSpec {
         TensorSpec { is_optional: true, ..TensorSpec::required(name, dims) }
     }
 }
@@ -82,11 +82,6 @@ impl Weights {
     /// A weight that the file may have.
     pub fn optional(&self, name: &str) -> Option<Weight> {
         self.by_name.get(name).cloned()
-    }
-
-    /// All weights, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Weight> {
-        self.by_name.values()
     }
 }
 
