@@ -7,8 +7,8 @@
 //! The data has prompts with their token ids, a greedy continuation, and for each of its tokens the
 //! likeliest candidates with their log-probabilities. The model is led along the reference's own
 //! continuation, so that every step compares the same context. With the reference backend each
-//! candidate must agree to 2e-3, and with it the choice of the greedy token but for exact draws;
-//! any other backend must agree to 0.139 in root mean square over the 10 likeliest.
+//! candidate must agree to 2e-3; any other backend must agree to 0.139 in root mean square over the
+//! 10 likeliest.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -63,13 +63,15 @@ fn check_all(arguments: &[String]) -> Result<bool> {
         let is_same_prompt = found.n_same_prompts == found.n_prompts;
         is_good &= is_close && is_same_prompt;
         println!(
-            "{:4} {}: prompt ids {}/{}, greedy {}/{}, max |d| top 20 {:.2e}, rms top 10 {:.2e}, {:.1} s",
+            "{:4} {}: prompt ids {}/{}, greedy {}/{} ({} more not in the data), \
+             max |d| top 20 {:.2e}, rms top 10 {:.2e}, {:.1} s",
             if is_close && is_same_prompt { "ok" } else { "FAIL" },
             pair[0],
             found.n_same_prompts,
             found.n_prompts,
             found.n_same_greedy,
             found.n_steps,
+            found.n_unreported,
             found.max_difference,
             found.rms(),
             start.elapsed().as_secs_f64(),
@@ -84,6 +86,7 @@ struct Found {
     n_same_prompts: usize,
     n_steps: usize,
     n_same_greedy: usize,
+    n_unreported: usize,
     max_difference: f64,
     n_squares: usize,
     sum_of_squares: f64,
@@ -113,8 +116,12 @@ fn check(backend: &dyn Backend, model: &str, logits: &str) -> Result<Found> {
         let mut logits = log_softmax(engine.prefill(&wanted)?);
         for step in items(&case["steps"])? {
             let greedy = token(&step["token"])?;
+            while argmax(&logits) != greedy && is_part_of_character(&model, argmax(&logits)) {
+                found.n_unreported += 1;
+                logits = log_softmax(engine.decode_step(argmax(&logits))?);
+            }
             found.n_steps += 1;
-            if logits.iter().all(|&x| x <= logits[greedy as usize]) {
+            if argmax(&logits) == greedy {
                 found.n_same_greedy += 1;
             }
             for (rank, pair) in items(&step["top"])?.iter().enumerate() {
@@ -137,6 +144,17 @@ fn check(backend: &dyn Backend, model: &str, logits: &str) -> Result<Found> {
         return Err("nothing to compare".into());
     }
     Ok(found)
+}
+
+/// Whether a token is some bytes of a character. The reference was taken from streamed text, which
+/// shows no such token by itself, so that the data may lack its step.
+fn is_part_of_character(model: &Model, token: u32) -> bool {
+    model.tokenizer().token_bytes(token).is_some_and(|bytes| std::str::from_utf8(bytes).is_err())
+}
+
+fn argmax(logits: &[f64]) -> u32 {
+    let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+    best.expect("a vocabulary is not empty") as u32
 }
 
 fn items(value: &Value) -> Result<&Vec<Value>> {
