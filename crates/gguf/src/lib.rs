@@ -43,6 +43,7 @@ mod split;
 mod write;
 
 mod error;
+mod show;
 
 pub use error::Error;
 pub use ggml_type::GgmlType;
