@@ -2,7 +2,8 @@
 //!
 //! All ids that the format defines are here, whether or not anything can compute with them, so that
 //! a file can be listed in full and an error can name the type. Ids, names and sizes are those of
-//! `ggml.h` and of the Python package `gguf` 0.19.0.
+//! llama.cpp's `ggml.h` and `ggml-common.h` (build 11434). The Python package `gguf` 0.19.0 agrees
+//! but for two: it does not know `Q2_0`, and gives blocks of `Q8_1`, which no file stores, 40 bytes.
 
 use std::fmt;
 

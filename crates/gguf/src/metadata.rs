@@ -103,10 +103,16 @@ value_types! {
 /// An array of strings, in one buffer. The strings need not be UTF-8.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct StringArray {
+    /// The strings as in a file, each after its length: one copy for all is faster than one for
+    /// each.
     bytes: Vec<u8>,
-    /// Where each string ends in `bytes`: ascending, the last one is `bytes.len()`.
+    /// Where each string ends in `bytes`. The next one begins [`LENGTH_BYTES`] later, and the last
+    /// end is `bytes.len()`.
     ends: Vec<usize>,
 }
+
+/// The bytes of the length before each string.
+const LENGTH_BYTES: usize = 8;
 
 /// A number that a file gives once for all layers, or once per layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -373,30 +379,37 @@ impl StringArray {
     pub fn get(&self, idx: usize) -> Option<&[u8]> {
         let end = *self.ends.get(idx)?;
         let start = idx.checked_sub(1).map_or(0, |before| self.ends[before]);
-        Some(&self.bytes[start..end])
+        Some(&self.bytes[start + LENGTH_BYTES..end])
     }
 
     /// The bytes of all strings, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         let mut start = 0;
         self.ends.iter().map(move |&end| {
-            let string = &self.bytes[start..end];
+            let string = &self.bytes[start + LENGTH_BYTES..end];
             start = end;
             string
         })
     }
 
-    pub(crate) fn with_capacity(n_strings: usize, n_bytes: usize) -> StringArray {
+    /// Appends a string.
+    pub fn push(&mut self, string: &[u8]) {
+        self.bytes.extend((string.len() as u64).to_le_bytes());
+        self.bytes.extend(string);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// From the strings' bytes in a file, and where in them each one ends.
+    pub(crate) fn from_file_form(bytes: &[u8], ends: Vec<usize>) -> StringArray {
         StringArray {
-            bytes: Vec::with_capacity(n_bytes),
-            ends: Vec::with_capacity(n_strings),
+            bytes: bytes.to_vec(),
+            ends,
         }
     }
 
-    /// Appends a string.
-    pub fn push(&mut self, string: &[u8]) {
-        self.bytes.extend_from_slice(string);
-        self.ends.push(self.bytes.len());
+    /// The strings' bytes in a file, without their count.
+    pub(crate) fn file_form(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

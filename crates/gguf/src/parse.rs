@@ -492,19 +492,18 @@ impl<'a> Reader<'a> {
         Ok(chunks.iter().map(|&bytes| number(bytes)).collect())
     }
 
-    /// An array of strings, walked twice: to check and measure it, then to copy it.
+    /// An array of strings: its length, then the strings.
     fn strings(&mut self) -> Result<StringArray, Error> {
         let n_strings = self.count(self.context, 8)?;
         let start = self.pos;
+        let mut ends = Vec::with_capacity(n_strings);
         for _ in 0..n_strings {
             self.string()?;
+            ends.push(self.pos - start);
         }
-        let n_bytes = self.pos - start - 8 * n_strings;
-        self.pos = start;
-        let mut strings = StringArray::with_capacity(n_strings, n_bytes);
-        for _ in 0..n_strings {
-            strings.push(self.string()?);
-        }
-        Ok(strings)
+        Ok(StringArray::from_file_form(
+            &self.bytes[start..self.pos],
+            ends,
+        ))
     }
 }

@@ -107,7 +107,11 @@ impl fmt::Display for Excerpt<'_> {
             }
         }
         for chunk in self.0[..shown_bytes].utf8_chunks() {
-            write!(f, "{}", chunk.valid().escape_debug())?;
+            // All but single quotes, which need no escape between double ones.
+            for (idx, piece) in chunk.valid().split('\'').enumerate() {
+                let quote = if idx > 0 { "'" } else { "" };
+                write!(f, "{quote}{}", piece.escape_debug())?;
+            }
             write!(f, "{}", chunk.invalid().escape_ascii())?;
         }
         if is_cut {
@@ -137,6 +141,7 @@ mod tests {
         check(1.0f32, "1.0");
         check(1e-5f32, "1e-5");
         check(Value::F64(f64::NAN), "NaN");
+        check("it's", r#""it's""#);
         check("two\nlines \x1b[31m", r#""two\nlines \u{1b}[31m""#);
         check(
             Value::String(vec![0xe6, 0x97, 0xa5, 0xff, b'"']),

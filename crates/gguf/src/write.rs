@@ -232,7 +232,7 @@ fn put_array(head: &mut Vec<u8>, key: &str, array: &Array, depth: usize) -> Resu
         Array::I32(values) => head.extend(values.iter().flat_map(|value| value.to_le_bytes())),
         Array::F32(values) => head.extend(values.iter().flat_map(|value| value.to_le_bytes())),
         Array::Bool(values) => head.extend(values.iter().map(|&value| u8::from(value))),
-        Array::String(strings) => strings.iter().for_each(|string| put_string(head, string)),
+        Array::String(strings) => head.extend(strings.file_form()),
         Array::Array(arrays) => {
             for array in arrays {
                 put_array(head, key, array, depth + 1)?;
