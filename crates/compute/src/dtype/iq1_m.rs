@@ -4,9 +4,7 @@
 //! sign of its shift, and four times 16 bits: four scales of 3 bits and, on top, four bits of the f16
 //! factor.
 
-use half::f16;
-
-use super::block::{Block, Form, u16_at};
+use super::block::{Block, Form, f16_to_f32, u16_at};
 use super::iq_grids::place_shifted;
 
 /// A block of IQ1_M.
@@ -27,7 +25,7 @@ impl Block for IQ1M {
             .iter()
             .rev()
             .fold(0, |factor, word| factor << 4 | word >> 12);
-        let d = f16::from_bits(factor).to_f32();
+        let d = f16_to_f32(factor);
         for (g, scale) in scales.iter_mut().enumerate() {
             let code = words[g / 4] >> (3 * (g % 4)) & 7;
             *scale = d * f32::from(2 * code + 1) * 0.125;

@@ -31,8 +31,6 @@ mod q6_k;
 mod q8_0;
 mod q8_1;
 mod q8_k;
-#[cfg(test)]
-mod tests;
 mod tq1_0;
 mod tq2_0;
 
@@ -252,3 +250,6 @@ fn unpack_row<B: Block>(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &m
         B::unpack(bytes, q, scales, &mut mins[b * n_mins..][..n_mins]);
     }
 }
+
+#[cfg(test)]
+mod tests;
