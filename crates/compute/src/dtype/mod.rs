@@ -4,7 +4,21 @@
 //! it a variant, the format's id and a name. Everything else comes from the row.
 
 mod block;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod iq_grids;
+mod mxfp4;
+mod nvfp4;
 mod plain;
+mod q1_0;
+mod q2_0;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -15,8 +29,10 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
-#[cfg(test)]
-mod tests;
+mod q8_1;
+mod q8_k;
+mod tq1_0;
+mod tq2_0;
 
 use std::fmt;
 
@@ -74,11 +90,28 @@ dtypes! {
     Q5_0 = 6, "Q5_0", q5_0::Q5_0;
     Q5_1 = 7, "Q5_1", q5_1::Q5_1;
     Q8_0 = 8, "Q8_0", q8_0::Q8_0;
+    Q8_1 = 9, "Q8_1", q8_1::Q8_1;
     Q2K = 10, "Q2_K", q2_k::Q2K;
     Q3K = 11, "Q3_K", q3_k::Q3K;
     Q4K = 12, "Q4_K", q4_k::Q4K;
     Q5K = 13, "Q5_K", q5_k::Q5K;
     Q6K = 14, "Q6_K", q6_k::Q6K;
+    Q8K = 15, "Q8_K", q8_k::Q8K;
+    IQ2XXS = 16, "IQ2_XXS", iq2_xxs::IQ2XXS;
+    IQ2XS = 17, "IQ2_XS", iq2_xs::IQ2XS;
+    IQ2S = 22, "IQ2_S", iq2_s::IQ2S;
+    IQ3XXS = 18, "IQ3_XXS", iq3_xxs::IQ3XXS;
+    IQ3S = 21, "IQ3_S", iq3_s::IQ3S;
+    IQ1S = 19, "IQ1_S", iq1_s::IQ1S;
+    IQ1M = 29, "IQ1_M", iq1_m::IQ1M;
+    IQ4NL = 20, "IQ4_NL", iq4_nl::IQ4NL;
+    IQ4XS = 23, "IQ4_XS", iq4_xs::IQ4XS;
+    TQ1_0 = 34, "TQ1_0", tq1_0::TQ1_0;
+    TQ2_0 = 35, "TQ2_0", tq2_0::TQ2_0;
+    MXFP4 = 39, "MXFP4", mxfp4::MXFP4;
+    NVFP4 = 40, "NVFP4", nvfp4::NVFP4;
+    Q1_0 = 41, "Q1_0", q1_0::Q1_0;
+    Q2_0 = 42, "Q2_0", q2_0::Q2_0;
 }
 
 impl DType {
@@ -217,3 +250,6 @@ fn unpack_row<B: Block>(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &m
         B::unpack(bytes, q, scales, &mut mins[b * n_mins..][..n_mins]);
     }
 }
+
+#[cfg(test)]
+mod tests;

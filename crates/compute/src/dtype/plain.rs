@@ -1,8 +1,6 @@
 //! The types whose elements are numbers of their own: floats and integers.
 
-use half::{bf16, f16};
-
-use super::block::{Block, Form};
+use super::block::{Block, Form, f16_to_f32};
 
 macro_rules! plain {
     ($($(#[$doc:meta])* $name:ident: |$x:ident: $number:ty| $value:expr;)*) => {$(
@@ -27,9 +25,9 @@ plain! {
     /// 32-bit float.
     F32: |x: f32| x;
     /// 16-bit float of IEEE 754, 11 bits of precision.
-    F16: |x: f16| x.to_f32();
+    F16: |x: u16| f16_to_f32(x);
     /// The upper half of a 32-bit float. The bits are moved, so a signalling NaN stays one.
-    BF16: |x: bf16| f32::from_bits(u32::from(x.to_bits()) << 16);
+    BF16: |x: u16| f32::from_bits(u32::from(x) << 16);
     /// 64-bit float, rounded to the nearest f32.
     F64: |x: f64| x as f32;
     /// 8-bit integer.
