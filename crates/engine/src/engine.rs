@@ -12,11 +12,9 @@ use minerva_compute::{Backend, Batch, Executable, KV_BLOCK_LEN, Limits, Memory, 
 use crate::chat::stop::StopMatcher;
 use crate::error::{LoadError, RequestError};
 use crate::model::Model;
-use crate::request::{
-    Done, Event, FinishReason, GenerateRequest, Timings, Token, TopLogprob, Usage,
-};
-use crate::sampler::Sampler;
-use crate::tokenizer::Detokenizer;
+use crate::request::{Done, Event, FinishReason, GenerateRequest, Timings, Token, Usage};
+use crate::sampler::{Sampler, SamplingParams, logprobs};
+use crate::tokenizer::{Detokenizer, EncodeOptions, Tokenizer};
 
 /// The context that is made where none is asked for, if the model is not made for a shorter one.
 /// The cache's memory grows with it.
@@ -109,7 +107,8 @@ impl Engine {
             let context = self.context;
             return Err(RequestError::ContextOverflow { prompt_tokens: prompt.len(), context });
         }
-        let mut sampler = Sampler::new(&request.sampling, prompt)?;
+        let mut sampler = self.sampler(&request.sampling)?;
+        prompt.iter().for_each(|&token| sampler.accept(token));
         let mut stop = StopMatcher::new(&request.stop)?;
         let model = self.model.clone();
         let tokenizer = model.tokenizer();
@@ -147,15 +146,14 @@ impl Engine {
                 if usage.completion_tokens == 0 {
                     timings.prefill = start.elapsed();
                 }
-                let norm = request.logprobs.map(|_| log_sum_exp(logits));
-                let top = request.logprobs.zip(norm).map(|(k, norm)| likeliest(logits, k, norm));
                 sampled.clear();
                 sampled.extend_from_slice(logits);
                 if request.ignore_eos {
                     tokenizer.eog_ids().for_each(|id| sampled[id as usize] = f32::NEG_INFINITY);
                 }
-                let id = sampler.sample(&mut sampled);
-                let logprob = norm.map(|norm| logits[id as usize] - norm);
+                let id = sampler.sample(&sampled).ok_or(RequestError::NoCandidates)?;
+                sampler.accept(id);
+                let scored = request.logprobs.map(|k| logprobs(logits, id, k));
                 usage.completion_tokens += 1;
                 if usage.completion_tokens == 1 {
                     timings.first_token = start.elapsed();
@@ -164,8 +162,7 @@ impl Engine {
                     break 'answer FinishReason::Stop;
                 }
                 let progress = stop.push(&detokenizer.push(id));
-                let top = top.unwrap_or_default();
-                let token = Token { id, text: progress.text, logprob, top };
+                let token = Token { id, text: progress.text, logprobs: scored };
                 let flow = on_event(Event::Token(token));
                 if progress.matched.is_some() {
                     break 'answer FinishReason::Stop;
@@ -209,9 +206,8 @@ impl Engine {
             let outputs: Vec<u32> = (0..slice.len() as u32).collect();
             let at = self.cached.len();
             let logits = self.run(slice, &outputs);
-            for (logits, &next) in logits.chunks(vocab_size).zip(&tokens[at + 1..]) {
-                scores.push(logits[next as usize] - log_sum_exp(logits));
-            }
+            let rows = logits.chunks(vocab_size).zip(&tokens[at + 1..]);
+            scores.extend(rows.map(|(logits, &next)| logprobs(logits, next, 0).logprob));
         }
         Ok(scores)
     }
@@ -245,6 +241,14 @@ impl Engine {
     /// Forgets everything that the cache holds.
     pub fn reset(&mut self) {
         self.truncate(0);
+    }
+
+    fn sampler(&self, params: &SamplingParams) -> Result<Sampler, RequestError> {
+        let breakers = match params.dry_multiplier {
+            0.0 => Vec::new(),
+            _ => breaker_sequences(self.model.tokenizer(), &params.dry_sequence_breakers),
+        };
+        Sampler::new(params, self.model.hparams().vocab_size, &breakers)
     }
 
     fn slice_len(&self) -> usize {
@@ -298,25 +302,26 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// `ln(sum of exp(x))`.
-fn log_sum_exp(x: &[f32]) -> f32 {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = x.iter().map(|&x| f64::from(x - max).exp()).sum();
-    (f64::from(max) + sum.ln()) as f32
-}
-
-/// The `k` likeliest tokens, best first; of equal ones, the lower id.
-fn likeliest(logits: &[f32], k: usize, log_sum_exp: f32) -> Vec<TopLogprob> {
-    let k = k.min(logits.len());
-    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-    let order = |a: &u32, b: &u32| {
-        logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
-    };
-    if k < ids.len() {
-        ids.select_nth_unstable_by(k, order);
-        ids.truncate(k);
+/// The token sequences whose text contains one of `breakers`: the tokens that contain it whole, and
+/// those that end in its beginning, followed by the tokens of the rest.
+fn breaker_sequences(tokenizer: &Tokenizer, breakers: &[String]) -> Vec<Vec<u32>> {
+    let mut sequences = Vec::new();
+    for id in 0..tokenizer.n_tokens() as u32 {
+        let text = tokenizer.token_bytes(id).unwrap_or_default();
+        for breaker in breakers.iter().map(|breaker| breaker.as_bytes()) {
+            if breaker.is_empty() {
+                continue;
+            }
+            if text.windows(breaker.len()).any(|window| window == breaker) {
+                sequences.push(vec![id]);
+                continue;
+            }
+            for len in (1..breaker.len()).filter(|&len| text.ends_with(&breaker[..len])) {
+                let options = EncodeOptions { add_special: false, parse_special: false };
+                let rest = tokenizer.encode(&breaker[len..], options);
+                sequences.push(std::iter::once(id).chain(rest).collect());
+            }
+        }
     }
-    ids.sort_unstable_by(order);
-    let logprob = |id: u32| TopLogprob { id, logprob: logits[id as usize] - log_sum_exp };
-    ids.into_iter().map(logprob).collect()
+    sequences
 }

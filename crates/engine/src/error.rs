@@ -126,6 +126,10 @@ pub enum RequestError {
         /// Positions in the context.
         context: usize,
     },
+    /// No token is left to choose from: the request's bias masks them all, or the model's logits
+    /// are no numbers.
+    #[error("no token can be chosen: all are masked, or their logits are not numbers")]
+    NoCandidates,
 }
 
 /// A shape as messages show it: `[4096, 4095]`.

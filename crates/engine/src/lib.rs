@@ -23,6 +23,4 @@ mod error;
 pub use engine::{DEFAULT_CONTEXT, Engine, EngineOptions};
 pub use error::{LoadError, RequestError};
 pub use model::{HParams, Model, ModelInfo, TypeInfo};
-pub use request::{
-    Done, Event, FinishReason, GenerateRequest, Timings, Token, TopLogprob, Usage,
-};
+pub use request::{Done, Event, FinishReason, GenerateRequest, Timings, Token, Usage};

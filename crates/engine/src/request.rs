@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::sampler::SamplingParams;
+use crate::sampler::{SamplingParams, TokenLogprobs};
 
 /// A prompt, and how it is to be continued.
 #[derive(Debug, Clone)]
@@ -59,19 +59,9 @@ pub struct Token {
     /// The text that can be shown now: empty while a character is incomplete or a stop string may
     /// have begun, then longer than the token's own.
     pub text: String,
-    /// Its log-probability under the model (before any sampling stage), if asked for.
-    pub logprob: Option<f32>,
-    /// The likeliest tokens, best first, as many as were asked for.
-    pub top: Vec<TopLogprob>,
-}
-
-/// One of the likeliest tokens.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TopLogprob {
-    /// Its id.
-    pub id: u32,
-    /// Its log-probability under the model.
-    pub logprob: f32,
+    /// Its log-probability under the model, before any sampling stage, and the likeliest tokens, as
+    /// many as were asked for.
+    pub logprobs: Option<TokenLogprobs>,
 }
 
 /// How an answer ended.
