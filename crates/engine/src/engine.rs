@@ -20,6 +20,10 @@ use crate::tokenizer::{Detokenizer, EncodeOptions, Tokenizer};
 /// The cache's memory grows with it.
 pub const DEFAULT_CONTEXT: usize = 4096;
 
+/// The most sequence breakers of a request, and the bytes of one: each is compared with every token.
+const MAX_BREAKERS: usize = 32;
+const MAX_BREAKER_BYTES: usize = 40;
+
 /// How an engine is set up; it decides its memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -246,7 +250,7 @@ impl Engine {
     fn sampler(&self, params: &SamplingParams) -> Result<Sampler, RequestError> {
         let breakers = match params.dry_multiplier {
             0.0 => Vec::new(),
-            _ => breaker_sequences(self.model.tokenizer(), &params.dry_sequence_breakers),
+            _ => breaker_sequences(self.model.tokenizer(), params)?,
         };
         Sampler::new(params, self.model.hparams().vocab_size, &breakers)
     }
@@ -302,26 +306,37 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// The token sequences whose text contains one of `breakers`: the tokens that contain it whole, and
-/// those that end in its beginning, followed by the tokens of the rest.
-fn breaker_sequences(tokenizer: &Tokenizer, breakers: &[String]) -> Vec<Vec<u32>> {
+/// The token sequences whose text contains one of the breakers: the tokens that contain it whole,
+/// and those that end in its beginning, followed by the tokens of the rest.
+fn breaker_sequences(
+    tokenizer: &Tokenizer,
+    params: &SamplingParams,
+) -> Result<Vec<Vec<u32>>, RequestError> {
+    let error = |found: String, wanted: String| {
+        Err(RequestError::Parameter { field: "dry_sequence_breakers", found, wanted })
+    };
+    let breakers = &params.dry_sequence_breakers;
+    if breakers.len() > MAX_BREAKERS {
+        return error(format!("{} strings", breakers.len()), format!("at most {MAX_BREAKERS}"));
+    }
+    let texts = |id: u32| tokenizer.token_bytes(id).unwrap_or_default();
+    let ids = 0..tokenizer.n_tokens() as u32;
     let mut sequences = Vec::new();
-    for id in 0..tokenizer.n_tokens() as u32 {
-        let text = tokenizer.token_bytes(id).unwrap_or_default();
-        for breaker in breakers.iter().map(|breaker| breaker.as_bytes()) {
-            if breaker.is_empty() {
-                continue;
-            }
-            if text.windows(breaker.len()).any(|window| window == breaker) {
-                sequences.push(vec![id]);
-                continue;
-            }
-            for len in (1..breaker.len()).filter(|&len| text.ends_with(&breaker[..len])) {
-                let options = EncodeOptions { add_special: false, parse_special: false };
-                let rest = tokenizer.encode(&breaker[len..], options);
-                sequences.push(std::iter::once(id).chain(rest).collect());
-            }
+    for breaker in breakers.iter().map(|breaker| breaker.as_bytes()) {
+        let n_bytes = breaker.len();
+        if n_bytes == 0 || n_bytes > MAX_BREAKER_BYTES {
+            let wanted = format!("1 to {MAX_BREAKER_BYTES} bytes");
+            return error(format!("a string of {n_bytes} bytes"), wanted);
+        }
+        let has_it = |id: &u32| texts(*id).windows(n_bytes).any(|window| window == breaker);
+        sequences.extend(ids.clone().filter(has_it).map(|id| vec![id]));
+        for at in 1..n_bytes {
+            let (beginning, rest) = breaker.split_at(at);
+            let options = EncodeOptions { add_special: false, parse_special: false };
+            let rest = tokenizer.encode(rest, options);
+            let begins = ids.clone().filter(|&id| texts(id).ends_with(beginning) && !has_it(&id));
+            sequences.extend(begins.map(|id| std::iter::once(id).chain(rest.clone()).collect()));
         }
     }
-    sequences
+    Ok(sequences)
 }
