@@ -143,3 +143,55 @@ impl RopeParams {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(params: &RopeParams, factors: Option<&[f32]>, wanted: &[f32], magnitude: f32) {
+        let factors = factors.map(|x| Weight::from_f32("rope_freqs.weight", (1, x.len()), x));
+        let rope = params.rope(Pairing::Halves, factors.as_ref()).unwrap();
+        assert_eq!(rope.inv_freq.len(), wanted.len());
+        for (found, wanted) in rope.inv_freq.iter().zip(wanted) {
+            assert!((found / wanted - 1.0).abs() < 1e-6, "{:?}, {wanted}", rope.inv_freq);
+        }
+        assert!((rope.magnitude - magnitude).abs() < 1e-6);
+    }
+
+    fn params(n_dims: usize, freq_base: f32, scaling: RopeScaling) -> RopeParams {
+        RopeParams { n_dims, freq_base, scaling, attn_factor: 1.0 }
+    }
+
+    #[test]
+    fn plain_linear_and_factors() {
+        let plain = params(8, 10000.0, RopeScaling::None);
+        check(&plain, None, &[1.0, 0.1, 0.01, 0.001], 1.0);
+        check(&plain, Some(&[1.0, 2.0, 4.0, 8.0]), &[1.0, 0.05, 0.0025, 0.000125], 1.0);
+        let linear = params(8, 10000.0, RopeScaling::Linear { factor: 4.0 });
+        check(&linear, None, &[0.25, 0.025, 0.0025, 0.00025], 1.0);
+        check(&RopeParams { attn_factor: 1.5, ..plain }, None, &[1.0, 0.1, 0.01, 0.001], 1.5);
+    }
+
+    /// The numbers were computed in Python from the paper's formulas; the models that these were
+    /// taken for agree with llama.cpp.
+    #[test]
+    fn yarn() {
+        let yarn = |factor, original_context_length, beta_fast, beta_slow| RopeScaling::Yarn {
+            factor,
+            original_context_length,
+            beta_fast,
+            beta_slow,
+        };
+        let wanted = [
+            1.0, 3.1622777e-1, 1e-1, 2.5693506e-2, 6.25e-3, 1.3834965e-3, 2.5e-4, 7.9056942e-5,
+        ];
+        check(&params(16, 1e4, yarn(4.0, 4096, 32.0, 1.0)), None, &wanted, 1.1386294);
+        let wanted = [
+            1.0, 1.9392274e-1, 3.7606031e-2, 4.1021239e-3, 1.7677670e-4, 3.4281022e-5,
+            6.6478699e-6, 1.2891732e-6,
+        ];
+        check(&params(16, 5e5, yarn(8.0, 8192, 16.0, 2.0)), None, &wanted, 1.2079442);
+        let wanted = [1.0, 7.5e-2, 5e-3, 5e-4];
+        check(&params(8, 1e4, yarn(2.0, 64, 32.0, 1.0)), None, &wanted, 1.0693147);
+    }
+}
