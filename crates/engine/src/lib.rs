@@ -6,4 +6,4 @@ mod error;
 pub mod sampler;
 pub mod tokenizer;
 
-pub use error::LoadError;
+pub use error::{LoadError, RequestError};

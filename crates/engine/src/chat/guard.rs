@@ -50,7 +50,10 @@ struct Trie {
 
 impl Trie {
     fn new(strings: impl Iterator<Item = Vec<u8>>) -> Self {
-        let mut trie = Self { next: HashMap::new(), ends: vec![false] };
+        let mut trie = Self {
+            next: HashMap::new(),
+            ends: vec![false],
+        };
         for string in strings.filter(|string| !string.is_empty()) {
             let mut at = 0;
             for byte in string {
@@ -103,7 +106,10 @@ impl Guard {
         let lower: Vec<String> = tokens().map(str::to_ascii_lowercase).collect();
         let suspects = lower.iter().flat_map(|token| {
             let n_chars = token.chars().count();
-            let middle = token.char_indices().nth(n_chars.div_ceil(2)).map(|(idx, _)| idx);
+            let middle = token
+                .char_indices()
+                .nth(n_chars.div_ceil(2))
+                .map(|(idx, _)| idx);
             match middle.filter(|_| n_chars >= MIN_HALVED_CHARS) {
                 Some(middle) => vec![token[..middle].into(), token[middle..].into()],
                 None => vec![token.as_bytes().to_vec()],
@@ -114,7 +120,10 @@ impl Guard {
             suspects: Trie::new(suspects),
             forwards: Trie::new(lower.iter().map(|token| token.as_bytes().to_vec())),
             backwards: Trie::new(lower.iter().map(|token| token.bytes().rev().collect())),
-            joined: lower.iter().flat_map(|token| [token.as_str(), "\0"]).collect(),
+            joined: lower
+                .iter()
+                .flat_map(|token| [token.as_str(), "\0"])
+                .collect(),
             longest_bytes: lower.iter().map(String::len).max().unwrap_or(0),
         }
     }
@@ -143,7 +152,9 @@ impl Guard {
             }
             ValueKind::Seq => {
                 let items = value.try_iter().expect("a sequence can be iterated");
-                items.map(|item| self.protect_value(&item, sentinel, role)).collect()
+                items
+                    .map(|item| self.protect_value(&item, sentinel, role))
+                    .collect()
             }
             ValueKind::Map => {
                 let keys = value.try_iter().expect("a map can be iterated");
@@ -154,8 +165,11 @@ impl Guard {
                         _ => role,
                     };
                     let item = value.get_item(&key).unwrap_or_default();
-                    let role_of_key =
-                        if role == Role::Arguments { Role::Arguments } else { Role::Name };
+                    let role_of_key = if role == Role::Arguments {
+                        Role::Arguments
+                    } else {
+                        Role::Name
+                    };
                     (
                         self.protect_value(&key, sentinel, role_of_key),
                         self.protect_value(&item, sentinel, role),
@@ -173,7 +187,12 @@ impl Guard {
         let bytes = text.as_bytes();
         let mut cuts = Vec::new();
         for start in 0..bytes.len() {
-            if self.suspects.walk(bytes[start..].iter().map(lower)).0.is_some() {
+            if self
+                .suspects
+                .walk(bytes[start..].iter().map(lower))
+                .0
+                .is_some()
+            {
                 cuts.push(start + char_len(text, start));
             }
         }
@@ -189,7 +208,10 @@ impl Guard {
         for start in [0, bytes.len() - text.trim_start().len()] {
             for end in start + 1..=bytes.len().min(start + self.longest_bytes) {
                 if text.is_char_boundary(end)
-                    && self.backwards.walk(bytes[start..end].iter().rev().map(lower)).1
+                    && self
+                        .backwards
+                        .walk(bytes[start..end].iter().rev().map(lower))
+                        .1
                 {
                     let last = text[..end].char_indices().next_back().map(|(idx, _)| idx);
                     // A sentinel before a lone `>` would keep white space from being trimmed.
@@ -268,7 +290,10 @@ fn push(segments: &mut Vec<Segment>, text: String, parse_special: bool) {
     match segments.last_mut() {
         _ if text.is_empty() => {}
         Some(last) if last.parse_special == parse_special => last.text.push_str(&text),
-        _ => segments.push(Segment { text, parse_special }),
+        _ => segments.push(Segment {
+            text,
+            parse_special,
+        }),
     }
 }
 

@@ -23,7 +23,11 @@ struct Writer<'a, 'b, 'c> {
 
 impl<'a, 'b, 'c> Writer<'a, 'b, 'c> {
     fn new(state: &'a State<'b, 'c>) -> Self {
-        Self { out: String::new(), state, charged_bytes: 0 }
+        Self {
+            out: String::new(),
+            state,
+            charged_bytes: 0,
+        }
     }
 
     /// Pays for what was written since the last call, and for the visit of one value.
@@ -49,7 +53,9 @@ impl<'a, 'b, 'c> Writer<'a, 'b, 'c> {
         match value.kind() {
             ValueKind::None => self.out.push_str("None"),
             ValueKind::Undefined => self.out.push_str("Undefined"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "True" } else { "False" }),
+            ValueKind::Bool => self
+                .out
+                .push_str(if value.is_true() { "True" } else { "False" }),
             ValueKind::Number => self.number(value),
             ValueKind::String => string_repr(&mut self.out, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
@@ -79,7 +85,9 @@ impl<'a, 'b, 'c> Writer<'a, 'b, 'c> {
         self.pay(depth)?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Bool => self
+                .out
+                .push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.json_number(value),
             ValueKind::String => self.json_string(value.as_str().unwrap_or_default(), style),
             ValueKind::Seq | ValueKind::Iterable => {
@@ -176,7 +184,10 @@ impl<'a, 'b, 'c> Writer<'a, 'b, 'c> {
 }
 
 fn not_json(kind: ValueKind) -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("{kind} cannot be written as json"))
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("{kind} cannot be written as json"),
+    )
 }
 
 struct JsonStyle {
@@ -200,6 +211,10 @@ impl JsonStyle {
 
 /// The filter `tojson`: `json.dumps` with the defaults of transformers (no HTML escapes, text
 /// other than ASCII as it is).
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "minijinja calls filters by value"
+)]
 pub(super) fn tojson(state: &State<'_, '_>, value: &Value, args: Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = args.get("indent")?;
     let indent = match indent.filter(|indent| !indent.is_none()) {
@@ -208,10 +223,19 @@ pub(super) fn tojson(state: &State<'_, '_>, value: &Value, args: Kwargs) -> Resu
         Some(indent) => {
             // Python takes a negative width for no indentation, but still breaks the lines.
             let width = i64::try_from(indent)?.max(0);
-            Some(" ".repeat(usize::try_from(width).unwrap_or(usize::MAX).min(MAX_INDENT + 1)))
+            Some(
+                " ".repeat(
+                    usize::try_from(width)
+                        .unwrap_or(usize::MAX)
+                        .min(MAX_INDENT + 1),
+                ),
+            )
         }
     };
-    if indent.as_ref().is_some_and(|indent| indent.len() > MAX_INDENT) {
+    if indent
+        .as_ref()
+        .is_some_and(|indent| indent.len() > MAX_INDENT)
+    {
         let text = format!("tojson: indent is wider than {MAX_INDENT} bytes");
         return Err(Error::new(ErrorKind::InvalidOperation, text));
     }
@@ -266,7 +290,11 @@ fn float_repr(float: f64) -> String {
 }
 
 fn string_repr(out: &mut String, text: &str) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     out.push(quote);
     for c in text.chars() {
         match c {
@@ -301,11 +329,28 @@ fn string_repr(out: &mut String, text: &str) {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
-const DAYS: [&str; 7] =
-    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const DAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
 
 /// `strftime` of a moment in UTC, in the C locale.
 ///
@@ -315,10 +360,16 @@ pub(super) fn strftime(format: &str, now: SystemTime) -> Result<String, Error> {
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil_from_days(days);
-    let day_of_year = (0..month - 1).map(|m| days_in_month(year, m + 1)).sum::<u64>() + day;
+    let day_of_year = (0..month - 1)
+        .map(|m| days_in_month(year, m + 1))
+        .sum::<u64>()
+        + day;
     let weekday = ((days + 4) % 7) as usize;
-    let (hour, minute, second) =
-        (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+    let (hour, minute, second) = (
+        second_of_day / 3600,
+        second_of_day / 60 % 60,
+        second_of_day % 60,
+    );
     let hour_12 = (hour + 11) % 12 + 1;
     let month_name = MONTHS[month as usize - 1];
     let mut out = String::new();
@@ -370,7 +421,7 @@ pub(super) fn strftime(format: &str, now: SystemTime) -> Result<String, Error> {
 }
 
 fn days_in_month(year: u64, month: u64) -> u64 {
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     match month {
         2 if is_leap => 29,
         2 => 28,
@@ -438,9 +489,17 @@ mod tests {
     fn dates() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         for (seconds, format, text) in [
-            (0, "%A %d %b %Y %H:%M:%S %j", "Thursday 01 Jan 1970 00:00:00 001"),
+            (
+                0,
+                "%A %d %b %Y %H:%M:%S %j",
+                "Thursday 01 Jan 1970 00:00:00 001",
+            ),
             (951_782_400, "%F %a", "2000-02-29 Tue"),
-            (1_735_689_599, "%B %-d, %y %I %p %T %j %%", "December 31, 24 11 PM 23:59:59 366 %"),
+            (
+                1_735_689_599,
+                "%B %-d, %y %I %p %T %j %%",
+                "December 31, 24 11 PM 23:59:59 366 %",
+            ),
             (4_107_542_400, "%e|%F", " 1|2100-03-01"),
         ] {
             assert_eq!(strftime(format, at(seconds)).unwrap(), text);

@@ -69,7 +69,10 @@ impl StopMatcher {
                 let next = *nodes[at].next.entry(byte).or_insert(fresh);
                 if next == fresh {
                     let depth = nodes[at].depth + 1;
-                    nodes.push(Node { depth, ..Node::default() });
+                    nodes.push(Node {
+                        depth,
+                        ..Node::default()
+                    });
                 }
                 at = next;
             }
@@ -77,9 +80,17 @@ impl StopMatcher {
         }
         let mut queue = VecDeque::from([0]);
         while let Some(at) = queue.pop_front() {
-            let children: Vec<_> = nodes[at].next.iter().map(|(&byte, &node)| (byte, node)).collect();
+            let children: Vec<_> = nodes[at]
+                .next
+                .iter()
+                .map(|(&byte, &node)| (byte, node))
+                .collect();
             for (byte, child) in children {
-                let fail = if at == 0 { 0 } else { step(&nodes, nodes[at].fail, byte) };
+                let fail = if at == 0 {
+                    0
+                } else {
+                    step(&nodes, nodes[at].fail, byte)
+                };
                 nodes[child].fail = fail;
                 if nodes[child].ends.is_none() {
                     nodes[child].ends = nodes[fail].ends;
@@ -87,7 +98,12 @@ impl StopMatcher {
                 queue.push_back(child);
             }
         }
-        Ok(Self { nodes, state: 0, held: String::new(), matched: None })
+        Ok(Self {
+            nodes,
+            state: 0,
+            held: String::new(),
+            matched: None,
+        })
     }
 
     /// Takes the next piece of text; says what can be shown, and whether a stop string was found.
@@ -95,7 +111,10 @@ impl StopMatcher {
     /// After a match everything else is swallowed.
     pub fn push(&mut self, piece: &str) -> StopProgress {
         if self.matched.is_some() {
-            return StopProgress { text: String::new(), matched: self.matched };
+            return StopProgress {
+                text: String::new(),
+                matched: self.matched,
+            };
         }
         let n_held = self.held.len();
         self.held.push_str(piece);
@@ -106,11 +125,19 @@ impl StopMatcher {
                 // The match is a whole string that begins in what is held, so its start is a
                 // character boundary.
                 self.held.truncate(at + 1 - len);
-                return StopProgress { text: std::mem::take(&mut self.held), matched: self.matched };
+                return StopProgress {
+                    text: std::mem::take(&mut self.held),
+                    matched: self.matched,
+                };
             }
         }
-        let rest = self.held.split_off(self.held.len() - self.nodes[self.state].depth);
-        StopProgress { text: std::mem::replace(&mut self.held, rest), matched: None }
+        let rest = self
+            .held
+            .split_off(self.held.len() - self.nodes[self.state].depth);
+        StopProgress {
+            text: std::mem::replace(&mut self.held, rest),
+            matched: None,
+        }
     }
 
     /// The text ended: gives back what was held for a stop string that did not come.
@@ -133,6 +160,10 @@ fn step(nodes: &[Node], mut at: usize, byte: u8) -> usize {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "quickcheck calls properties by value"
+)]
 mod tests {
     use super::*;
 
@@ -158,8 +189,14 @@ mod tests {
 
     #[test]
     fn flushes_what_did_not_become_a_stop_string() {
-        assert_eq!(run(&["<end>"], &["a<en"]), (vec!["a".into(), "<en".into()], None));
-        assert_eq!(run(&[], &["a<en"]), (vec!["a<en".into(), String::new()], None));
+        assert_eq!(
+            run(&["<end>"], &["a<en"]),
+            (vec!["a".into(), "<en".into()], None)
+        );
+        assert_eq!(
+            run(&[], &["a<en"]),
+            (vec!["a<en".into(), String::new()], None)
+        );
     }
 
     #[test]
@@ -170,7 +207,10 @@ mod tests {
         // Both end at the same byte: the longer one is cut.
         assert_eq!(run(&["b", "ab"], &["xab"]).0[0], "x");
         // The failure links find a start inside a failed match.
-        assert_eq!(run(&["aab"], &["aa", "aab"]).0[..2], ["".to_string(), "aa".to_string()]);
+        assert_eq!(
+            run(&["aab"], &["aa", "aab"]).0[..2],
+            ["".to_string(), "aa".to_string()]
+        );
     }
 
     #[test]
@@ -191,8 +231,12 @@ mod tests {
     #[test]
     fn agrees_with_a_search_of_the_whole_text() {
         fn property(text: Vec<u8>, stops: Vec<Vec<u8>>, cuts: Vec<u8>) -> bool {
-            let letters =
-                |bytes: &[u8]| bytes.iter().map(|b| ['a', 'b', 'é'][*b as usize % 3]).collect();
+            let letters = |bytes: &[u8]| {
+                bytes
+                    .iter()
+                    .map(|b| ['a', 'b', 'é'][*b as usize % 3])
+                    .collect()
+            };
             let text: String = letters(&text);
             let stops: Vec<String> = stops
                 .iter()
@@ -200,7 +244,10 @@ mod tests {
                 .filter(|s: &String| !s.is_empty())
                 .take(4)
                 .collect();
-            let first = stops.iter().filter_map(|s| text.find(s).map(|i| (i + s.len(), i))).min();
+            let first = stops
+                .iter()
+                .filter_map(|s| text.find(s).map(|i| (i + s.len(), i)))
+                .min();
             let wanted = &text[..first.map_or(text.len(), |(_, start)| start)];
             let mut matcher = StopMatcher::new(&stops).unwrap();
             let mut shown = String::new();

@@ -82,14 +82,18 @@ impl ChatTemplate {
             )));
         }
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
         environment.set_syntax(syntax.expect("the default delimiters are valid"));
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_debug(false);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_LIMIT);
         environment.set_formatter(write_value);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", python::tojson);
         environment.add_filter("string", python::to_str);
         environment.add_test("iterable", is_iterable);
@@ -99,7 +103,10 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, source)
             .map_err(|error| LoadError::ChatTemplate(describe(&error)))?;
-        Ok(Self { environment, guard: Guard::new(special_tokens) })
+        Ok(Self {
+            environment,
+            guard: Guard::new(special_tokens),
+        })
     }
 
     /// Renders a chat to the segments of a prompt.
@@ -108,8 +115,18 @@ impl ChatTemplate {
             true => Value::from(()),
             false => value.clone(),
         };
-        let own_names = ["messages", "tools", "add_generation_prompt", "bos_token", "eos_token"];
-        if let Some((name, _)) = input.extra.iter().find(|(name, _)| own_names.contains(&&**name)) {
+        let own_names = [
+            "messages",
+            "tools",
+            "add_generation_prompt",
+            "bos_token",
+            "eos_token",
+        ];
+        if let Some((name, _)) = input
+            .extra
+            .iter()
+            .find(|(name, _)| own_names.contains(&&**name))
+        {
             let text = format!("variable {name} is set by the request itself, expected another");
             return Err(RequestError::ChatTemplate(text));
         }
@@ -120,15 +137,24 @@ impl ChatTemplate {
         ];
         let outside = Value::from_pairs(outside.into_iter().chain(input.extra.iter().cloned()));
         let (outside, sentinel) = self.guard.protect(&outside)?;
-        let now = input.now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let now = input
+            .now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs());
         let inside = Value::from_pairs([
-            ("add_generation_prompt", Value::from(input.add_generation_prompt)),
+            (
+                "add_generation_prompt",
+                Value::from(input.add_generation_prompt),
+            ),
             ("bos_token", Value::from(input.bos_token)),
             ("eos_token", Value::from(input.eos_token)),
             (NOW, Value::from(now)),
         ]);
         let context = minijinja::context! { ..inside, ..outside };
-        let template = self.environment.get_template(NAME).expect("it was added by new");
+        let template = self
+            .environment
+            .get_template(NAME)
+            .expect("it was added by new");
         let mut output = LimitedOutput { bytes: Vec::new() };
         template
             .render_captured_to(context, &mut output)
@@ -180,7 +206,11 @@ fn describe(error: &Error) -> String {
     }
 }
 
-fn write_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+fn write_value(
+    out: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> Result<(), Error> {
     let written = match value.as_str() {
         Some(text) => out.write_str(text),
         None => out.write_str(&python::to_str(state, value)?),
@@ -190,8 +220,10 @@ fn write_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -
 
 /// In Python text, lists, maps and undefined values can be iterated.
 fn is_iterable(value: &Value) -> bool {
-    !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number)
-        && (value.is_undefined() || value.as_str().is_some() || value.try_iter().is_ok())
+    !matches!(
+        value.kind(),
+        ValueKind::None | ValueKind::Bool | ValueKind::Number
+    ) && (value.is_undefined() || value.as_str().is_some() || value.try_iter().is_ok())
 }
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
@@ -199,7 +231,10 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
 }
 
 fn strftime_now(state: &State<'_, '_>, format: &str) -> Result<String, Error> {
-    let seconds = state.lookup(NOW).and_then(|now| u64::try_from(now).ok()).unwrap_or(0);
+    let seconds = state
+        .lookup(NOW)
+        .and_then(|now| u64::try_from(now).ok())
+        .unwrap_or(0);
     let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds.min(u32::MAX.into()));
     state.consume_fuel(format.len() as u64)?;
     python::strftime(format, now)
@@ -220,9 +255,15 @@ fn without_generation_tags(source: &str) -> String {
             true => ("endgeneration", "endif"),
             false => ("generation", "if true"),
         };
-        let Some(after) = word.strip_prefix(name) else { continue };
+        let Some(after) = word.strip_prefix(name) else {
+            continue;
+        };
         let end = after.trim_start();
-        if end.strip_prefix(['-', '+']).unwrap_or(end).starts_with("%}") {
+        if end
+            .strip_prefix(['-', '+'])
+            .unwrap_or(end)
+            .starts_with("%}")
+        {
             out.push_str(&tag[..tag.len() - word.len()]);
             out.push_str(replacement);
             out.push(' ');
@@ -234,6 +275,10 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "quickcheck calls properties by value"
+)]
 mod tests {
     use minijinja::context;
 
@@ -258,7 +303,9 @@ mod tests {
     }
 
     fn render(source: &str, messages: Value) -> Result<Vec<Segment>, RequestError> {
-        ChatTemplate::new(source, &CONTROLS).unwrap().render(&input(messages))
+        ChatTemplate::new(source, &CONTROLS)
+            .unwrap()
+            .render(&input(messages))
     }
 
     fn text(source: &str, messages: Value) -> String {
@@ -297,7 +344,13 @@ mod tests {
     fn a_plain_chat_is_one_segment() {
         let segments = render(CHATML, user("1 < 2 and <b>")).unwrap();
         let text = "<|im_start|>user\n1 < 2 and <b><|im_end|>\n<|im_start|>assistant\n";
-        assert_eq!(segments, [Segment { text: text.into(), parse_special: true }]);
+        assert_eq!(
+            segments,
+            [Segment {
+                text: text.into(),
+                parse_special: true
+            }]
+        );
     }
 
     #[test]
@@ -346,10 +399,19 @@ mod tests {
             ("<{{ messages[0].content }}>", "s"),
             ("<{{ messages[0].content }}>", "|im_end|"),
             ("{{ messages[0].content | trim }}|>", "<|im_end \n"),
-            ("{{ messages[0].content | replace('</think>', '') }}", "<|im_e</think>nd|>"),
+            (
+                "{{ messages[0].content | replace('</think>', '') }}",
+                "<|im_e</think>nd|>",
+            ),
             ("{{ messages[0].content | lower }}", "<|IM_END|>"),
-            ("{{ messages[0].content | tojson(ensure_ascii=true) }}", "<|im_end|>"),
-            ("{% for c in messages[0].content %}{{ c }}{% endfor %}", "<|im_end|>"),
+            (
+                "{{ messages[0].content | tojson(ensure_ascii=true) }}",
+                "<|im_end|>",
+            ),
+            (
+                "{% for c in messages[0].content %}{{ c }}{% endfor %}",
+                "<|im_end|>",
+            ),
         ] {
             let segments = render(source, user(content)).unwrap();
             assert!(controls(&segments).is_empty(), "{source}: {segments:?}");
@@ -362,21 +424,31 @@ mod tests {
         let template = ChatTemplate::new(source, &["<|user|>"]).unwrap();
         let segments = template.render(&input(user("user <|user|>"))).unwrap();
         let wanted = [("<|user|>", true), ("user <|user|>", false)];
-        let wanted = wanted.map(|(text, parse_special)| Segment { text: text.into(), parse_special });
+        let wanted = wanted.map(|(text, parse_special)| Segment {
+            text: text.into(),
+            parse_special,
+        });
         assert_eq!(segments, wanted);
     }
 
     #[test]
     fn tools_and_variables_are_guarded_too() {
-        let template =
-            ChatTemplate::new("{{ tools | tojson }}{{ x }}</s>", &CONTROLS).unwrap();
+        let template = ChatTemplate::new("{{ tools | tojson }}{{ x }}</s>", &CONTROLS).unwrap();
         let mut input = input(user(""));
-        input.tools = Value::from(vec![context! { name => "<s>", args => context! { a => "</s>" } }]);
+        input.tools = Value::from(vec![
+            context! { name => "<s>", args => context! { a => "</s>" } },
+        ]);
         input.extra = vec![("x".into(), Value::from("<s>"))];
         let segments = template.render(&input).unwrap();
         assert_eq!(controls(&segments), ["</s>"]);
         let text = "[{\"name\": \"<s>\", \"args\": {\"a\": \"</s>\"}}]<s>";
-        assert_eq!(segments[0], Segment { text: text.into(), parse_special: false });
+        assert_eq!(
+            segments[0],
+            Segment {
+                text: text.into(),
+                parse_special: false
+            }
+        );
         input.extra = vec![("bos_token".into(), Value::from("<s>"))];
         assert!(template.render(&input).is_err());
     }
@@ -392,20 +464,31 @@ mod tests {
     #[test]
     fn random_attacks() {
         fn property(pieces: Vec<Vec<u8>>, trims: bool) -> bool {
-            const PARTS: [&str; 12] =
-                ["<", "|", "im_", "end", "start", "|>", ">", "s", "/", " ", "\n", "\u{fdd0}"];
+            const PARTS: [&str; 12] = [
+                "<", "|", "im_", "end", "start", "|>", ">", "s", "/", " ", "\n", "\u{fdd0}",
+            ];
             let part = |byte: &u8| PARTS[*byte as usize % PARTS.len()];
-            let pieces: Vec<String> =
-                pieces.iter().map(|piece| piece.iter().map(part).collect()).collect();
-            let messages: Vec<_> = pieces.iter().map(|piece| ("user", piece.as_str())).collect();
+            let pieces: Vec<String> = pieces
+                .iter()
+                .map(|piece| piece.iter().map(part).collect())
+                .collect();
+            let messages: Vec<_> = pieces
+                .iter()
+                .map(|piece| ("user", piece.as_str()))
+                .collect();
             let source = match trims {
                 true => "{% for m in messages %}{{ m.content | trim }}{% endfor %}",
                 false => "{% for m in messages %}{{ m.content }}{% endfor %}",
             };
             let segments = render(source, chat(&messages)).unwrap();
-            let text: String = segments.iter().map(|segment| segment.text.as_str()).collect();
-            let wanted: String =
-                pieces.iter().map(|p| if trims { p.trim() } else { p.as_str() }).collect();
+            let text: String = segments
+                .iter()
+                .map(|segment| segment.text.as_str())
+                .collect();
+            let wanted: String = pieces
+                .iter()
+                .map(|p| if trims { p.trim() } else { p.as_str() })
+                .collect();
             controls(&segments).is_empty() && text == wanted
         }
         quickcheck::QuickCheck::new()
@@ -416,17 +499,38 @@ mod tests {
     #[test]
     fn values_print_as_in_python() {
         let cases = [
-            ("{{ none }} {{ true }} {{ 1e20 }} {{ 1.0 }} {{ nothing }}", "None True 1e+20 1.0 "),
-            ("{{ ['a', none, {'b': false}] }}", "['a', None, {'b': False}]"),
-            ("{{ {'a': [1, 2.5], 'b': {}} | tojson }}", "{\"a\": [1, 2.5], \"b\": {}}"),
-            ("{{ [1, [], {}] | tojson(indent=2) }}", "[\n  1,\n  [],\n  {}\n]"),
-            ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }}", "{\"a\": 2, \"b\": 1}"),
+            (
+                "{{ none }} {{ true }} {{ 1e20 }} {{ 1.0 }} {{ nothing }}",
+                "None True 1e+20 1.0 ",
+            ),
+            (
+                "{{ ['a', none, {'b': false}] }}",
+                "['a', None, {'b': False}]",
+            ),
+            (
+                "{{ {'a': [1, 2.5], 'b': {}} | tojson }}",
+                "{\"a\": [1, 2.5], \"b\": {}}",
+            ),
+            (
+                "{{ [1, [], {}] | tojson(indent=2) }}",
+                "[\n  1,\n  [],\n  {}\n]",
+            ),
+            (
+                "{{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }}",
+                "{\"a\": 2, \"b\": 1}",
+            ),
             ("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]"),
             ("{{ 'é<\"\\n' | tojson }}", "\"é<\\\"\\n\""),
-            ("{{ 'é😀' | tojson(ensure_ascii=true) }}", "\"\\u00e9\\ud83d\\ude00\""),
+            (
+                "{{ 'é😀' | tojson(ensure_ascii=true) }}",
+                "\"\\u00e9\\ud83d\\ude00\"",
+            ),
             ("{{ none is iterable }} {{ 'a' is iterable }}", "False True"),
             ("{{ strftime_now('%d %b %Y') }}", "01 Jan 1970"),
-            ("a\n  {%- generation -%}\n b \n{%- endgeneration %}\nc", "abc"),
+            (
+                "a\n  {%- generation -%}\n b \n{%- endgeneration %}\nc",
+                "abc",
+            ),
             ("{{ (none | string) + '!' }}", "None!"),
         ];
         for (source, wanted) in cases {
@@ -437,7 +541,10 @@ mod tests {
     #[test]
     fn the_template_can_refuse() {
         let error = render("{{ raise_exception('roles must alternate') }}", user("")).unwrap_err();
-        assert_eq!(error.to_string(), "chat template: roles must alternate (line 1)");
+        assert_eq!(
+            error.to_string(),
+            "chat template: roles must alternate (line 1)"
+        );
         let error = ChatTemplate::new("\n{% if %}", &CONTROLS).unwrap_err();
         assert!(error.to_string().starts_with("chat template: "), "{error}");
         assert!(error.to_string().ends_with("(line 2)"), "{error}");
@@ -478,10 +585,15 @@ mod tests {
             let result = ChatTemplate::new(source, &CONTROLS)
                 .map_err(|error| error.to_string())
                 .and_then(|template| {
-                    template.render(&input(user("hi"))).map_err(|error| error.to_string())
+                    template
+                        .render(&input(user("hi")))
+                        .map_err(|error| error.to_string())
                 });
             let error = result.expect_err(&shown);
-            assert!(error.starts_with("chat template: ") && error.len() < 4000, "{shown}: {error}");
+            assert!(
+                error.starts_with("chat template: ") && error.len() < 4000,
+                "{shown}: {error}"
+            );
         }
     }
 
