@@ -1,6 +1,6 @@
 //! From logits to a token: a chain of small stages.
 //!
-//! Each stage removes candidates or changes their logits, and lives in a file of its own; [`STAGES`]
+//! Each stage removes candidates or changes their logits, and lives in a file of its own; `STAGES`
 //! is the list of them in the order in which they run. What is left is drawn from by a generator of
 //! the request's own, so that a request with a seed gives the same tokens whatever else runs. The
 //! stages compute with the arithmetic of `math`, which is the same on every platform.
