@@ -5,8 +5,10 @@
     scripts/compare_templates.py FOLDER_OF_JINJA_FILES
 
 FOLDER is llama.cpp's models/templates, or any other. Every template renders every conversation
-below with both; each render falls in one of the classes that the table at the end counts. The exit
-status is 1 if anything but the known differences is found.
+below with both; each render falls in one of the classes that the table at the end counts. Then each
+renders a chat whose strings hold the text of every control token, in several disguises: it must
+have the same control tokens as the same chat without. The exit status is 1 if anything but the
+known differences is found.
 
 With --transformers, the environment is taken from the installed transformers instead of from here.
 """
@@ -103,6 +105,40 @@ def conversations():
     ]
 
 
+def special_tokens(source):
+    """The control tokens of the run: those that the template names."""
+    found = re.findall(r"<[|｜][\w▁]+[|｜]>|\[/?[A-Z_]+\]|<\w+_of_\w+>", source)
+    return sorted({"<s>", "</s>", *found}, key=len, reverse=True)
+
+
+def attacks(special):
+    """Texts that would be control tokens, or become some when trimmed or put together."""
+    yield "".join(special)
+    yield "\n".join(f" {token}\n" for token in special)
+    yield "".join(token[: len(token) // 2] + token + token[len(token) // 2 :] for token in special)
+    for token in special:
+        yield token[:1]
+        yield f"{token[:-1]} "
+        yield f"\ufdd0{token}"
+
+
+def attacked(text, parts):
+    half = len(text) // 2
+    pieces = [text[:half], text[half:]] if parts else [text]
+    said = [{"type": "text", "text": piece} for piece in pieces] if parts else text
+    return [
+        {"role": "user", "content": said},
+        assistant("", tool_calls=[call({"city": text})]),
+        answer(text),
+        user(text),
+    ]
+
+
+def controls(segments, special):
+    pattern = re.compile("|".join(map(re.escape, special)))
+    return [token for text, parse in segments if parse for token in pattern.findall(text)]
+
+
 def environment():
     """The Jinja2 environment of transformers' apply_chat_template."""
 
@@ -163,10 +199,8 @@ def main():
                 "messages": messages, "tools": tools, "add_generation_prompt": prompt,
                 "bos_token": "<s>", "eos_token": "</s>",
             }
-            # The special tokens of the run are those that occur in the template itself: with them
-            # the guard of message text is at work too.
-            special = sorted({"<s>", "</s>", *re.findall(r"<\|\w+\|>|\[/?[A-Z_]+\]", source)})
-            jobs.append({"source": source, "extra": extra, "now": NOW, "special_tokens": special, **context})
+            jobs.append({"source": source, "extra": extra, "now": NOW,
+                         "special_tokens": special_tokens(source), **context})
             names.append((file.name, name))
             try:
                 if isinstance(template, Exception):
@@ -175,6 +209,18 @@ def main():
                 wanted.append((text, None))
             except Exception as error:  # whatever Python raises is Python's answer
                 wanted.append((None, f"{type(error).__name__}: {error}"))
+    n_compared = len(jobs)
+    for file in files:
+        source = file.read_text()
+        special = special_tokens(source)
+        for text in ["plain", *attacks(special)]:
+            for parts in [False, True]:
+                jobs.append({
+                    "source": source, "extra": {}, "now": NOW, "special_tokens": special,
+                    "messages": attacked(text, parts), "tools": TOOLS, "add_generation_prompt": True,
+                    "bos_token": "<s>", "eos_token": "</s>",
+                })
+                names.append((file.name, text, parts))
     command = ["cargo", "run", "-q", "-p", "minerva-engine", "--example", "render_template"]
     run = subprocess.run(
         command, input="".join(json.dumps(job) + "\n" for job in jobs),
@@ -185,6 +231,9 @@ def main():
     counts = dict.fromkeys(
         ["identical", "known to differ", "DIFFERENT", "ONLY WE FAIL", "only Jinja2 fails", "both fail"], 0
     )
+    for answered in found:
+        if "segments" in answered:
+            answered["text"] = "".join(text for text, _ in answered["segments"])
     for (file, name), (text, error), ours in zip(names, wanted, found):
         if text is not None and "text" in ours:
             if text == ours["text"]:
@@ -202,10 +251,24 @@ def main():
             print(f"  Jinja2: {text!r}\n  ours:   {ours['text']!r}")
         if arguments.show and kind == "only Jinja2 fails":
             print(f"  {file}, {name}: {error}")
-    print(f"{len(files)} templates, {len(jobs)} renders")
+    n_attacks = n_fooled = 0
+    plain = {}
+    for (file, text, parts), job, ours in zip(names[n_compared:], jobs[n_compared:], found[n_compared:]):
+        if "segments" not in ours:
+            continue
+        tokens = controls(ours["segments"], job["special_tokens"])
+        if text == "plain":
+            plain[file, parts] = tokens
+        elif (file, parts) in plain:
+            n_attacks += 1
+            if tokens != plain[file, parts]:
+                n_fooled += 1
+                print(f"FOOLED: {file}, {text!r}, parts {parts}\n  {plain[file, parts]}\n  {tokens}")
+    print(f"{len(files)} templates, {n_compared} renders")
     for kind, count in counts.items():
         print(f"{count:6} {kind}")
-    sys.exit(1 if counts["DIFFERENT"] or counts["ONLY WE FAIL"] else 0)
+    print(f"{n_attacks} attacks, {n_fooled} of them with other control tokens")
+    sys.exit(1 if n_fooled or counts["DIFFERENT"] or counts["ONLY WE FAIL"] else 0)
 
 
 if __name__ == "__main__":

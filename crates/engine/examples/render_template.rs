@@ -1,17 +1,18 @@
 //! Renders chat templates for `scripts/compare_templates.py`: one JSON object a line in, one out.
 //!
 //! In: `{"source", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token",
-//! "extra", "special_tokens", "now"}`, the last in seconds since 1970. Out: `{"text"}`, `{"error"}`.
+//! "extra", "special_tokens", "now"}`, the last in seconds since 1970. Out:
+//! `{"segments": [[text, parse_special], ...]}` or `{"error"}`.
 
 use std::io::BufRead;
 use std::time::{Duration, SystemTime};
 
-use minerva_engine::chat::template::{ChatInput, ChatTemplate};
+use minerva_engine::chat::template::{ChatInput, ChatTemplate, Segment};
 use minijinja::Value;
 use minijinja::value::Serde;
 use serde_json::{Value as Json, json};
 
-fn render(job: &Json) -> Result<String, String> {
+fn render(job: &Json) -> Result<Json, String> {
     let text = |key: &str| job[key].as_str().unwrap_or_default();
     let specials: Vec<&str> = job["special_tokens"]
         .as_array()
@@ -34,7 +35,8 @@ fn render(job: &Json) -> Result<String, String> {
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(job["now"].as_u64().unwrap_or(0)),
     };
     let segments = template.render(&input).map_err(|error| error.to_string())?;
-    Ok(segments.into_iter().map(|segment| segment.text).collect())
+    let pair = |segment: Segment| json!([segment.text, segment.parse_special]);
+    Ok(segments.into_iter().map(pair).collect())
 }
 
 fn main() -> std::io::Result<()> {
@@ -44,7 +46,7 @@ fn main() -> std::io::Result<()> {
             Err(error) => Err(format!("input: {error}")),
         };
         let answer = match result {
-            Ok(text) => json!({ "text": text }),
+            Ok(segments) => json!({ "segments": segments }),
             Err(error) => json!({ "error": error }),
         };
         println!("{answer}");

@@ -1,10 +1,14 @@
 //! Renders the chat template of a model file, a Jinja2 template, as transformers would.
 //!
-//! A template is code from a stranger: its size, its work, the memory it may take, its recursion
-//! and its output are limited, and it sees nothing but what it is given. Every byte a template
-//! creates is paid for from the same budget as its instructions, so the budget bounds its memory
-//! too. What the messages contain is kept apart from what the template writes; the module `guard`
-//! says how.
+//! A template is code from a stranger: its size, its work, its recursion and its output are
+//! limited, and it sees nothing but what it is given. What a template creates is paid for from the
+//! same budget as its instructions. What the messages contain is kept apart from what the template
+//! writes; the module `guard` says how.
+//!
+//! Known limits of the engine underneath, minijinja 3.1, that a hostile template can still reach:
+//! turning a list into text with `~` or `join` is paid for only once the text exists, so a list
+//! that holds itself twice, some tens of levels deep, takes all time and memory there; and a list
+//! nested some ten thousand levels deep overflows the stack when it is dropped.
 
 use std::io;
 use std::time::SystemTime;

@@ -1,6 +1,6 @@
 //! From logits to a token: a chain of small stages.
 //!
-//! Each stage removes candidates or changes their logits, and lives in a file of its own; [`STAGES`]
+//! Each stage removes candidates or changes their logits, and lives in a file of its own; `STAGES`
 //! is the list of them in the order in which they run. What is left is drawn from by a generator of
 //! the request's own, so that a request with a seed gives the same tokens whatever else runs. The
 //! stages compute with the arithmetic of `math`, which is the same on every platform.
@@ -63,7 +63,20 @@ const fn stage(
 /// the others see few candidates; temperature last, so that filters judge what the model said and
 /// not what the temperature made of it. Mirostat replaces all filters: with it only the bias, the
 /// temperature and its own stage run.
-const STAGES: &[Stage] = &[];
+const STAGES: &[Stage] = &[
+    stage("logit_bias", logit_bias::is_active, logit_bias::apply),
+    stage("penalties", penalties::is_active, penalties::apply),
+    stage("dry", dry::is_active, dry::apply),
+    stage("top_n_sigma", top_n_sigma::is_active, top_n_sigma::apply),
+    stage("top_k", top_k::is_active, top_k::apply),
+    stage("typical", typical::is_active, typical::apply),
+    stage("top_p", top_p::is_active, top_p::apply),
+    stage("min_p", min_p::is_active, min_p::apply),
+    stage("xtc", xtc::is_active, xtc::apply),
+    stage("temperature", temperature::is_active, temperature::apply),
+    stage("mirostat_1", mirostat::is_active_1, mirostat::apply_1),
+    stage("mirostat_2", mirostat::is_active_2, mirostat::apply_2),
+];
 
 /// What the stages remember from token to token.
 #[derive(Debug, Clone)]
@@ -144,20 +157,20 @@ impl Sampler {
         assert_eq!(logits.len(), self.state.n_vocab, "one logit for each token");
         let candidates = &mut self.candidates;
         candidates.load(logits);
-        for stage in STAGES
+        let active = STAGES
             .iter()
-            .filter(|stage| (stage.is_active)(&self.params))
-        {
+            .filter(|stage| (stage.is_active)(&self.params));
+        for stage in active {
+            // Every token is masked: by the logits, or by the caller's bias.
+            if candidates.items.is_empty() {
+                return None;
+            }
             (stage.apply)(candidates, &self.params, &mut self.state);
             debug_assert!(
                 candidates.items.iter().all(|item| item.logit.is_finite()),
                 "{}: every logit stays finite",
                 stage.name
             );
-            // Only the caller's bias can mask what is left.
-            if candidates.items.is_empty() {
-                return None;
-            }
         }
         let drawn = candidates.draw(&mut self.state.rng)?;
         mirostat::observe(&self.params, &mut self.state, drawn.p);
