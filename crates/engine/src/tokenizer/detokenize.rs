@@ -21,12 +21,22 @@ impl<T: Deref<Target = Tokenizer>> Detokenizer<T> {
     /// Begins a text. If the vocabulary puts a space before a text, that space is left out.
     pub fn new(tokenizer: T, skip_special: bool) -> Detokenizer<T> {
         let strips_space = tokenizer.add_space_prefix;
-        Detokenizer { tokenizer, skip_special, strips_space, pending: Vec::new() }
+        Detokenizer {
+            tokenizer,
+            skip_special,
+            strips_space,
+            pending: Vec::new(),
+        }
     }
 
     /// Goes on after other text, such as a prompt: a space at the start is part of the text.
     pub fn continuing(tokenizer: T, skip_special: bool) -> Detokenizer<T> {
-        Detokenizer { tokenizer, skip_special, strips_space: false, pending: Vec::new() }
+        Detokenizer {
+            tokenizer,
+            skip_special,
+            strips_space: false,
+            pending: Vec::new(),
+        }
     }
 
     /// The text that `token` completes; empty while a character is incomplete.

@@ -31,12 +31,21 @@ pub(super) struct Symbol {
     next: u32,
 }
 
+/// A pair that may be merged; the least goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    rank: u32,
+    left: u32,
+    /// The symbols it was pushed for, to see whether they are still there.
+    pair: (u32, u32),
+    id: u32,
+}
+
 /// Buffers that are used again for every word.
 #[derive(Debug, Default)]
 pub(super) struct Merger {
     symbols: Vec<Symbol>,
-    /// Rank and position, then the pair it was pushed for.
-    heap: BinaryHeap<Reverse<(u32, u32, u32, u32, u32)>>,
+    heap: BinaryHeap<Reverse<Candidate>>,
 }
 
 impl Merger {
@@ -50,7 +59,13 @@ impl Merger {
     pub(super) fn push(&mut self, id: u32, len: u32) {
         let idx = self.symbols.len() as u32;
         let start = self.symbols.last().map_or(0, |last| last.start + last.len);
-        self.symbols.push(Symbol { id, start, len, prev: idx.wrapping_sub(1), next: idx + 1 });
+        self.symbols.push(Symbol {
+            id,
+            start,
+            len,
+            prev: idx.wrapping_sub(1),
+            next: idx + 1,
+        });
     }
 
     /// Merges the symbols as far as `merges` says and returns what is left, in order.
@@ -61,9 +76,20 @@ impl Merger {
         for right in 1..self.symbols.len() as u32 {
             self.push_candidate(merges, right - 1, right);
         }
-        while let Some(Reverse((_, left, left_id, right_id, merged_id))) = self.heap.pop() {
-            let Symbol { id, next: right, prev, .. } = self.symbols[left as usize];
-            if id != left_id || right == NONE || self.symbols[right as usize].id != right_id {
+        while let Some(Reverse(Candidate {
+            left,
+            pair,
+            id: merged_id,
+            ..
+        })) = self.heap.pop()
+        {
+            let Symbol {
+                id,
+                next: right,
+                prev,
+                ..
+            } = self.symbols[left as usize];
+            if id != pair.0 || right == NONE || self.symbols[right as usize].id != pair.1 {
                 continue;
             }
             let Symbol { len, next, .. } = self.symbols[right as usize];
@@ -89,9 +115,18 @@ impl Merger {
     }
 
     fn push_candidate(&mut self, merges: &Merges, left: u32, right: u32) {
-        let pair = (self.symbols[left as usize].id, self.symbols[right as usize].id);
+        let pair = (
+            self.symbols[left as usize].id,
+            self.symbols[right as usize].id,
+        );
         if let Some(merge) = merges.get(&pair) {
-            self.heap.push(Reverse((merge.rank, left, pair.0, pair.1, merge.id)));
+            let Merge { rank, id } = *merge;
+            self.heap.push(Reverse(Candidate {
+                rank,
+                left,
+                pair,
+                id,
+            }));
         }
     }
 }
@@ -105,7 +140,13 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(rank, &(l, r, id))| {
-                ((u32::from(l), u32::from(r)), Merge { rank: rank as u32, id })
+                (
+                    (u32::from(l), u32::from(r)),
+                    Merge {
+                        rank: rank as u32,
+                        id,
+                    },
+                )
             })
             .collect();
         let mut merger = Merger::default();
@@ -126,6 +167,9 @@ mod tests {
     #[test]
     fn a_long_word_of_one_character_takes_near_linear_time() {
         let n = 200_000;
-        assert_eq!(merged(&"a".repeat(n), &[(b'a', b'a', 1), (1, 1, 2)]).len(), n / 4);
+        assert_eq!(
+            merged(&"a".repeat(n), &[(b'a', b'a', 1), (1, 1, 2)]).len(),
+            n / 4
+        );
     }
 }

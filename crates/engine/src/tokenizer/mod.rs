@@ -15,8 +15,9 @@
 //!
 //! Ordinary text never becomes a control token, byte token or the unknown token by way of merging:
 //! these come from special tokens that are parsed, from byte fallback, and from what the vocabulary
-//! cannot express. That a byte-level vocabulary lacks a byte altogether is no error; such a byte
-//! becomes the unknown token, or nothing if there is none.
+//! cannot express: what has no byte tokens becomes the unknown token. Byte-level vocabularies do not
+//! use theirs (it often is a token that ends the text); a byte that they lack is left out, which
+//! happens with control characters and with bytes that are never part of UTF-8.
 
 mod detokenize;
 mod merge;
@@ -104,9 +105,10 @@ impl Tokenizer {
                 row.is_some_and(|row| row.add_bos) && vocab.special.bos.is_some()
             }
         });
-        for (flag, id, name) in
-            [(add_bos, vocab.special.bos, "BOS"), (vocab.add_eos, vocab.special.eos, "EOS")]
-        {
+        for (flag, id, name) in [
+            (add_bos, vocab.special.bos, "BOS"),
+            (vocab.add_eos, vocab.special.eos, "EOS"),
+        ] {
             if flag && id.is_none() {
                 return Err(LoadError::Tokenizer(format!(
                     "texts are to have a {name} token, but the vocabulary names none"
@@ -136,7 +138,10 @@ impl Tokenizer {
 
     /// The tokens of a text.
     pub fn encode(&self, text: impl AsRef<[u8]>, options: EncodeOptions) -> Vec<u32> {
-        let segment = Segment { text: text.as_ref(), parse_special: options.parse_special };
+        let segment = Segment {
+            text: text.as_ref(),
+            parse_special: options.parse_special,
+        };
         self.encode_segments(&[segment], options.add_special)
     }
 
@@ -146,26 +151,33 @@ impl Tokenizer {
         texts: &[impl AsRef<[u8]> + Sync],
         options: EncodeOptions,
     ) -> Vec<Vec<u32>> {
-        let n_threads =
-            std::thread::available_parallelism().map_or(1, |n| n.get()).min(texts.len());
+        let n_threads = std::thread::available_parallelism()
+            .map_or(1, |n| n.get())
+            .min(texts.len());
         if n_threads <= 1 {
-            return texts.iter().map(|text| self.encode(text, options)).collect();
+            return texts
+                .iter()
+                .map(|text| self.encode(text, options))
+                .collect();
         }
         let next = AtomicUsize::new(0);
         let work = || {
             let mut done = Vec::new();
-            while let Some(text) = texts.get(next.load(Ordering::Relaxed)) {
+            loop {
                 let text_idx = next.fetch_add(1, Ordering::Relaxed);
-                let Some(text) = texts.get(text_idx).or(None) else { break };
+                let Some(text) = texts.get(text_idx) else {
+                    return done;
+                };
                 done.push((text_idx, self.encode(text, options)));
             }
-            done
         };
         let mut all = vec![Vec::new(); texts.len()];
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(work)).collect();
             for thread in threads {
-                let done = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let done = thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 for (text_idx, tokens) in done {
                     all[text_idx] = tokens;
                 }
@@ -182,7 +194,13 @@ impl Tokenizer {
     pub fn encode_segments(&self, segments: &[Segment<'_>], add_special: bool) -> Vec<u32> {
         let text: Cow<'_, [u8]> = match segments {
             [segment] => Cow::Borrowed(segment.text),
-            _ => Cow::Owned(segments.iter().flat_map(|segment| segment.text).copied().collect()),
+            _ => Cow::Owned(
+                segments
+                    .iter()
+                    .flat_map(|segment| segment.text)
+                    .copied()
+                    .collect(),
+            ),
         };
         let mut parsed: Vec<Range<usize>> = Vec::new();
         let mut end = 0;
@@ -202,7 +220,11 @@ impl Tokenizer {
         }
         let mut merger = Merger::default();
         let mut fragment = |mut text: &[u8], strips: bool, output: &mut Vec<u32>| {
-            while strips && text.first().is_some_and(|&b| b.is_ascii_whitespace() || b == 0x0b) {
+            while strips
+                && text
+                    .first()
+                    .is_some_and(|&b| b.is_ascii_whitespace() || b == 0x0b)
+            {
                 text = &text[1..];
             }
             if !text.is_empty() {
@@ -247,9 +269,12 @@ impl Tokenizer {
                 let escaped = escape_spaces(text, self.add_space_prefix);
                 match splitter {
                     Some(splitter) => splitter.split(&escaped, |line| {
-                        self.tables.cut_at_spaces(line, |word| encode_word(word, output));
+                        self.tables
+                            .cut_at_spaces(line, |word| encode_word(word, output));
                     }),
-                    None => self.tables.cut_at_spaces(&escaped, |word| encode_word(word, output)),
+                    None => self
+                        .tables
+                        .cut_at_spaces(&escaped, |word| encode_word(word, output)),
                 }
             }
         }
@@ -300,7 +325,10 @@ impl Tokenizer {
 
     /// Whether a token is no text: a control token or the unknown token.
     pub fn is_control(&self, id: u32) -> bool {
-        matches!(self.token_type(id), Some(TokenType::Control | TokenType::Unknown))
+        matches!(
+            self.token_type(id),
+            Some(TokenType::Control | TokenType::Unknown)
+        )
     }
 
     /// Whether a token ends a generation.
@@ -354,13 +382,20 @@ fn check(vocab: &mut Vocab) -> Result<(), LoadError> {
     }
     // Bounds the work per byte of the file when pairs are derived from tokens.
     const MAX_TOKEN_BYTES: usize = 1024;
-    if let Some(id) = vocab.tokens.iter().position(|token| token.len() > MAX_TOKEN_BYTES) {
-        let len = vocab.tokens[id].len();
-        return error(format!("token {id} has {len} bytes, at most {MAX_TOKEN_BYTES} are allowed"));
-    }
-    for (len, name) in
-        [(vocab.scores.len(), "scores"), (vocab.token_types.len(), "token types")]
+    if let Some(id) = vocab
+        .tokens
+        .iter()
+        .position(|token| token.len() > MAX_TOKEN_BYTES)
     {
+        let len = vocab.tokens[id].len();
+        return error(format!(
+            "token {id} has {len} bytes, at most {MAX_TOKEN_BYTES} are allowed"
+        ));
+    }
+    for (len, name) in [
+        (vocab.scores.len(), "scores"),
+        (vocab.token_types.len(), "token types"),
+    ] {
         if len != 0 && len != n_tokens {
             return error(format!("{len} {name} for {n_tokens} tokens"));
         }
@@ -386,7 +421,9 @@ fn check(vocab: &mut Vocab) -> Result<(), LoadError> {
         (special.fim_sep, "fim_sep"),
     ] {
         if let Some(id) = id.filter(|&id| id as usize >= n_tokens) {
-            return error(format!("{name} token id: {id}, but there are {n_tokens} tokens"));
+            return error(format!(
+                "{name} token id: {id}, but there are {n_tokens} tokens"
+            ));
         }
     }
     vocab.token_types.resize(n_tokens, TokenType::Normal);

@@ -46,7 +46,10 @@ enum Node {
     /// Between `min` and `max` characters of the set, as many as possible.
     Set { bit: u32, min: usize, max: usize },
     /// The first of the alternatives that matches.
-    Group { alternatives: Vec<Vec<Node>>, is_optional: bool },
+    Group {
+        alternatives: Vec<Vec<Node>>,
+        is_optional: bool,
+    },
     /// `(?!\S)`: the end of the text, or a character of the set (white space).
     BeforeSpaceOrEnd { space_bit: u32 },
     /// `$`: the end of the text.
@@ -67,15 +70,26 @@ impl Splitter {
             let alternatives = alternatives(&hir, &mut sets)?;
             let leading_run = match alternatives.as_slice() {
                 [nodes] => match nodes.first() {
-                    Some(&Node::Set { bit, max: usize::MAX, .. }) => Some(bit),
+                    Some(&Node::Set {
+                        bit,
+                        max: usize::MAX,
+                        ..
+                    }) => Some(bit),
                     _ => None,
                 },
                 _ => None,
             };
-            stages.push(Stage { alternatives, leading_run });
+            stages.push(Stage {
+                alternatives,
+                leading_run,
+            });
         }
         let (pages, entries) = sets.into_table()?;
-        Ok(Splitter { stages, pages, entries })
+        Ok(Splitter {
+            stages,
+            pages,
+            entries,
+        })
     }
 
     /// Calls `piece` with each piece of `text` in order; together they are the whole text.
@@ -100,7 +114,10 @@ impl Splitter {
         let mut unmatched_from = 0;
         let mut pos = 0;
         while pos < chars.len() {
-            let end = stage.alternatives.iter().find_map(|nodes| match_sequence(nodes, chars, pos));
+            let end = stage
+                .alternatives
+                .iter()
+                .find_map(|nodes| match_sequence(nodes, chars, pos));
             match end {
                 Some(end) if end > pos => {
                     self.split_stage(stage_idx + 1, &chars[unmatched_from..pos], out);
@@ -109,7 +126,9 @@ impl Splitter {
                     unmatched_from = end;
                 }
                 _ => {
-                    let run = stage.leading_run.map_or(0, |bit| run_len(bit, &chars[pos..]));
+                    let run = stage
+                        .leading_run
+                        .map_or(0, |bit| run_len(bit, &chars[pos..]));
                     pos += run.max(1);
                 }
             }
@@ -140,12 +159,17 @@ fn len_bytes(info: CharInfo) -> usize {
 }
 
 fn run_len(bit: u32, chars: &[CharInfo]) -> usize {
-    chars.iter().position(|info| info & bit == 0).unwrap_or(chars.len())
+    chars
+        .iter()
+        .position(|info| info & bit == 0)
+        .unwrap_or(chars.len())
 }
 
 /// Where a match of `nodes` that begins at `pos` ends.
 fn match_sequence(nodes: &[Node], chars: &[CharInfo], pos: usize) -> Option<usize> {
-    let Some((node, rest)) = nodes.split_first() else { return Some(pos) };
+    let Some((node, rest)) = nodes.split_first() else {
+        return Some(pos);
+    };
     match node {
         &Node::Set { bit, min, max } => {
             let limit = max.min(chars.len() - pos);
@@ -153,16 +177,27 @@ fn match_sequence(nodes: &[Node], chars: &[CharInfo], pos: usize) -> Option<usiz
             if rest.is_empty() {
                 return (longest >= min).then_some(pos + longest);
             }
-            (min..=longest).rev().find_map(|len| match_sequence(rest, chars, pos + len))
+            (min..=longest)
+                .rev()
+                .find_map(|len| match_sequence(rest, chars, pos + len))
         }
-        Node::Group { alternatives, is_optional } => {
-            let end = alternatives.iter().find_map(|nodes| match_sequence(nodes, chars, pos));
+        Node::Group {
+            alternatives,
+            is_optional,
+        } => {
+            let end = alternatives
+                .iter()
+                .find_map(|nodes| match_sequence(nodes, chars, pos));
             let end = if *is_optional { end.or(Some(pos)) } else { end };
             match_sequence(rest, chars, end?)
         }
         &Node::BeforeSpaceOrEnd { space_bit } => {
             let matches = chars.get(pos).is_none_or(|info| info & space_bit != 0);
-            if matches { match_sequence(rest, chars, pos) } else { None }
+            if matches {
+                match_sequence(rest, chars, pos)
+            } else {
+                None
+            }
         }
         Node::End => {
             if pos == chars.len() {
@@ -180,17 +215,24 @@ struct Sets(Vec<ClassUnicode>);
 
 impl Sets {
     fn bit(&mut self, class: &ClassUnicode) -> u32 {
-        let idx = self.0.iter().position(|known| known == class).unwrap_or_else(|| {
-            self.0.push(class.clone());
-            self.0.len() - 1
-        });
+        let idx = self
+            .0
+            .iter()
+            .position(|known| known == class)
+            .unwrap_or_else(|| {
+                self.0.push(class.clone());
+                self.0.len() - 1
+            });
         // Too many sets are refused in `into_table`.
         1u32.checked_shl(idx as u32).unwrap_or(0)
     }
 
     fn into_table(self) -> Result<(Vec<u32>, Vec<CharInfo>), String> {
         if self.0.len() > MAX_SETS {
-            return Err(format!("{} character sets, at most {MAX_SETS} fit", self.0.len()));
+            return Err(format!(
+                "{} character sets, at most {MAX_SETS} fit",
+                self.0.len()
+            ));
         }
         let mut table = vec![0 as CharInfo; N_PAGES * PAGE_LEN];
         for (idx, class) in self.0.iter().enumerate() {
@@ -234,17 +276,29 @@ fn append(hir: &Hir, sets: &mut Sets, nodes: &mut Vec<Node>) -> Result<(), Strin
         HirKind::Literal(literal) => {
             let text = std::str::from_utf8(&literal.0).map_err(|_| "a literal of bytes")?;
             for char in text.chars() {
-                nodes.push(Node::Set { bit: sets.bit(&single(char)), min: 1, max: 1 });
+                nodes.push(Node::Set {
+                    bit: sets.bit(&single(char)),
+                    min: 1,
+                    max: 1,
+                });
             }
         }
         HirKind::Class(class) => {
-            nodes.push(Node::Set { bit: sets.bit(&unicode(class)?), min: 1, max: 1 });
+            nodes.push(Node::Set {
+                bit: sets.bit(&unicode(class)?),
+                min: 1,
+                max: 1,
+            });
         }
         HirKind::Look(Look::End) => nodes.push(Node::End),
         HirKind::Look(Look::WordEndHalfUnicode) => {
             let space = regex_syntax::parse(r"\s").map_err(|error| error.to_string())?;
-            let HirKind::Class(class) = space.kind() else { return Err("no white space".into()) };
-            nodes.push(Node::BeforeSpaceOrEnd { space_bit: sets.bit(&unicode(class)?) });
+            let HirKind::Class(class) = space.kind() else {
+                return Err("no white space".into());
+            };
+            nodes.push(Node::BeforeSpaceOrEnd {
+                space_bit: sets.bit(&unicode(class)?),
+            });
         }
         HirKind::Look(look) => return Err(format!("assertion {look:?}")),
         HirKind::Repetition(repetition) if repetition.greedy => {
@@ -252,7 +306,11 @@ fn append(hir: &Hir, sets: &mut Sets, nodes: &mut Vec<Node>) -> Result<(), Strin
             let max = repetition.max.map_or(usize::MAX, |max| max as usize);
             match repetition.sub.kind() {
                 HirKind::Class(class) => {
-                    nodes.push(Node::Set { bit: sets.bit(&unicode(class)?), min, max });
+                    nodes.push(Node::Set {
+                        bit: sets.bit(&unicode(class)?),
+                        min,
+                        max,
+                    });
                 }
                 HirKind::Literal(literal) => {
                     let text = std::str::from_utf8(&literal.0).map_err(|_| "a literal of bytes")?;
@@ -260,7 +318,11 @@ fn append(hir: &Hir, sets: &mut Sets, nodes: &mut Vec<Node>) -> Result<(), Strin
                     let (Some(char), None) = (chars.next(), chars.next()) else {
                         return Err("a repeated string".into());
                     };
-                    nodes.push(Node::Set { bit: sets.bit(&single(char)), min, max });
+                    nodes.push(Node::Set {
+                        bit: sets.bit(&single(char)),
+                        min,
+                        max,
+                    });
                 }
                 _ if (min, max) == (0, 1) => nodes.push(Node::Group {
                     alternatives: alternatives(inner(&repetition.sub), sets)?,
@@ -276,8 +338,10 @@ fn append(hir: &Hir, sets: &mut Sets, nodes: &mut Vec<Node>) -> Result<(), Strin
                 append(sub, sets, nodes)?;
             }
         }
-        HirKind::Alternation(_) => nodes
-            .push(Node::Group { alternatives: alternatives(hir, sets)?, is_optional: false }),
+        HirKind::Alternation(_) => nodes.push(Node::Group {
+            alternatives: alternatives(hir, sets)?,
+            is_optional: false,
+        }),
     }
     Ok(())
 }
@@ -296,9 +360,9 @@ fn single(char: char) -> ClassUnicode {
 fn unicode(class: &Class) -> Result<ClassUnicode, String> {
     match class {
         Class::Unicode(class) => Ok(class.clone()),
-        Class::Bytes(class) => {
-            class.to_unicode_class().ok_or_else(|| "a class of bytes".to_string())
-        }
+        Class::Bytes(class) => class
+            .to_unicode_class()
+            .ok_or_else(|| "a class of bytes".to_string()),
     }
 }
 
@@ -312,32 +376,50 @@ mod tests {
 
     fn split_bytes(patterns: &[&str], text: &[u8]) -> Vec<String> {
         let mut pieces = Vec::new();
-        Splitter::new(patterns)
-            .unwrap()
-            .split(text, |piece| pieces.push(String::from_utf8_lossy(piece).into_owned()));
+        Splitter::new(patterns).unwrap().split(text, |piece| {
+            pieces.push(String::from_utf8_lossy(piece).into_owned())
+        });
         pieces
     }
 
     #[test]
     fn lookahead_leaves_one_space_to_the_next_word() {
-        assert_eq!(split(&[r" ?\p{L}+|\s+(?!\S)|\s+"], "a   b\tc  "), ["a", "  ", " b", "\t", "c", "  "]);
+        assert_eq!(
+            split(&[r" ?\p{L}+|\s+(?!\S)|\s+"], "a   b\tc  "),
+            ["a", "  ", " b", "\t", "c", "  "]
+        );
     }
 
     #[test]
     fn a_run_gives_back_what_the_rest_needs() {
-        assert_eq!(split(&[r"\s*[\r\n]+|\s+"], " \n \n  x"), [" \n \n", "  ", "x"]);
-        assert_eq!(split(&[r"[A-Zx]*[a-zx]+|[A-Zx]+[a-zx]*"], "ABxxCDeFGxH"), ["ABxx", "CDe", "FGx", "H"]);
+        assert_eq!(
+            split(&[r"\s*[\r\n]+|\s+"], " \n \n  x"),
+            [" \n \n", "  ", "x"]
+        );
+        assert_eq!(
+            split(&[r"[A-Zx]*[a-zx]+|[A-Zx]+[a-zx]*"], "ABxx1CDeFGH"),
+            ["ABxx", "1", "CDe", "FGH"]
+        );
     }
 
     #[test]
     fn stages_cut_the_pieces_of_those_before() {
-        assert_eq!(split(&[r"\p{N}+", "[0-9][0-9][0-9]"], "ab12345c"), ["ab", "123", "45", "c"]);
-        assert_eq!(split(&[r"[\r\n]", r"\s+$"], " a  \nb  "), [" a", "  ", "\n", "b", "  "]);
+        assert_eq!(
+            split(&[r"\p{N}+", "[0-9][0-9][0-9]"], "ab12345c"),
+            ["ab", "123", "45", "c"]
+        );
+        assert_eq!(
+            split(&[r"[\r\n]", r"\s+$"], " a  \nb  "),
+            [" a", "  ", "\n", "b", "  "]
+        );
     }
 
     #[test]
     fn a_broken_byte_is_one_replacement_character() {
-        assert_eq!(split_bytes(&[r"\p{L}+"], b"ab\xff\xe4\xb8c"), ["ab", "\u{fffd}\u{fffd}", "c"]);
+        assert_eq!(
+            split_bytes(&[r"\p{L}+"], b"ab\xff\xe4\xb8c"),
+            ["ab", "\u{fffd}\u{fffd}", "c"]
+        );
     }
 
     #[test]
@@ -349,9 +431,11 @@ mod tests {
 
     #[test]
     fn long_runs_take_linear_time() {
-        for (pattern, unit, tail) in
-            [(r"\s+$", " ", "x"), (r"\s*[\r\n]+|\s+(?!\S)|\s+", " ", "x"), (r"[A-Za]*[a-z]+|[A-Za]+[a-z]*", "A", "")]
-        {
+        for (pattern, unit, tail) in [
+            (r"\s+$", " ", "x"),
+            (r"\s*[\r\n]+|\s+(?!\S)|\s+", " ", "x"),
+            (r"[A-Za]*[a-z]+|[A-Za]+[a-z]*", "A", ""),
+        ] {
             let text = unit.repeat(300_000) + tail;
             assert_eq!(split(&[pattern], &text).concat(), text);
         }

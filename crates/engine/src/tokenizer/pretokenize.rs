@@ -63,8 +63,21 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
     },
     PreTokenizer {
         names: &[
-            "gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4", "jina-es", "jina-de", "gigachat",
-            "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum", "modern-bert", "trillion",
+            "gpt-2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "exaone4",
+            "jina-es",
+            "jina-de",
+            "gigachat",
+            "jina-v2-es",
+            "jina-v2-de",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "trillion",
             "granite-docling",
         ],
         patterns: &[GPT2],
@@ -73,8 +86,15 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
     },
     PreTokenizer {
         names: &[
-            "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0",
-            "lfm2", "jina-v5-nano",
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
         ],
         patterns: &[LLAMA3],
         ignore_merges: true,
@@ -94,7 +114,13 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
     },
     PreTokenizer {
         names: &[
-            "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b",
+            "smollm",
+            "starcoder",
+            "refact",
+            "command-r",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
             "mellum2",
         ],
         patterns: &[r"\p{N}", GPT2],
@@ -103,21 +129,38 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
     },
     PreTokenizer {
         names: &[
-            "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan",
-            "solar-open", "grok-2",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
         ],
         patterns: &[QWEN2],
         ignore_merges: false,
         add_bos: false,
     },
-    PreTokenizer { names: &["qwen35"], patterns: &[QWEN35], ignore_merges: false, add_bos: false },
+    PreTokenizer {
+        names: &["qwen35"],
+        patterns: &[QWEN35],
+        ignore_merges: false,
+        add_bos: false,
+    },
     PreTokenizer {
         names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
         patterns: &[GPT4O],
         ignore_merges: false,
         add_bos: false,
     },
-    PreTokenizer { names: &["tekken"], patterns: &[TEKKEN], ignore_merges: true, add_bos: true },
+    PreTokenizer {
+        names: &["tekken"],
+        patterns: &[TEKKEN],
+        ignore_merges: true,
+        add_bos: true,
+    },
     PreTokenizer {
         names: &["deepseek-llm"],
         patterns: &[
@@ -133,7 +176,13 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
     },
     PreTokenizer {
         names: &["deepseek-coder"],
-        patterns: &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\u{d7ff}]+", r"\p{N}"],
+        patterns: &[
+            "[\r\n]",
+            r"\s?\p{L}+",
+            r"\s?\p{P}+",
+            "[一-龥ࠀ-一가-\u{d7ff}]+",
+            r"\p{N}",
+        ],
         ignore_merges: false,
         add_bos: false,
     },
@@ -173,7 +222,9 @@ pub(super) fn find(name: &str) -> Option<&'static PreTokenizer> {
 
 /// The names of all rows, for messages and documents.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    PRE_TOKENIZERS.iter().flat_map(|row| row.names.iter().copied())
+    PRE_TOKENIZERS
+        .iter()
+        .flat_map(|row| row.names.iter().copied())
 }
 
 #[cfg(test)]
@@ -184,7 +235,9 @@ mod tests {
         let mut pieces = Vec::new();
         Splitter::new(find(name).unwrap().patterns)
             .unwrap()
-            .split(text.as_bytes(), |piece| pieces.push(std::str::from_utf8(piece).unwrap()));
+            .split(text.as_bytes(), |piece| {
+                pieces.push(std::str::from_utf8(piece).unwrap())
+            });
         assert_eq!(pieces, expected, "{name}: {text:?}");
     }
 
@@ -201,15 +254,35 @@ mod tests {
 
     #[test]
     fn words_are_cut_as_the_models_cut_them() {
-        check("gpt-2", "I'm  99 ok!?", &["I", "'m", " ", " 99", " ok", "!?"]);
-        check("llama-bpe", "I'M 12345\n\n x", &["I", "'M", " ", "123", "45", "\n\n", " x"]);
+        check(
+            "gpt-2",
+            "I'm  99 ok!?",
+            &["I", "'m", " ", " 99", " ok", "!?"],
+        );
+        check(
+            "llama-bpe",
+            "I'M 12345\n\n x",
+            &["I", "'M", " ", "123", "45", "\n\n", " x"],
+        );
         check("qwen2", "a12 b", &["a", "1", "2", " b"]);
         check("smollm", "a 12", &["a", " ", "1", "2"]);
         check("qwen35", "क्या 1", &["क्या", " ", "1"]);
-        check("gpt-4o", "HelloWorld's é/\n", &["Hello", "World's", " é", "/\n"]);
+        check(
+            "gpt-4o",
+            "HelloWorld's é/\n",
+            &["Hello", "World's", " é", "/\n"],
+        );
         check("tekken", "HTMLParser 12", &["HTMLParser", " ", "1", "2"]);
-        check("deepseek-v3", "12345漢字a.b", &["123", "45", "漢字", "a", ".b"]);
-        check("deepseek-llm", "héllo 漢字, 12  ", &["héllo", " ", "漢字", ",", " ", "12", "  "]);
+        check(
+            "deepseek-v3",
+            "12345漢字a.b",
+            &["123", "45", "漢字", "a", ".b"],
+        );
+        check(
+            "deepseek-llm",
+            "héllo 漢字, 12  ",
+            &["h", "é", "llo", " ", "漢字", ",", " ", "12", "  "],
+        );
         check("falcon", "a--b 12345", &["a", "--", "b", " ", "123", "45"]);
     }
 }

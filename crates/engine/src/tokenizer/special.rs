@@ -12,33 +12,83 @@ use super::vocab::{SpecialIds, TokenType};
 use crate::LoadError;
 
 const EOT_TEXTS: &[&str] = &[
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
-    "<EOT>", "_<EOT>", "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_utterance>",
 ];
 const EOM_TEXTS: &[&str] = &["<|eom_id|>"];
 const FIM_PRE_TEXTS: &[&str] = &[
-    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
-    "<|code_prefix|>", "<|prefix|>",
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<｜fim▁begin｜>",
+    "<PRE>",
+    "▁<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
 ];
 const FIM_SUF_TEXTS: &[&str] = &[
-    "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>",
-    "<|code_suffix|>", "<|suffix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<｜fim▁hole｜>",
+    "<SUF>",
+    "▁<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
 ];
 const FIM_MID_TEXTS: &[&str] = &[
-    "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>",
-    "<|code_middle|>", "<|middle|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<｜fim▁end｜>",
+    "<MID>",
+    "▁<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
 ];
 const FIM_PAD_TEXTS: &[&str] = &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"];
-const FIM_REP_TEXTS: &[&str] =
-    &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
+const FIM_REP_TEXTS: &[&str] = &[
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+];
 const FIM_SEP_TEXTS: &[&str] = &["<|file_sep|>"];
 
 /// Tokens that end a generation wherever they are in a vocabulary.
 const END_TEXTS: &[&str] = &[
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
-    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
-    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
-    "<｜end▁of▁sentence｜>", "[e~[",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
 ];
 
 /// Fills in the roles that the file leaves open, corrects the types, and returns the tokens that
@@ -82,16 +132,11 @@ pub(super) fn derive_roles(
         end_ids.insert(id);
     }
     // In the Harmony format and its like, `<|end|>` ends one of several messages of an answer.
-    let has_calls = has("<|return|>") && has("<|call|>");
-    if has_calls || ((has("<|call|>") || has("<|calls|>")) && has("<|flush|>")) {
-        if let Some(id) = find("<|end|>") {
-            if special.eos != Some(id) {
-                end_ids.remove(&id);
-            }
-            if special.eot == Some(id) {
-                special.eot = None;
-            }
-        }
+    let has_calls = (has("<|return|>") && has("<|call|>"))
+        || (has("<|flush|>") && (has("<|call|>") || has("<|calls|>")));
+    if has_calls && let Some(id) = find("<|end|>").filter(|&id| special.eos != Some(id)) {
+        end_ids.remove(&id);
+        special.eot = special.eot.filter(|&eot| eot != id);
     }
     end_ids
 }
@@ -125,7 +170,7 @@ impl SpecialFinder {
         tokens: &[Vec<u8>],
         token_types: &[TokenType],
     ) -> Result<SpecialFinder, LoadError> {
-        let matcher = |wanted: &[TokenType]| {
+        let matcher = |wanted: &[TokenType]| -> Result<Matcher, LoadError> {
             let ids: Vec<u32> = (0..tokens.len())
                 .filter(|&idx| wanted.contains(&token_types[idx]) && !tokens[idx].is_empty())
                 .map(|idx| idx as u32)
@@ -158,10 +203,16 @@ impl SpecialFinder {
         let mut user_defined = self.user_defined.next(text, 0..text.len());
         let mut control = None;
         loop {
-            if user_defined.as_ref().is_some_and(|next| next.range.start < pos) {
+            if user_defined
+                .as_ref()
+                .is_some_and(|next| next.range.start < pos)
+            {
                 user_defined = self.user_defined.next(text, pos..text.len());
             }
-            if control.as_ref().is_none_or(|next: &Found| next.range.start < pos) {
+            if control
+                .as_ref()
+                .is_none_or(|next: &Found| next.range.start < pos)
+            {
                 control = None;
                 while let Some(range) = parsed.peek() {
                     control = self.control.next(text, range.start.max(pos)..range.end);
@@ -172,7 +223,10 @@ impl SpecialFinder {
                 }
             }
             let order = |next: &Found| (next.range.start, std::cmp::Reverse(next.range.end));
-            let Some(next) = user_defined.iter().chain(&control).min_by_key(|next| order(next))
+            let Some(next) = user_defined
+                .iter()
+                .chain(&control)
+                .min_by_key(|next| order(next))
             else {
                 return;
             };
@@ -187,24 +241,37 @@ impl Matcher {
         if range.is_empty() {
             return None;
         }
-        let found = self.automaton.as_ref()?.find(Input::new(text).range(range))?;
-        Some(Found { id: self.ids[found.pattern().as_usize()], range: found.range() })
+        let found = self
+            .automaton
+            .as_ref()?
+            .find(Input::new(text).range(range))?;
+        Some(Found {
+            id: self.ids[found.pattern().as_usize()],
+            range: found.range(),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     fn finder(tokens: &[(&str, TokenType)]) -> SpecialFinder {
-        let texts: Vec<_> = tokens.iter().map(|(text, _)| text.as_bytes().to_vec()).collect();
+        let texts: Vec<_> = tokens
+            .iter()
+            .map(|(text, _)| text.as_bytes().to_vec())
+            .collect();
         let types: Vec<_> = tokens.iter().map(|&(_, kind)| kind).collect();
         SpecialFinder::new(&texts, &types).unwrap()
     }
 
     fn find(finder: &SpecialFinder, text: &str, parsed: &[Range<usize>]) -> Vec<(u32, usize)> {
         let mut all = Vec::new();
-        finder.find(text.as_bytes(), parsed, |found| all.push((found.id, found.range.start)));
+        finder.find(text.as_bytes(), parsed, |found| {
+            all.push((found.id, found.range.start))
+        });
         all
     }
 
@@ -216,15 +283,22 @@ mod tests {
             ("<a><b>", TokenType::Control),
         ]);
         let text = "x<a><b>y<a>";
-        assert_eq!(find(&finder, text, &[0..11]), [(2, 1), (0, 8)]);
+        assert_eq!(find(&finder, text, from_ref(&(0..11))), [(2, 1), (0, 8)]);
         assert_eq!(find(&finder, text, &[]), [(1, 4)]);
         assert_eq!(find(&finder, text, &[0..2, 3..11]), [(1, 4), (0, 8)]);
     }
 
     #[test]
     fn a_match_that_is_run_over_is_searched_again() {
-        let finder = finder(&[("aab", TokenType::Control), ("bcc", TokenType::UserDefined), ("cc", TokenType::UserDefined)]);
-        assert_eq!(find(&finder, "aabccbcc", &[0..8]), [(0, 0), (2, 3), (1, 5)]);
+        let finder = finder(&[
+            ("aab", TokenType::Control),
+            ("bcc", TokenType::UserDefined),
+            ("cc", TokenType::UserDefined),
+        ]);
+        assert_eq!(
+            find(&finder, "aabccbcc", from_ref(&(0..8))),
+            [(0, 0), (2, 3), (1, 5)]
+        );
     }
 
     #[test]
@@ -233,18 +307,30 @@ mod tests {
         for len in 1..2000 {
             tokens.push(("b".repeat(len) + "c", TokenType::UserDefined));
         }
-        let tokens: Vec<_> = tokens.iter().map(|(text, kind)| (text.as_str(), *kind)).collect();
+        let tokens: Vec<_> = tokens
+            .iter()
+            .map(|(text, kind)| (text.as_str(), *kind))
+            .collect();
         let text = "ab".repeat(100_000);
-        assert_eq!(find(&finder(&tokens), &text, &[0..text.len()]).len(), 100_000);
+        assert_eq!(
+            find(&finder(&tokens), &text, from_ref(&(0..text.len()))).len(),
+            100_000
+        );
     }
 
     #[test]
     fn the_end_of_a_message_does_not_end_a_harmony_answer() {
         let texts = ["<|end|>", "<|return|>", "<|call|>", "<|endoftext|>"];
         let mut types = [TokenType::Normal; 4];
-        let mut special = SpecialIds { eos: Some(1), ..SpecialIds::default() };
+        let mut special = SpecialIds {
+            eos: Some(1),
+            ..SpecialIds::default()
+        };
         let ends = derive_roles(&mut special, &mut types, |text| {
-            texts.iter().position(|known| *known == text).map(|idx| idx as u32)
+            texts
+                .iter()
+                .position(|known| *known == text)
+                .map(|idx| idx as u32)
         });
         assert_eq!(ends.into_iter().collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(types, [TokenType::Control; 4]);

@@ -34,6 +34,7 @@ pub(super) struct Tables {
     before_space: HashSet<char, foldhash::fast::RandomState>,
     /// The token of each byte.
     byte_tokens: Vec<Option<u32>>,
+    /// Stands for what has no byte tokens; byte-level vocabularies name one but do not use it.
     unknown: Option<u32>,
 }
 
@@ -61,10 +62,17 @@ impl Tables {
             .collect();
         let is_text = |id: &u32| {
             let kind = vocab.token_types[*id as usize];
-            !matches!(kind, TokenType::Control | TokenType::Unknown | TokenType::Byte)
+            !matches!(
+                kind,
+                TokenType::Control | TokenType::Unknown | TokenType::Byte
+            )
         };
         by_text.retain(|_, id| is_text(id));
-        let mut symbols = Symbols { by_text, others: Map::default(), next: vocab.tokens.len() };
+        let mut symbols = Symbols {
+            by_text,
+            others: Map::default(),
+            next: vocab.tokens.len(),
+        };
         let merges = match vocab.kind {
             VocabKind::SentencePiece => pairs_by_score(vocab, &mut symbols),
             VocabKind::ByteLevelBpe | VocabKind::CharBpe => {
@@ -81,8 +89,7 @@ impl Tables {
                 let text = BYTE_ALPHABET[byte as usize].to_string();
                 let symbol = symbols.get(text.as_bytes()).unwrap_or(NO_SYMBOL);
                 byte_symbols.push(symbol);
-                byte_tokens[byte as usize] =
-                    symbols.by_text.get(text.as_bytes()).copied();
+                byte_tokens[byte as usize] = symbols.by_text.get(text.as_bytes()).copied();
             }
             if ignore_merges {
                 for (text, &id) in &symbols.by_text {
@@ -92,9 +99,19 @@ impl Tables {
                 }
             }
         } else {
-            let others = symbols.others.iter().map(|(text, &id)| (text.as_slice(), id));
-            for (text, id) in symbols.by_text.iter().map(|(&text, &id)| (text, id)).chain(others) {
-                let Ok(text) = std::str::from_utf8(text) else { continue };
+            let others = symbols
+                .others
+                .iter()
+                .map(|(text, &id)| (text.as_slice(), id));
+            for (text, id) in symbols
+                .by_text
+                .iter()
+                .map(|(&text, &id)| (text, id))
+                .chain(others)
+            {
+                let Ok(text) = std::str::from_utf8(text) else {
+                    continue;
+                };
                 let mut chars = text.chars();
                 if let (Some(char), None) = (chars.next(), chars.next()) {
                     char_symbols.insert(char, id);
@@ -131,7 +148,10 @@ impl Tables {
             whole_words,
             before_space,
             byte_tokens,
-            unknown: vocab.special.unk,
+            unknown: vocab
+                .special
+                .unk
+                .filter(|_| vocab.kind != VocabKind::ByteLevelBpe),
         };
         Ok((tables, end_ids))
     }
@@ -242,7 +262,10 @@ struct Symbols<'v> {
 
 impl Symbols<'_> {
     fn get(&self, text: &[u8]) -> Option<u32> {
-        self.by_text.get(text).or_else(|| self.others.get(text)).copied()
+        self.by_text
+            .get(text)
+            .or_else(|| self.others.get(text))
+            .copied()
     }
 
     fn get_or_insert(&mut self, text: &[u8]) -> Result<u32, LoadError> {
@@ -265,13 +288,19 @@ fn pairs_by_list(list: &[Vec<u8>], symbols: &mut Symbols<'_>) -> Result<Merges, 
     merges.reserve(list.len());
     for (rank, pair) in (0..).zip(list) {
         // The left part may itself begin with a space.
-        let space = pair.iter().skip(1).position(|&byte| byte == b' ').map(|idx| idx + 1);
+        let space = pair
+            .iter()
+            .skip(1)
+            .position(|&byte| byte == b' ')
+            .map(|idx| idx + 1);
         let Some((left, right)) = space
             .map(|idx| (&pair[..idx], &pair[idx + 1..]))
             .filter(|(_, right)| !right.is_empty())
         else {
             let pair = String::from_utf8_lossy(pair);
-            return Err(LoadError::Tokenizer(format!("merge {rank} is not a pair: {pair:?}")));
+            return Err(LoadError::Tokenizer(format!(
+                "merge {rank} is not a pair: {pair:?}"
+            )));
         };
         let ids = (symbols.get_or_insert(left)?, symbols.get_or_insert(right)?);
         let id = symbols.get_or_insert(&[left, right].concat())?;
@@ -283,15 +312,26 @@ fn pairs_by_list(list: &[Vec<u8>], symbols: &mut Symbols<'_>) -> Result<Merges, 
 /// The pairs whose texts together are a token; the higher the token's score, the earlier.
 fn pairs_by_score(vocab: &Vocab, symbols: &mut Symbols<'_>) -> Merges {
     // Scores become ranks; those that compare equal share one (0.0 and -0.0, too).
-    let score = |id: u32| vocab.scores.get(id as usize).map_or(0.0, |score| score + 0.0);
+    let score = |id: u32| {
+        vocab
+            .scores
+            .get(id as usize)
+            .map_or(0.0, |score| score + 0.0)
+    };
     let mut scores: Vec<f32> = (0..vocab.tokens.len() as u32).map(score).collect();
     scores.sort_unstable_by(|a, b| b.total_cmp(a));
     scores.dedup();
 
-    let tokens: Vec<(&[u8], u32)> = symbols.by_text.iter().map(|(&text, &id)| (text, id)).collect();
+    let tokens: Vec<(&[u8], u32)> = symbols
+        .by_text
+        .iter()
+        .map(|(&text, &id)| (text, id))
+        .collect();
     let mut merges = Merges::default();
     for (text, id) in tokens {
-        let Ok(text) = std::str::from_utf8(text) else { continue };
+        let Ok(text) = std::str::from_utf8(text) else {
+            continue;
+        };
         let rank = scores.partition_point(|&other| other > score(id)) as u32;
         for (at, _) in text.char_indices().skip(1) {
             let (left, right) = text.split_at(at);
@@ -342,7 +382,9 @@ fn append_token_bytes(kind: VocabKind, token_type: TokenType, text: &[u8], outpu
 /// The byte of a token like `<0x0A>`.
 fn byte_of(text: &[u8]) -> Option<u8> {
     let digits = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
-    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.len() == 2)?;
+    let digits = std::str::from_utf8(digits)
+        .ok()
+        .filter(|digits| digits.len() == 2)?;
     u8::from_str_radix(digits, 16).ok()
 }
 
@@ -356,10 +398,17 @@ static BYTE_ALPHABET: LazyLock<[char; 256]> = LazyLock::new(|| {
     })
 });
 
-static BYTE_OF_CHAR: LazyLock<HashMap<char, u8>> =
-    LazyLock::new(|| (0..=255u8).map(|byte| (BYTE_ALPHABET[byte as usize], byte)).collect());
+static BYTE_OF_CHAR: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+    (0..=255u8)
+        .map(|byte| (BYTE_ALPHABET[byte as usize], byte))
+        .collect()
+});
 
 /// The bytes that a text in the byte alphabet stands for; `None` if other characters are in it.
 fn from_byte_alphabet(text: &[u8]) -> Option<Vec<u8>> {
-    std::str::from_utf8(text).ok()?.chars().map(|char| BYTE_OF_CHAR.get(&char).copied()).collect()
+    std::str::from_utf8(text)
+        .ok()?
+        .chars()
+        .map(|char| BYTE_OF_CHAR.get(&char).copied())
+        .collect()
 }
