@@ -20,8 +20,13 @@ pub enum Isa {
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Isa; 5] =
-        [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 5] = [
+        Isa::Scalar,
+        Isa::Neon,
+        Isa::Avx2,
+        Isa::Avx512,
+        Isa::Avx512Vnni,
+    ];
 
     /// The name that `MINERVA_ISA` takes.
     pub fn name(self) -> &'static str {
@@ -36,15 +41,22 @@ impl Isa {
 
     /// Those that this processor can run, in rising order of speed.
     pub fn available() -> Vec<Isa> {
-        Isa::ALL.into_iter().filter(|isa| super::kernels::Kernels::get(*isa).is_some()).collect()
+        Isa::ALL
+            .into_iter()
+            .filter(|isa| super::kernels::Kernels::get(*isa).is_some())
+            .collect()
     }
 
     /// The best of this processor, or the one that `MINERVA_ISA` names.
     pub fn choose() -> Result<Isa, IsaError> {
         let available = Isa::available();
         let best = *available.last().expect("scalar runs everywhere");
-        let Ok(wanted) = std::env::var("MINERVA_ISA") else { return Ok(best) };
-        let found = available.iter().find(|isa| isa.name().eq_ignore_ascii_case(&wanted));
+        let Ok(wanted) = std::env::var("MINERVA_ISA") else {
+            return Ok(best);
+        };
+        let found = available
+            .iter()
+            .find(|isa| isa.name().eq_ignore_ascii_case(&wanted));
         found.copied().ok_or(IsaError { wanted, available })
     }
 }
@@ -58,14 +70,19 @@ impl fmt::Display for Isa {
 /// `MINERVA_ISA` names an instruction set that this processor cannot run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IsaError {
-    wanted: String,
-    available: Vec<Isa>,
+    pub(super) wanted: String,
+    pub(super) available: Vec<Isa>,
 }
 
 impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.available.iter().map(|isa| isa.name()).collect();
-        write!(f, "MINERVA_ISA: {}, expected one of {}", self.wanted, names.join(", "))
+        write!(
+            f,
+            "MINERVA_ISA: {}, expected one of {}",
+            self.wanted,
+            names.join(", ")
+        )
     }
 }
 

@@ -59,7 +59,11 @@ impl Pool {
             stop: AtomicBool::new(false),
             job: UnsafeCell::new(None),
         });
-        let mut pool = Pool { shared, workers: Vec::new(), running: Mutex::new(()) };
+        let mut pool = Pool {
+            shared,
+            workers: Vec::new(),
+            running: Mutex::new(()),
+        };
         for index in 1..n_threads {
             let asleep = Arc::new(AtomicBool::new(false));
             let (shared, flag) = (pool.shared.clone(), asleep.clone());
@@ -83,7 +87,10 @@ impl Pool {
     /// Runs `job(0)` here and `job(i)` on every worker i that comes in time; returns when all
     /// that entered have left. Runs of several callers follow each other.
     pub(crate) fn run(&self, job: &Job<'_>) {
-        let _one_run = self.running.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _one_run = self
+            .running
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         if self.workers.is_empty() {
             return job(0);
         }
@@ -92,7 +99,9 @@ impl Pool {
         let job_ptr: NonNull<Job<'static>> = unsafe { std::mem::transmute(NonNull::from(job)) };
         // SAFETY: no run is open and nobody is inside, so nobody reads.
         unsafe { *self.shared.job.get() = Some(job_ptr) };
-        self.shared.state.fetch_add(GENERATION | OPEN, Ordering::SeqCst);
+        self.shared
+            .state
+            .fetch_add(GENERATION | OPEN, Ordering::SeqCst);
         let close = CloseOnDrop(&self.shared); // also when `job` panics
         for worker in &self.workers {
             if worker.asleep.load(Ordering::SeqCst) {
@@ -218,7 +227,10 @@ impl<T: Plain> SharedBuf<T> {
     /// `None` when the memory is refused. Pages that nobody touches are not resident.
     pub(crate) fn zeroed(len: usize) -> Option<SharedBuf<T>> {
         if len == 0 {
-            return Some(SharedBuf { ptr: NonNull::dangling(), len });
+            return Some(SharedBuf {
+                ptr: NonNull::dangling(),
+                len,
+            });
         }
         let layout = Self::layout(len)?;
         // SAFETY: the layout has a size above zero; zeros are a value of a `Plain` type.
@@ -235,7 +247,10 @@ impl<T: Plain> SharedBuf<T> {
     }
 
     fn at(&self, range: &Range<usize>) -> *mut T {
-        assert!(range.start <= range.end && range.end <= self.len, "part of a shared buffer");
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "part of a shared buffer"
+        );
         // SAFETY: checked above.
         unsafe { self.ptr.as_ptr().add(range.start) }
     }
@@ -263,10 +278,24 @@ impl<T: Plain> SharedBuf<T> {
     ///
     /// # Safety
     /// Nobody else reads or writes the tile while it lives.
-    pub(crate) unsafe fn tile(&self, n_rows: usize, width: usize, columns: Range<usize>) -> Tile<'_, T> {
-        assert!(columns.end <= width && n_rows * width <= self.len, "tile of a shared buffer");
+    pub(crate) unsafe fn tile(
+        &self,
+        n_rows: usize,
+        width: usize,
+        columns: Range<usize>,
+    ) -> Tile<'_, T> {
+        assert!(
+            columns.end <= width && n_rows * width <= self.len,
+            "tile of a shared buffer"
+        );
         let ptr = self.at(&(columns.start..columns.start));
-        Tile { ptr, n_rows, stride: width, width: columns.len(), _buf: self }
+        Tile {
+            ptr,
+            n_rows,
+            stride: width,
+            width: columns.len(),
+            _buf: self,
+        }
     }
 }
 
@@ -274,7 +303,9 @@ impl<T> Drop for SharedBuf<T> {
     fn drop(&mut self) {
         if self.len > 0 {
             let layout = Layout::array::<T>(self.len).and_then(|layout| layout.align_to(64));
-            let Ok(layout) = layout else { handle_alloc_error(Layout::new::<T>()) };
+            let Ok(layout) = layout else {
+                handle_alloc_error(Layout::new::<T>())
+            };
             // SAFETY: the layout that `zeroed` allocated with.
             unsafe { dealloc(self.ptr.as_ptr().cast(), layout) }
         }

@@ -15,12 +15,15 @@
 //!    decode and in any slice of a prompt, and long contexts can be shared among threads.
 
 use crate::backend::KV_BLOCK_LEN;
-use crate::cpu::simd::{LANES, Simd, f16_to_f32};
+use crate::cpu::simd::{LANES, Simd};
 use crate::cpu::threads::Plain;
 
 use super::rows::{exp, tree_sum};
 
-const _: () = assert!(KV_BLOCK_LEN == LANES, "a block of the cache is one tile of positions");
+const _: () = assert!(
+    KV_BLOCK_LEN == LANES,
+    "a block of the cache is one tile of positions"
+);
 
 /// Positions between two merges of the running softmax.
 const SPAN: usize = 256;
@@ -103,7 +106,10 @@ pub(crate) fn attend<S: Simd, K: Element, V: Element>(
     out: &mut [f32],
 ) {
     assert_eq!(q.len(), out.len());
-    let mut heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).peekable();
+    let mut heads = q
+        .chunks_exact(head_dim)
+        .zip(out.chunks_exact_mut(head_dim))
+        .peekable();
     while heads.peek().is_some() {
         let some: [_; HEADS] = std::array::from_fn(|_| heads.next());
         match some {
@@ -132,7 +138,9 @@ fn attend_heads<S: Simd, K: Element, V: Element, const N: usize>(
 
         let mut scores = [[0.0f32; SPAN]; N];
         for (tile, &block) in blocks.iter().enumerate() {
-            let k = cache.k[block as usize * dim * LANES..][..dim * LANES].as_chunks::<LANES>().0;
+            let k = cache.k[block as usize * dim * LANES..][..dim * LANES]
+                .as_chunks::<LANES>()
+                .0;
             let mut acc = [s.splat(0.0); N];
             for (i, k) in k.iter().enumerate().take(heads[0].0.len()) {
                 let k = K::load(s, k);
@@ -150,7 +158,11 @@ fn attend_heads<S: Simd, K: Element, V: Element, const N: usize>(
         let mut enter = [1.0f32; N]; // factor on this span
         for (h, scores) in scores.iter_mut().enumerate() {
             let (max, sum) = softmax(scores, n);
-            let new_max = if max > total_max[h] { max } else { total_max[h] };
+            let new_max = if max > total_max[h] {
+                max
+            } else {
+                total_max[h]
+            };
             if span > 0 {
                 (keep[h], enter[h]) = (exp(total_max[h] - new_max), exp(max - new_max));
             }
@@ -196,7 +208,9 @@ fn softmax(scores: &mut [f32; SPAN], n: usize) -> (f32, f32) {
             *max = if *score > *max { *score } else { *max };
         }
     }
-    let max = maxes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    let max = maxes
+        .into_iter()
+        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
     let mut sums = [0.0; LANES];
     for scores in scores.iter_mut() {
         for (sum, score) in sums.iter_mut().zip(scores) {
@@ -227,17 +241,24 @@ pub(crate) fn store<K: Element, V: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::f16_to_f32;
 
     #[test]
     fn halves_convert_as_the_half_crate_does() {
         for h in 0..=u16::MAX {
             let (got, want) = (f16_to_f32(h), half::f16::from_bits(h).to_f32());
-            assert!(got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()), "{h:#x}");
+            assert!(
+                got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()),
+                "{h:#x}"
+            );
         }
         for bits in (0..=u32::MAX).step_by(997) {
             let x = f32::from_bits(bits);
             let (got, want) = (f32_to_f16(x), half::f16::from_f32(x));
-            assert!(got == want.to_bits() || (x.is_nan() && want.is_nan()), "{x:e}: {got:#x}");
+            assert!(
+                got == want.to_bits() || (x.is_nan() && want.is_nan()),
+                "{x:e}: {got:#x}"
+            );
         }
     }
 }

@@ -28,9 +28,9 @@ pub(crate) const PANEL: usize = LANES;
 /// Sixteen unpacked rows; room for the longest row of a program.
 #[derive(Default)]
 pub(crate) struct Panel {
-    q: Vec<[i8; 32 * LANES]>,     // [row_len / 32][8][row][4]
-    scales: Vec<[f32; LANES]>,    // [row_len / group_len][row]
-    mins: Vec<[f32; LANES]>,      // the same, or unused
+    q: Vec<[i8; 32 * LANES]>,  // [row_len / 32][8][row][4]
+    scales: Vec<[f32; LANES]>, // [row_len / group_len][row]
+    mins: Vec<[f32; LANES]>,   // the same, or unused
 }
 
 impl Panel {
@@ -57,7 +57,9 @@ pub(crate) fn group_matmul<S: Simd, B: Block>(
     out: &mut Tile<'_, f32>,
 ) {
     unpack::<S, B>(s, rows, x.width, panel);
-    let Form::Groups { group_len, has_min } = B::FORM else { unreachable!("chosen by form") };
+    let Form::Groups { group_len, has_min } = B::FORM else {
+        unreachable!("chosen by form")
+    };
     match (group_len, has_min) {
         (32, false) => multiply::<S, 32, false>(s, panel, x, out),
         (32, true) => multiply::<S, 32, true>(s, panel, x, out),
@@ -72,7 +74,9 @@ const MAX_RUN: usize = 256;
 
 #[inline(always)]
 fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel: &mut Panel) {
-    let Form::Groups { group_len, has_min } = B::FORM else { unreachable!("chosen by form") };
+    let Form::Groups { group_len, has_min } = B::FORM else {
+        unreachable!("chosen by form")
+    };
     let n_groups = B::LEN / group_len;
     let row_bytes = row_len / B::LEN * B::BYTES;
     let n_rows = rows.len() / row_bytes;
@@ -84,7 +88,12 @@ fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel: &mut Pane
         for (row, q) in q.iter_mut().enumerate().take(n_rows) {
             let bytes = &rows[row * row_bytes + block * B::BYTES..][..B::BYTES];
             let n_mins = if has_min { n_groups } else { 0 };
-            B::unpack(bytes, &mut q[..B::LEN], &mut scales[..n_groups], &mut mins[..n_mins]);
+            B::unpack(
+                bytes,
+                &mut q[..B::LEN],
+                &mut scales[..n_groups],
+                &mut mins[..n_mins],
+            );
             for g in 0..n_groups {
                 panel.scales[first_group + g][row] = scales[g];
                 if has_min {
@@ -130,7 +139,11 @@ fn tokens<S: Simd, const G: usize, const HAS_MIN: bool, const N: usize>(
     out: &mut Tile<'_, f32>,
 ) -> usize {
     let n32 = x.width / 32;
-    let (sums, biases) = if G == 32 { (x.sum32, x.bias32) } else { (x.sum16, x.bias16) };
+    let (sums, biases) = if G == 32 {
+        (x.sum32, x.bias32)
+    } else {
+        (x.sum16, x.bias16)
+    };
     let per32 = 32 / G;
     let q: [&[[i8; 4]]; N] =
         std::array::from_fn(|t| x.q[(first + t) * x.width..][..x.width].as_chunks().0);

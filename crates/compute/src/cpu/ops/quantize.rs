@@ -109,7 +109,11 @@ impl QuantBuf {
 #[inline(always)]
 pub(crate) fn quantize(x: &[f32], out: QuantSpan<'_>) {
     assert_eq!(x.len(), out.q.len());
-    let groups = x.as_chunks::<GROUP>().0.iter().zip(out.q.as_chunks_mut::<GROUP>().0);
+    let groups = x
+        .as_chunks::<GROUP>()
+        .0
+        .iter()
+        .zip(out.q.as_chunks_mut::<GROUP>().0);
     for (g, (x, q)) in groups.enumerate() {
         let mut max = [0.0f32; 8];
         for x in x.as_chunks::<8>().0 {
@@ -117,7 +121,9 @@ pub(crate) fn quantize(x: &[f32], out: QuantSpan<'_>) {
                 *max = if x.abs() > *max { x.abs() } else { *max };
             }
         }
-        let max = max.into_iter().fold(0.0, |a: f32, b| if b > a { b } else { a });
+        let max = max
+            .into_iter()
+            .fold(0.0, |a: f32, b| if b > a { b } else { a });
         let d = max / 127.0;
         let inverse = if d > 0.0 { 127.0 / max } else { 0.0 };
         for (q, x) in q.iter_mut().zip(x) {

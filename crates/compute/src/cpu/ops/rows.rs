@@ -74,7 +74,15 @@ pub(crate) fn exp(x: f32) -> f32 {
     let r = n.mul_add(-LN2_HIGH, y);
     let r = n.mul_add(-LN2_LOW, r);
     let mut p = 1.0 / 5040.0;
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    for c in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
         p = r.mul_add(p, c);
     }
     // 2^n in two factors, since n may be 128.
@@ -117,7 +125,10 @@ mod tests {
         let mut x = -87.3f32;
         while x < 88.7 {
             let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!((got - want).abs() <= 2.5e-7 * want, "exp({x}) = {got}, expected {want}");
+            assert!(
+                (got - want).abs() <= 2.5e-7 * want,
+                "exp({x}) = {got}, expected {want}"
+            );
             x += 0.0137;
         }
         assert_eq!(exp(0.0), 1.0);

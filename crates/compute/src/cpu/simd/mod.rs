@@ -37,7 +37,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;
     /// The upper halves of f32.
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
-    fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
@@ -63,16 +62,4 @@ fn interleave_plain(rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
             out[(i * LANES + row) * 4..][..4].copy_from_slice(four);
         }
     }
-}
-
-/// f16 to f32, exact, NaN to NaN; inlines and vectorizes, which the `half` crate's does not.
-#[inline(always)]
-pub(crate) fn f16_to_f32(h: u16) -> f32 {
-    let (sign, magnitude) = (u32::from(h & 0x8000) << 16, u32::from(h & 0x7fff) << 13);
-    // Shifting the exponent into place leaves it 112 too small; the product mends it, and turns
-    // subnormal halves into normal floats.
-    let value = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23);
-    let special = f32::from_bits(magnitude | 0x7f80_0000);
-    let value = if magnitude >= 0x7c00 << 13 { special } else { value };
-    f32::from_bits(value.to_bits() | sign)
 }

@@ -2,16 +2,30 @@
 
 use core::arch::aarch64::*;
 
-use super::{LANES, Simd, f16_to_f32, interleave_plain};
+use super::{LANES, Simd, interleave_plain};
+use crate::dtype::f16_to_f32;
 
 /// 64-bit Arm.
 #[derive(Clone, Copy)]
 pub(crate) struct Neon;
 
+impl Neon {
+    /// Every 64-bit Arm processor has it.
+    pub(crate) fn detect() -> Option<Neon> {
+        Some(Neon)
+    }
+}
+
 // SAFETY (every block below): NEON is part of the target, and loads and stores stay inside the
 // arrays that are passed.
-#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, stated above")]
-#[allow(unused_unsafe, reason = "which intrinsics are safe differs between compilers")]
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
+#[allow(
+    unused_unsafe,
+    reason = "which intrinsics are safe differs between compilers"
+)]
 impl Simd for Neon {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
@@ -28,7 +42,9 @@ impl Simd for Neon {
     #[inline(always)]
     fn store(self, x: Self::F, out: &mut [f32; LANES]) {
         let p = out.as_mut_ptr();
-        x.into_iter().enumerate().for_each(|(i, x)| unsafe { vst1q_f32(p.add(4 * i), x) });
+        x.into_iter()
+            .enumerate()
+            .for_each(|(i, x)| unsafe { vst1q_f32(p.add(4 * i), x) });
     }
     #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> Self::F {
@@ -40,10 +56,6 @@ impl Simd for Neon {
         std::array::from_fn(|i| unsafe {
             vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i))))
         })
-    }
-    #[inline(always)]
-    fn add(self, a: Self::F, b: Self::F) -> Self::F {
-        std::array::from_fn(|i| unsafe { vaddq_f32(a[i], b[i]) })
     }
     #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {

@@ -1,10 +1,18 @@
 //! The specification: plain loops over 16 lanes. Runs on every processor.
 
-use super::{LANES, Simd, f16_to_f32, interleave_plain};
+use super::{LANES, Simd, interleave_plain};
+use crate::dtype::f16_to_f32;
 
 /// No instructions beyond the target's own.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
+
+impl Scalar {
+    /// Every processor has it.
+    pub(crate) fn detect() -> Option<Scalar> {
+        Some(Scalar)
+    }
+}
 
 impl Simd for Scalar {
     type F = [f32; LANES];
@@ -29,10 +37,6 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
         x.map(|x| f32::from_bits(u32::from(x) << 16))
-    }
-    #[inline(always)]
-    fn add(self, a: Self::F, b: Self::F) -> Self::F {
-        std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {

@@ -24,7 +24,10 @@ impl Avx2 {
 
 // SAFETY (every block below): `self` proves that the processor has the instructions, and loads
 // and stores stay inside the arrays that are passed.
-#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, stated above")]
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
 impl Simd for Avx2 {
     type F = [__m256; 2];
     type I = [__m256i; 2];
@@ -49,7 +52,12 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> Self::F {
         let p = x.as_ptr().cast();
-        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))] }
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(p)),
+                _mm256_cvtph_ps(_mm_loadu_si128(p.add(1))),
+            ]
+        }
     }
     #[inline(always)]
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
@@ -62,16 +70,17 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn add(self, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
-    }
-    #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
     }
     #[inline(always)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        unsafe {
+            [
+                _mm256_fmadd_ps(a[0], b[0], c[0]),
+                _mm256_fmadd_ps(a[1], b[1], c[1]),
+            ]
+        }
     }
     #[inline(always)]
     fn sum(self, x: Self::F) -> f32 {
@@ -108,9 +117,8 @@ impl Simd for Avx2 {
         let out: *mut __m256i = out.as_mut_ptr().cast();
         for half in 0..2 {
             unsafe {
-                let r: [__m256i; 8] = std::array::from_fn(|i| {
-                    _mm256_loadu_si256(rows[8 * half + i].as_ptr().cast())
-                });
+                let r: [__m256i; 8] =
+                    std::array::from_fn(|i| _mm256_loadu_si256(rows[8 * half + i].as_ptr().cast()));
                 // Four by four inside each 128-bit lane, then the lanes change places.
                 let pair = |a, b| [_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)];
                 let quad = |a, b| [_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)];
@@ -119,7 +127,10 @@ impl Simd for Avx2 {
                     let ([c0, c1], [c2, c3]) = (quad(a0, b0), quad(a1, b1));
                     [c0, c1, c2, c3]
                 };
-                let (top, bottom) = (four([r[0], r[1], r[2], r[3]]), four([r[4], r[5], r[6], r[7]]));
+                let (top, bottom) = (
+                    four([r[0], r[1], r[2], r[3]]),
+                    four([r[4], r[5], r[6], r[7]]),
+                );
                 for i in 0..4 {
                     let low = _mm256_permute2x128_si256::<0x20>(top[i], bottom[i]);
                     let high = _mm256_permute2x128_si256::<0x31>(top[i], bottom[i]);

@@ -48,7 +48,10 @@ impl Avx512 {
                 let ([c0, c1], [c2, c3]) = (quad(a0, b0), quad(a1, b1));
                 [c0, c1, c2, c3]
             };
-            let (top, bottom) = (four([r[0], r[1], r[2], r[3]]), four([r[4], r[5], r[6], r[7]]));
+            let (top, bottom) = (
+                four([r[0], r[1], r[2], r[3]]),
+                four([r[4], r[5], r[6], r[7]]),
+            );
             let low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
             let high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
             for i in 0..4 {
@@ -98,10 +101,6 @@ macro_rules! common {
             }
         }
         #[inline(always)]
-        fn add(self, a: Self::F, b: Self::F) -> Self::F {
-            unsafe { _mm512_add_ps(a, b) }
-        }
-        #[inline(always)]
         fn mul(self, a: Self::F, b: Self::F) -> Self::F {
             unsafe { _mm512_mul_ps(a, b) }
         }
@@ -127,7 +126,10 @@ macro_rules! common {
 
 // SAFETY (every block below, and in `common`): `self` proves that the processor has the
 // instructions, and loads and stores stay inside the arrays that are passed.
-#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, stated above")]
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
 impl Simd for Avx512 {
     common!();
 
@@ -151,7 +153,10 @@ impl Simd for Avx512 {
     }
 }
 
-#[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, stated above")]
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
 impl Simd for Avx512Vnni {
     common!();
 
