@@ -531,7 +531,7 @@ impl<E: CacheElement> Executor<E> {
             (&weight.bytes()[first * row_bytes..end * row_bytes], tile)
         };
         match kernel {
-            MatrixKernel::Group(kernel) => {
+            MatrixKernel::Group(unpack, multiply) => {
                 let quant = self.slots[x]
                     .quant
                     .as_ref()
@@ -540,7 +540,8 @@ impl<E: CacheElement> Executor<E> {
                 let x = unsafe { quant.rows(n) };
                 for first in rows.clone().step_by(PANEL) {
                     let (bytes, mut tile) = part(first, rows.end.min(first + PANEL));
-                    kernel(bytes, &x, panel, &mut tile);
+                    unpack(bytes, weight.row_len(), panel);
+                    multiply(panel, &x, &mut tile);
                 }
             }
             MatrixKernel::Float(kind) => {

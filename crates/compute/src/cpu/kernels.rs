@@ -16,8 +16,10 @@ use super::ops::rows;
 use super::simd;
 use super::threads::Tile;
 
-/// [`group_matmul::group_matmul`] for one type of weights.
-pub(crate) type GroupMatMul = fn(&[u8], &QuantRows<'_>, &mut Panel, &mut Tile<'_, f32>);
+/// [`group_matmul::unpack`] for one type of weights.
+pub(crate) type Unpack = fn(&[u8], usize, &mut Panel);
+/// [`group_matmul::multiply`] for one form of weights.
+pub(crate) type Multiply = fn(&Panel, &QuantRows<'_>, &mut Tile<'_, f32>);
 /// [`attention::attend`] for one pair of cache types.
 pub(crate) type Attend<K, V> = fn(&HeadCache<'_, K, V>, (&[f32], usize), &mut [f32]);
 /// [`attention::store`] for one pair of cache types.
@@ -31,7 +33,9 @@ pub(crate) struct Kernels {
     pub(crate) silu_mul: fn(&mut [f32], &[f32]),
     pub(crate) rotate: fn(&mut [f32], &[f32], Pairing),
     /// `None` for types of [`Form::Float`].
-    pub(crate) group_matmul: fn(DType) -> Option<GroupMatMul>,
+    pub(crate) unpack: fn(DType) -> Option<Unpack>,
+    /// For groups of 16 and 32, without and with a minimum; see [`Kernels::multiply`].
+    multiply: [[Multiply; 2]; 2],
     pub(crate) float_matmul:
         fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>),
     pub(crate) attend_f32: Attend<f32, f32>,
@@ -56,6 +60,11 @@ impl Kernels {
             #[allow(unreachable_patterns, reason = "sets of the other architectures")]
             _ => None,
         }
+    }
+
+    /// The product with an unpacked panel of a type's form.
+    pub(crate) fn multiply(&self, group_len: usize, has_min: bool) -> Multiply {
+        self.multiply[usize::from(group_len == 32)][usize::from(has_min)]
     }
 }
 
@@ -82,6 +91,14 @@ macro_rules! enter {
     };
 }
 
+macro_rules! multiply {
+    ($isa:ident, [$($feature:meta)?], $group_len:literal, $has_min:literal) => {
+        enter!($isa, [$($feature)?],
+            |panel: &Panel, x: &QuantRows<'_>, out: &mut Tile<'_, f32>| s =>
+            group_matmul::multiply::<_, $group_len, $has_min>(s, panel, x, out))
+    };
+}
+
 macro_rules! instance {
     ($module:ident, $isa:ident, [$($feature:meta)?]) => {
         mod $module {
@@ -103,7 +120,11 @@ macro_rules! instance {
                 rotate: enter!($isa, [$($feature)?],
                     |head: &mut [f32], turns: &[f32], pairing: Pairing| s =>
                     rows::rotate(head, turns, pairing)),
-                group_matmul: |dtype| dtype.visit::<Choose>(),
+                unpack: |dtype| dtype.visit::<Choose>(),
+                multiply: [
+                    [multiply!($isa, [$($feature)?], 16, false), multiply!($isa, [$($feature)?], 16, true)],
+                    [multiply!($isa, [$($feature)?], 32, false), multiply!($isa, [$($feature)?], 32, true)],
+                ],
                 float_matmul: enter!($isa, [$($feature)?],
                     |weight: (FloatKind, &[u8]), x: (&[f32], usize), wide: &mut [f32],
                      out: &mut Tile<'_, f32>| s =>
@@ -125,28 +146,22 @@ macro_rules! instance {
             struct Choose;
 
             impl BlockVisitor for Choose {
-                type Output = Option<GroupMatMul>;
+                type Output = Option<Unpack>;
 
-                fn visit<B: Block>() -> Option<GroupMatMul> {
+                fn visit<B: Block>() -> Option<Unpack> {
                     if !matches!(B::FORM, Form::Groups { .. }) {
                         return None;
                     }
                     $(#[$feature])?
-                    fn inside<B: Block>(
-                        s: simd::$isa,
-                        rows: &[u8],
-                        x: &QuantRows<'_>,
-                        panel: &mut Panel,
-                        out: &mut Tile<'_, f32>,
-                    ) {
-                        group_matmul::group_matmul::<_, B>(s, rows, x, panel, out);
+                    fn inside<B: Block>(s: simd::$isa, rows: &[u8], row_len: usize, panel: &mut Panel) {
+                        group_matmul::unpack::<_, B>(s, rows, row_len, panel);
                     }
-                    Some(|rows, x, panel, out| {
+                    Some(|rows, row_len, panel| {
                         let token = simd::$isa::detect().expect("as for the whole table");
                         #[allow(unused_unsafe, reason = "a set without features needs none")]
                         // SAFETY: the token proves that the processor has the features.
                         unsafe {
-                            inside::<B>(token, rows, x, panel, out)
+                            inside::<B>(token, rows, row_len, panel)
                         }
                     })
                 }

@@ -6,7 +6,7 @@ use crate::dtype::{DType, Form};
 use crate::program::{Activation, Attention, BufId, BufShape, Op, Program, RopeId, Rows, WeightId};
 use crate::weight::Weight;
 
-use super::kernels::{GroupMatMul, Kernels};
+use super::kernels::{Kernels, Multiply, Unpack};
 use super::ops::float_matmul::FloatKind;
 use super::ops::quantize::GROUP;
 
@@ -32,16 +32,18 @@ pub(super) struct Matrix {
 
 pub(super) enum MatrixKernel {
     /// Over quantized activations.
-    Group(GroupMatMul),
+    Group(Unpack, Multiply),
     /// Over f32 activations.
     Float(FloatKind),
 }
 
 impl Matrix {
     fn new(weight: &Weight, kernels: &Kernels) -> Matrix {
-        let kernel = match (kernels.group_matmul)(weight.dtype()) {
-            Some(kernel) => MatrixKernel::Group(kernel),
-            None => MatrixKernel::Float(match weight.dtype() {
+        let kernel = match (weight.dtype().form(), (kernels.unpack)(weight.dtype())) {
+            (Form::Groups { group_len, has_min }, Some(unpack)) => {
+                MatrixKernel::Group(unpack, kernels.multiply(group_len, has_min))
+            }
+            _ => MatrixKernel::Float(match weight.dtype() {
                 DType::F32 => FloatKind::F32,
                 DType::F16 => FloatKind::F16,
                 DType::BF16 => FloatKind::Bf16,

@@ -47,33 +47,12 @@ impl Panel {
     }
 }
 
-/// `out[t][r] = rows[r] . x[t]` for up to sixteen rows; `out` is `[n_tokens, n_rows]`.
-#[inline(always)]
-pub(crate) fn group_matmul<S: Simd, B: Block>(
-    s: S,
-    rows: &[u8],
-    x: &QuantRows<'_>,
-    panel: &mut Panel,
-    out: &mut Tile<'_, f32>,
-) {
-    unpack::<S, B>(s, rows, x.width, panel);
-    let Form::Groups { group_len, has_min } = B::FORM else {
-        unreachable!("chosen by form")
-    };
-    match (group_len, has_min) {
-        (32, false) => multiply::<S, 32, false>(s, panel, x, out),
-        (32, true) => multiply::<S, 32, true>(s, panel, x, out),
-        (16, false) => multiply::<S, 16, false>(s, panel, x, out),
-        (16, true) => multiply::<S, 16, true>(s, panel, x, out),
-        _ => unreachable!("the table of types allows 16 and 32"),
-    }
-}
-
 /// Blocks are unpacked in runs of at least 32 elements, so that groups can be interleaved.
 const MAX_RUN: usize = 256;
 
+/// Unpacks up to sixteen rows of `row_len` elements.
 #[inline(always)]
-fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel: &mut Panel) {
+pub(crate) fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel: &mut Panel) {
     let Form::Groups { group_len, has_min } = B::FORM else {
         unreachable!("chosen by form")
     };
@@ -111,8 +90,10 @@ fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel: &mut Pane
     }
 }
 
+/// `out[t][r] = row r of the panel . x[t]`, for weights in groups of `G`; `out` is
+/// `[n_tokens, n_rows]` with at most sixteen rows.
 #[inline(always)]
-fn multiply<S: Simd, const G: usize, const HAS_MIN: bool>(
+pub(crate) fn multiply<S: Simd, const G: usize, const HAS_MIN: bool>(
     s: S,
     panel: &Panel,
     x: &QuantRows<'_>,
