@@ -74,6 +74,7 @@ pub(super) const MAX_LEN: usize = 256;
 pub(super) const MAX_GROUPS: usize = MAX_LEN / 16;
 
 /// The half-precision number at byte `at`, exactly as f32.
+#[inline(always)]
 pub(super) fn f16_at(bytes: &[u8], at: usize) -> f32 {
     f16_to_f32(u16_at(bytes, at))
 }
@@ -83,7 +84,8 @@ pub(super) fn f16_at(bytes: &[u8], at: usize) -> f32 {
 /// The exponent moves to its place in an f32 and is rebased by an addition, all without branches.
 /// The conversion of the `half` crate looks the CPU's features up for each number: a row of F16 took
 /// five times as long with it.
-pub(super) fn f16_to_f32(bits: u16) -> f32 {
+#[inline(always)]
+pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     const REBASE: u32 = (127 - 15) << 23;
     const SMALLEST_NORMAL: f32 = f32::from_bits(REBASE + (1 << 23));
     let sign = u32::from(bits & 0x8000) << 16;
@@ -102,16 +104,19 @@ pub(super) fn f16_to_f32(bits: u16) -> f32 {
 }
 
 /// The little-endian 16-bit number at byte `at`.
+#[inline(always)]
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// The little-endian 32-bit number at byte `at`.
+#[inline(always)]
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// Spreads packed 4-bit codes: the low halves of all bytes first, then the high halves.
+#[inline(always)]
 pub(super) fn spread_nibbles(packed: &[u8], q: &mut [i8], value: impl Fn(u8) -> i8) {
     let (low, high) = q.split_at_mut(packed.len());
     for (&byte, low) in packed.iter().zip(low) {
@@ -123,6 +128,7 @@ pub(super) fn spread_nibbles(packed: &[u8], q: &mut [i8], value: impl Fn(u8) -> 
 }
 
 /// Spreads packed 2-bit codes: bits 0 and 1 of all bytes first, then bits 2 and 3, and so on.
+#[inline(always)]
 pub(super) fn spread_pairs(packed: &[u8], q: &mut [i8], value: impl Fn(u8) -> i8) {
     for (plane, q) in q.chunks_exact_mut(packed.len()).enumerate() {
         for (&byte, q) in packed.iter().zip(q) {
@@ -132,6 +138,7 @@ pub(super) fn spread_pairs(packed: &[u8], q: &mut [i8], value: impl Fn(u8) -> i8
 }
 
 /// Copies bytes that are signed numbers already.
+#[inline(always)]
 pub(super) fn copy_signed(bytes: &[u8], q: &mut [i8]) {
     for (&byte, q) in bytes.iter().zip(q) {
         *q = byte as i8;

@@ -18,6 +18,7 @@ impl Block for IQ1M {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let (low_bits, high_bits) = (&bytes[..32], &bytes[32..48]);
         let words = [48, 50, 52, 54].map(|at| u16_at(bytes, at));

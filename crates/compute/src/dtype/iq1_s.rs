@@ -17,6 +17,7 @@ impl Block for IQ1S {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let (d, low_bits) = (f16_at(bytes, 0), &bytes[2..34]);
         let groups = low_bits

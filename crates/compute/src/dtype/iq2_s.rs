@@ -17,6 +17,7 @@ impl Block for IQ2S {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let (low_bits, signs, high_bits) = (&bytes[2..34], &bytes[34..66], &bytes[66..74]);
         quarter_scales(f16_at(bytes, 0), &bytes[74..82], scales);

@@ -17,6 +17,7 @@ impl Block for IQ2XS {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         quarter_scales(f16_at(bytes, 0), &bytes[66..74], scales);
         for (pair, q) in bytes[2..66].chunks_exact(2).zip(q.chunks_exact_mut(8)) {

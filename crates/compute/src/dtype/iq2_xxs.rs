@@ -17,6 +17,7 @@ impl Block for IQ2XXS {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let d = f16_at(bytes, 0);
         let groups = bytes[2..].chunks_exact(8).zip(q.chunks_exact_mut(32));

@@ -17,6 +17,7 @@ impl Block for IQ3S {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let (low_bits, high_bits, signs) = (&bytes[2..66], &bytes[66..74], &bytes[74..106]);
         let d = f16_at(bytes, 0);

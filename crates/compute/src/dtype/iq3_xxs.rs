@@ -17,6 +17,7 @@ impl Block for IQ3XXS {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let (d, codes, packed) = (f16_at(bytes, 0), &bytes[2..66], &bytes[66..98]);
         let groups = codes

@@ -15,6 +15,7 @@ impl Block for IQ4NL {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales[0] = f16_at(bytes, 0);
         spread_nibbles(&bytes[2..], q, |code| UNEVEN_STEPS[usize::from(code)]);

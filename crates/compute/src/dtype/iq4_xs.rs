@@ -17,6 +17,7 @@ impl Block for IQ4XS {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let (d, high_bits, low_bits) = (f16_at(bytes, 0), u16_at(bytes, 2), &bytes[4..8]);
         for (g, scale) in scales.iter_mut().enumerate() {

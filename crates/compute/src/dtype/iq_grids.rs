@@ -28,6 +28,7 @@ pub(super) static IQ3_S: [[i8; 4]; 512] = expand(&IQ3_S_CODES, [1, 3, 5, 7, 9, 1
 pub(super) static IQ1: [[i8; 8]; 2048] = expand(&IQ1_CODES, [-1, 0, 1]);
 
 /// Writes the values of a grid, negated where the bit of the element is set.
+#[inline(always)]
 pub(super) fn place<const W: usize>(grid: &[i8; W], signs: u8, q: &mut [i8]) {
     for (i, (&value, q)) in grid.iter().zip(q).enumerate() {
         *q = if signs >> i & 1 == 1 { -value } else { value };
@@ -36,6 +37,7 @@ pub(super) fn place<const W: usize>(grid: &[i8; W], signs: u8, q: &mut [i8]) {
 
 /// The sign bits of 8 elements from a code of 7: the number of negative elements is even, so the
 /// eighth bit is the parity of the others.
+#[inline(always)]
 pub(super) fn signs_of(code: u8) -> u8 {
     let code = code & 0x7f;
     code | (code.count_ones() as u8 & 1) << 7
@@ -43,6 +45,7 @@ pub(super) fn signs_of(code: u8) -> u8 {
 
 /// The scales of IQ2_XS and IQ2_S from 4-bit codes, the low half of a byte before the high:
 /// `d * (code + 1/2) / 4`.
+#[inline(always)]
 pub(super) fn quarter_scales(d: f32, packed: &[u8], scales: &mut [f32]) {
     for (&byte, scales) in packed.iter().zip(scales.chunks_exact_mut(2)) {
         scales[0] = d * (0.5 + f32::from(byte & 0x0f)) * 0.25;
@@ -51,6 +54,7 @@ pub(super) fn quarter_scales(d: f32, packed: &[u8], scales: &mut [f32]) {
 }
 
 /// Writes the 8 values of an IQ1 code, shifted by plus or minus 1/8, all times 8.
+#[inline(always)]
 pub(super) fn place_shifted(code: usize, is_negative: bool, q: &mut [i8]) {
     let shift = if is_negative { -1 } else { 1 };
     for (&value, q) in IQ1[code].iter().zip(q) {

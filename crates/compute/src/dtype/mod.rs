@@ -36,6 +36,7 @@ mod tq2_0;
 
 use std::fmt;
 
+pub(crate) use block::f16_to_f32;
 pub use block::{Block, Form};
 
 /// A row of the table.
@@ -68,6 +69,14 @@ macro_rules! dtypes {
         impl DType {
             /// Every type, in the order of the table.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// What `visitor` makes of this type's block: how kernels that are generic over
+            /// [`Block`] are chosen at run time.
+            pub(crate) fn visit<V: BlockVisitor>(self) -> V::Output {
+                match self {
+                    $(Self::$variant => V::visit::<$block>(),)*
+                }
+            }
         }
 
         /// The table, in the order of the variants.
@@ -112,6 +121,12 @@ dtypes! {
     NVFP4 = 40, "NVFP4", nvfp4::NVFP4;
     Q1_0 = 41, "Q1_0", q1_0::Q1_0;
     Q2_0 = 42, "Q2_0", q2_0::Q2_0;
+}
+
+/// A function of a block type; see [`DType::visit`].
+pub(crate) trait BlockVisitor {
+    type Output;
+    fn visit<B: Block>() -> Self::Output;
 }
 
 impl DType {

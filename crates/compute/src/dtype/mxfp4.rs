@@ -17,6 +17,7 @@ impl Block for MXFP4 {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales[0] = half_power(bytes[0]);
         spread_nibbles(&bytes[1..], q, |code| DOUBLED_E2M1[usize::from(code)]);
@@ -27,6 +28,7 @@ impl Block for MXFP4 {
 pub(super) const DOUBLED_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Half of `2^(exponent - 127)`: the scale of doubled codes. The smallest two are subnormal.
+#[inline(always)]
 fn half_power(exponent: u8) -> f32 {
     f32::from_bits(match exponent {
         0 | 1 => 0x0020_0000 << exponent,

@@ -16,6 +16,7 @@ impl Block for NVFP4 {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let groups = bytes[4..].chunks_exact(8).zip(q.chunks_exact_mut(16));
         for ((&scale_code, scale), (codes, q)) in bytes[..4].iter().zip(scales).zip(groups) {
@@ -27,6 +28,7 @@ impl Block for NVFP4 {
 
 /// Half the value of an E4M3 code: the scale of doubled codes. The eighth bit, the sign elsewhere,
 /// is passed over; NaN (0x7f) counts as 0, but 0xff as a number.
+#[inline(always)]
 fn half_e4m3(code: u8) -> f32 {
     let (exponent, mantissa) = (u32::from(code >> 3 & 0x0f), f32::from(code & 7));
     if code == 0x7f {
@@ -39,6 +41,7 @@ fn half_e4m3(code: u8) -> f32 {
 }
 
 /// `2^exponent` for exponents of normal numbers.
+#[inline(always)]
 fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }

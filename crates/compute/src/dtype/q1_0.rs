@@ -15,6 +15,7 @@ impl Block for Q1_0 {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales.fill(f16_at(bytes, 0));
         for (&byte, q) in bytes[2..].iter().zip(q.chunks_exact_mut(8)) {

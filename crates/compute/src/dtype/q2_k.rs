@@ -16,6 +16,7 @@ impl Block for Q2K {
         has_min: true,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         let (d, d_min) = (f16_at(bytes, 80), f16_at(bytes, 82));
         for (&byte, (scale, min)) in bytes[..16].iter().zip(scales.iter_mut().zip(mins)) {

@@ -17,6 +17,7 @@ impl Block for Q3K {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let (high_bits, codes, packed_scales) = (&bytes[..32], &bytes[32..96], &bytes[96..108]);
         let d = f16_at(bytes, 108);

@@ -16,6 +16,7 @@ impl Block for Q4K {
         has_min: true,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         unpack_scales(&bytes[..16], scales, mins);
         for (codes, q) in bytes[16..].chunks_exact(32).zip(q.chunks_exact_mut(64)) {
@@ -28,6 +29,7 @@ impl Block for Q4K {
 ///
 /// Pairs 0 to 3 lie in the low six bits of bytes j (scale) and 4 + j (minimum). The upper two bits
 /// of those bytes belong to pair 4 + j, whose lower bits are the two halves of byte 8 + j.
+#[inline(always)]
 pub(super) fn unpack_scales(header: &[u8], scales: &mut [f32], mins: &mut [f32]) {
     let (d, d_min) = (f16_at(header, 0), f16_at(header, 2));
     let packed = &header[4..16];

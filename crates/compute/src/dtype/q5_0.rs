@@ -15,6 +15,7 @@ impl Block for Q5_0 {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales[0] = f16_at(bytes, 0);
         spread_nibbles(&bytes[6..], q, |code| code as i8 - 16);

@@ -16,6 +16,7 @@ impl Block for Q5_1 {
         has_min: true,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         scales[0] = f16_at(bytes, 0);
         mins[0] = f16_at(bytes, 2);

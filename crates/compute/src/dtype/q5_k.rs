@@ -17,6 +17,7 @@ impl Block for Q5K {
         has_min: true,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         unpack_scales(&bytes[..16], scales, mins);
         let (high_bits, codes) = (&bytes[16..48], &bytes[48..176]);

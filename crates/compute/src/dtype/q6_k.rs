@@ -17,6 +17,7 @@ impl Block for Q6K {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         let d = f16_at(bytes, 208);
         for (&byte, scale) in bytes[192..208].iter().zip(scales) {

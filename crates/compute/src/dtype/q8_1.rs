@@ -16,6 +16,7 @@ impl Block for Q8_1 {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales[0] = f16_at(bytes, 0);
         copy_signed(&bytes[4..], q);

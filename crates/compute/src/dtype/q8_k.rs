@@ -16,6 +16,7 @@ impl Block for Q8K {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales.fill(f32::from_bits(u32_at(bytes, 0)));
         copy_signed(&bytes[4..260], q);

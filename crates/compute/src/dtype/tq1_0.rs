@@ -16,6 +16,7 @@ impl Block for TQ1_0 {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales.fill(f16_at(bytes, 52));
         let (first, rest) = q.split_at_mut(5 * 32);
@@ -30,6 +31,7 @@ impl Block for TQ1_0 {
 ///
 /// A byte is a fraction of 256 in base 3, so multiplying by 3 moves its first digit above the
 /// eighth bit and leaves the other digits as the next fraction.
+#[inline(always)]
 fn spread_digits(packed: &[u8], q: &mut [i8]) {
     let mut power = 1u8;
     for q in q.chunks_exact_mut(packed.len()) {

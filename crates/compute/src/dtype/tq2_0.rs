@@ -15,6 +15,7 @@ impl Block for TQ2_0 {
         has_min: false,
     };
 
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales.fill(f16_at(bytes, 64));
         for (codes, q) in bytes[..64].chunks_exact(32).zip(q.chunks_exact_mut(128)) {
