@@ -5,13 +5,14 @@ use minerva_engine::model::{ARCHITECTURES, Architecture};
 use minerva_engine::{Engine, EngineOptions, Model};
 use minerva_gguf::{Gguf, Metadata};
 
-use crate::tiny::{Tensor, TempFile, Tiny, distance, write};
+use crate::tiny::{TempFile, Tensor, Tiny, distance, write};
 
 /// Float sums may be taken in another order.
 const TOLERANCE: f32 = 1e-5;
 
-const TEXT: [u32; 21] =
-    [1, 260, 270, 261, 3, 284, 259, 259, 100, 2, 0, 263, 264, 280, 281, 282, 5, 6, 7, 270, 260];
+const TEXT: [u32; 21] = [
+    1, 260, 270, 261, 3, 284, 259, 259, 100, 2, 0, 263, 264, 280, 281, 282, 5, 6, 7, 270, 260,
+];
 
 /// Which optional tensors a model does without.
 const VARIANTS: [&[&str]; 5] = [
@@ -31,11 +32,17 @@ fn for_each_variant(check: impl Fn(&Architecture, Tiny)) {
 }
 
 fn options(batch_tokens: usize) -> EngineOptions {
-    EngineOptions { batch_tokens, ..EngineOptions::default() }
+    EngineOptions {
+        batch_tokens,
+        ..EngineOptions::default()
+    }
 }
 
 fn logits(tiny: &Tiny) -> Vec<f32> {
-    tiny.engine(&EngineOptions::default()).prefill(&TEXT).unwrap().to_vec()
+    tiny.engine(&EngineOptions::default())
+        .prefill(&TEXT)
+        .unwrap()
+        .to_vec()
 }
 
 #[test]
@@ -56,8 +63,15 @@ fn one_by_one_as_at_once() {
 fn in_slices_as_at_once() {
     for_each_variant(|_, tiny| {
         for batch_tokens in [1, 2, 7, 16, 20, 21] {
-            let sliced = tiny.engine(&options(batch_tokens)).prefill(&TEXT).unwrap().to_vec();
-            assert!(distance(&logits(&tiny), &sliced) < TOLERANCE, "slices of {batch_tokens}");
+            let sliced = tiny
+                .engine(&options(batch_tokens))
+                .prefill(&TEXT)
+                .unwrap()
+                .to_vec();
+            assert!(
+                distance(&logits(&tiny), &sliced) < TOLERANCE,
+                "slices of {batch_tokens}"
+            );
         }
     });
 }
@@ -95,14 +109,20 @@ fn scores_are_the_log_probabilities_of_the_steps() {
             wanted.push((f64::from(logits[pair[1] as usize]) - sum.ln()) as f32);
         }
         for (batch_outputs, first) in [(1, 1), (3, 1), (8, 5), (8, 20), (8, 21), (8, 30)] {
-            let options = EngineOptions { batch_outputs, ..options(8) };
+            let options = EngineOptions {
+                batch_outputs,
+                ..options(8)
+            };
             let mut engine = tiny.engine(&options);
             engine.prefill(&[3, 3, 3]).unwrap();
             let scores = engine.score(&TEXT, first).unwrap();
             let wanted = wanted.get(first - 1..).unwrap_or_default();
             assert_eq!(scores.len(), wanted.len());
             let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
-            assert!(scores.iter().zip(wanted).all(is_close), "{scores:?}, {wanted:?}");
+            assert!(
+                scores.iter().zip(wanted).all(is_close),
+                "{scores:?}, {wanted:?}"
+            );
         }
     });
 }
@@ -113,7 +133,10 @@ fn an_untied_copy_of_the_embedding_changes_nothing() {
         let tied = Tiny::new(architecture, &["output.weight"]);
         let mut untied = tied.clone();
         let table = untied.tensor("token_embd.weight").clone();
-        untied.tensors.push(Tensor { name: "output.weight".into(), ..table });
+        untied.tensors.push(Tensor {
+            name: "output.weight".into(),
+            ..table
+        });
         assert_eq!(logits(&tied), logits(&untied));
     }
 }
@@ -150,16 +173,23 @@ fn linear_scaling_is_a_factor_on_every_pair() {
         let close = |a: &Tiny, b: &Tiny| distance(&logits(a), &logits(b)) < TOLERANCE;
         assert!(!close(&plain, &by_factors));
         for (name, kind) in [("scaling.factor", Some("linear")), ("scale_linear", None)] {
-            let mut scaled = Tiny { tensors: Vec::new(), ..plain.clone() };
+            let mut scaled = Tiny {
+                tensors: Vec::new(),
+                ..plain.clone()
+            };
             let key = |name: &str| format!("{}.rope.{name}", architecture.name);
             scaled.metadata.insert(&key(name), 4.0f32);
             if let Some(kind) = kind {
                 scaled.metadata.insert(&key("scaling.type"), kind);
             }
             scaled.tensors = by_factors.tensors.clone();
-            scaled.tensors.retain(|tensor| tensor.name != "rope_freqs.weight");
+            scaled
+                .tensors
+                .retain(|tensor| tensor.name != "rope_freqs.weight");
             let mut plain = by_factors.clone();
-            plain.tensors.retain(|tensor| tensor.name != "rope_freqs.weight");
+            plain
+                .tensors
+                .retain(|tensor| tensor.name != "rope_freqs.weight");
             assert!(close(&scaled, &by_factors));
             assert!(!close(&scaled, &plain));
         }
@@ -173,8 +203,11 @@ fn a_split_model_is_the_same_model() {
         let file = TempFile::new("tiny-00001-of-00003.gguf");
         let n = tiny.tensors.len();
         for (part, tensors) in [0..4, 4..5, 5..n].into_iter().enumerate() {
-            let mut metadata =
-                if part == 0 { tiny.metadata.clone() } else { Metadata::default() };
+            let mut metadata = if part == 0 {
+                tiny.metadata.clone()
+            } else {
+                Metadata::default()
+            };
             metadata.insert("split.no", part as u32);
             metadata.insert("split.count", 3u32);
             metadata.insert("split.tensors.count", n as i32);
@@ -192,7 +225,10 @@ fn a_split_model_is_the_same_model() {
         }
         std::fs::remove_file(file.path.with_file_name("tiny-00002-of-00003.gguf")).unwrap();
         let error = Model::open(&file.path).unwrap_err().to_string();
-        assert!(error.ends_with("tiny-00002-of-00003.gguf: no such file"), "{error}");
+        assert!(
+            error.ends_with("tiny-00002-of-00003.gguf: no such file"),
+            "{error}"
+        );
     }
 }
 
@@ -208,10 +244,17 @@ fn what_is_saved_is_what_is_loaded() {
                 let values = bytes[info.range()].chunks(4);
                 let values = values.map(|x| f32::from_le_bytes(x.try_into().unwrap()));
                 let name = info.name.to_string();
-                Tensor { name, dims: info.dims.clone(), values: values.collect() }
+                Tensor {
+                    name,
+                    dims: info.dims.clone(),
+                    values: values.collect(),
+                }
             })
             .collect();
-        let again = Tiny { metadata: gguf.metadata, tensors };
+        let again = Tiny {
+            metadata: gguf.metadata,
+            tensors,
+        };
         assert_eq!(bytes, again.bytes());
         assert_eq!(logits(&tiny), logits(&again));
     });
