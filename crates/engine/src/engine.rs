@@ -325,12 +325,14 @@ impl Engine {
             start,
             blocks: &self.blocks,
         };
-        self.cached.extend_from_slice(tokens);
-        self.executable.run(&Batch {
+        let logits = self.executable.run(&Batch {
             tokens,
             sequences: &[sequence],
             outputs,
-        })
+        });
+        // Not before: if a backend panics, the cache does not hold these tokens.
+        self.cached.extend_from_slice(tokens);
+        logits
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<(), RequestError> {

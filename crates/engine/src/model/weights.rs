@@ -97,8 +97,17 @@ impl Weights {
     }
 }
 
+/// A shape without the dimensions of 1 at its end, which some writers add.
+fn without_ones(dims: &[usize]) -> &[usize] {
+    let n_dims = dims
+        .iter()
+        .rposition(|&dim| dim != 1)
+        .map_or(0, |last| last + 1);
+    &dims[..n_dims]
+}
+
 fn weight(file: &ModelFile, tensor: &TensorInfo, spec: &TensorSpec) -> Result<Weight, LoadError> {
-    if tensor.dims != spec.dims {
+    if without_ones(&tensor.dims) != without_ones(&spec.dims) {
         return Err(LoadError::TensorShape {
             name: spec.name.clone(),
             found: tensor.dims.clone(),

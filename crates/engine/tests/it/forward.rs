@@ -1,7 +1,8 @@
 //! The forward pass of every architecture: however a text is cut into batches, the logits agree.
 
-use minerva_compute::ReferenceBackend;
-use minerva_engine::model::{ARCHITECTURES, Architecture};
+use minerva_compute::cpu::CpuOptions;
+use minerva_compute::{Backend, CpuBackend, ReferenceBackend};
+use minerva_engine::model::ARCHITECTURES;
 use minerva_engine::{Engine, EngineOptions, Model};
 use minerva_gguf::{Gguf, Metadata};
 
@@ -23,11 +24,24 @@ const VARIANTS: [&[&str]; 5] = [
     &["output.weight", "rope_freqs.weight", ".bias"],
 ];
 
-fn for_each_variant(check: impl Fn(&Architecture, Tiny)) {
+fn for_each_variant(check: impl Fn(&Tiny)) {
     for architecture in ARCHITECTURES {
         for skip in VARIANTS {
-            check(architecture, Tiny::new(architecture, skip));
+            check(&Tiny::new(architecture, skip));
         }
+    }
+}
+
+/// What must hold on any backend.
+fn for_each_backend(check: impl Fn(&dyn Backend, &Tiny)) {
+    let threads = Some(2);
+    let cpu = CpuBackend::new(&CpuOptions {
+        threads,
+        ..CpuOptions::default()
+    })
+    .unwrap();
+    for backend in [&ReferenceBackend as &dyn Backend, &cpu] {
+        for_each_variant(|tiny| check(backend, tiny));
     }
 }
 
@@ -39,37 +53,46 @@ fn options(batch_tokens: usize) -> EngineOptions {
 }
 
 fn logits(tiny: &Tiny) -> Vec<f32> {
-    tiny.engine(&EngineOptions::default())
-        .prefill(&TEXT)
-        .unwrap()
-        .to_vec()
+    logits_on(&ReferenceBackend, tiny)
+}
+
+fn logits_on(backend: &dyn Backend, tiny: &Tiny) -> Vec<f32> {
+    let mut engine = tiny.engine_on(backend, &EngineOptions::default());
+    engine.prefill(&TEXT).unwrap().to_vec()
+}
+
+#[test]
+fn the_cpu_backend_agrees_with_the_reference() {
+    // Keys and values are kept in half precision.
+    const TOLERANCE: f32 = 5e-3;
+    for_each_backend(|backend, tiny| {
+        assert!(distance(&logits(tiny), &logits_on(backend, tiny)) < TOLERANCE);
+    });
 }
 
 #[test]
 fn one_by_one_as_at_once() {
-    for_each_variant(|_, tiny| {
-        let mut engine = tiny.engine(&EngineOptions::default());
+    for_each_backend(|backend, tiny| {
+        let mut engine = tiny.engine_on(backend, &EngineOptions::default());
         let (first, rest) = TEXT.split_at(1);
         let mut stepwise = engine.prefill(first).unwrap().to_vec();
         for &token in rest {
             stepwise = engine.decode_step(token).unwrap().to_vec();
         }
         assert_eq!(engine.cached(), TEXT);
-        assert!(distance(&logits(&tiny), &stepwise) < TOLERANCE);
+        assert!(distance(&logits_on(backend, tiny), &stepwise) < TOLERANCE);
     });
 }
 
 #[test]
 fn in_slices_as_at_once() {
-    for_each_variant(|_, tiny| {
+    for_each_backend(|backend, tiny| {
+        let whole = logits_on(backend, tiny);
         for batch_tokens in [1, 2, 7, 16, 20, 21] {
-            let sliced = tiny
-                .engine(&options(batch_tokens))
-                .prefill(&TEXT)
-                .unwrap()
-                .to_vec();
+            let mut engine = tiny.engine_on(backend, &options(batch_tokens));
+            let sliced = engine.prefill(&TEXT).unwrap();
             assert!(
-                distance(&logits(&tiny), &sliced) < TOLERANCE,
+                distance(&whole, sliced) < TOLERANCE,
                 "slices of {batch_tokens}"
             );
         }
@@ -78,29 +101,29 @@ fn in_slices_as_at_once() {
 
 #[test]
 fn after_other_text_as_from_the_start() {
-    for_each_variant(|_, tiny| {
-        let mut engine = tiny.engine(&EngineOptions::default());
+    for_each_backend(|backend, tiny| {
+        let mut engine = tiny.engine_on(backend, &EngineOptions::default());
         engine.prefill(&TEXT[..12]).unwrap();
         engine.prefill(&[9, 8, 7, 6, 5]).unwrap();
         engine.truncate(12);
-        let warm = engine.prefill(&TEXT[12..]).unwrap().to_vec();
-        assert!(distance(&logits(&tiny), &warm) < TOLERANCE);
+        let warm = engine.prefill(&TEXT[12..]).unwrap();
+        assert!(distance(&logits_on(backend, tiny), warm) < TOLERANCE);
     });
 }
 
 #[test]
 fn every_position_and_token_matters() {
-    for_each_variant(|_, tiny| {
+    for_each_variant(|tiny| {
         let mut other = TEXT;
         other.swap(3, 8);
         let swapped = tiny.engine(&options(512)).prefill(&other).unwrap().to_vec();
-        assert!(distance(&logits(&tiny), &swapped) > 100.0 * TOLERANCE);
+        assert!(distance(&logits(tiny), &swapped) > 100.0 * TOLERANCE);
     });
 }
 
 #[test]
 fn scores_are_the_log_probabilities_of_the_steps() {
-    for_each_variant(|_, tiny| {
+    for_each_variant(|tiny| {
         let mut engine = tiny.engine(&options(8));
         let mut wanted = Vec::new();
         for pair in TEXT.windows(2) {
@@ -234,7 +257,7 @@ fn a_split_model_is_the_same_model() {
 
 #[test]
 fn what_is_saved_is_what_is_loaded() {
-    for_each_variant(|_, tiny| {
+    for_each_variant(|tiny| {
         let bytes = tiny.bytes();
         let gguf = Gguf::parse(&bytes).unwrap();
         let tensors: Vec<Tensor> = gguf
@@ -256,6 +279,6 @@ fn what_is_saved_is_what_is_loaded() {
             tensors,
         };
         assert_eq!(bytes, again.bytes());
-        assert_eq!(logits(&tiny), logits(&again));
+        assert_eq!(logits(tiny), logits(&again));
     });
 }

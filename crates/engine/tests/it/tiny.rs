@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use minerva_compute::ReferenceBackend;
+use minerva_compute::{Backend, ReferenceBackend};
 use minerva_engine::model::Architecture;
 use minerva_engine::{Engine, EngineOptions, HParams, LoadError, Model};
 use minerva_gguf::{GgmlType, Metadata, NewTensor, StringArray};
@@ -99,7 +99,11 @@ impl Tiny {
 
     /// An engine of it, on the reference backend.
     pub(crate) fn engine(&self, options: &EngineOptions) -> Engine {
-        Engine::new(Arc::new(self.open().unwrap()), &ReferenceBackend, options).unwrap()
+        self.engine_on(&ReferenceBackend, options)
+    }
+
+    pub(crate) fn engine_on(&self, backend: &dyn Backend, options: &EngineOptions) -> Engine {
+        Engine::new(Arc::new(self.open().unwrap()), backend, options).unwrap()
     }
 }
 
