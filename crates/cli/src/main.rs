@@ -3,12 +3,14 @@
 
 mod commands;
 
+mod answer;
 mod backend;
 mod chat;
 mod interrupt;
 mod model;
 mod output;
 mod progress;
+mod session;
 
 use std::process::ExitCode;
 

@@ -44,7 +44,7 @@ impl Command {
             Command::List(args) => list::run(&args)?,
             Command::Rm(args) => rm::run(&args)?,
             Command::Inspect(args) => inspect::run(&args)?,
-            Command::Verify(args) => verify::run(&args)?,
+            Command::Verify(args) => return verify::run(&args),
             Command::Tokenize(args) => tokenize::run(&args)?,
             Command::Bench(args) => bench::run(&args)?,
             Command::Perplexity(args) => perplexity::run(&args)?,
