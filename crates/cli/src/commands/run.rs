@@ -37,9 +37,6 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
 
-    #[command(flatten)]
-    answer: AnswerArgs,
-
     /// Most tokens of prompt and answer together [default: the model's, at most 4096]
     #[arg(short, long, value_name = "N")]
     context: Option<usize>,
@@ -62,6 +59,10 @@ pub(crate) struct Args {
     /// Tell the speed at the end, on standard error
     #[arg(short, long)]
     verbose: bool,
+
+    // Last, since its heading holds for all that comes after it.
+    #[command(flatten)]
+    answer: AnswerArgs,
 }
 
 /// Answers the prompt; chats if there is none.
@@ -174,7 +175,7 @@ fn to_json(args: &Args, prompt: &[u32], mut tokens: Vec<Token>, done: &Done) -> 
             let logprobs = token.logprobs.as_ref();
             let top = logprobs.iter().flat_map(|logprobs| &logprobs.top);
             let top: Vec<Value> =
-                top.map(|top| json!({"id": top.id, "logprob": top.logprob})).collect();
+                top.map(|(id, logprob)| json!({"id": id, "logprob": logprob})).collect();
             let logprob = logprobs.map(|logprobs| logprobs.logprob);
             json!({"id": token.id, "text": token.text, "logprob": logprob, "top": top})
         })
