@@ -80,14 +80,34 @@ impl Batch<'_> {
     /// If one is broken.
     pub fn check(&self, limits: &Limits, vocab_size: usize) {
         assert!(self.tokens.len() <= limits.max_tokens, "tokens in a batch");
-        assert!(self.outputs.len() <= limits.max_outputs, "outputs of a batch");
-        assert!(self.tokens.iter().all(|&t| (t as usize) < vocab_size), "token id");
-        assert!(self.outputs.iter().all(|&o| (o as usize) < self.tokens.len()), "output index");
-        assert_eq!(self.sequences.iter().map(|s| s.n_tokens).sum::<usize>(), self.tokens.len());
+        assert!(
+            self.outputs.len() <= limits.max_outputs,
+            "outputs of a batch"
+        );
+        assert!(
+            self.tokens.iter().all(|&t| (t as usize) < vocab_size),
+            "token id"
+        );
+        assert!(
+            self.outputs
+                .iter()
+                .all(|&o| (o as usize) < self.tokens.len()),
+            "output index"
+        );
+        assert_eq!(
+            self.sequences.iter().map(|s| s.n_tokens).sum::<usize>(),
+            self.tokens.len()
+        );
         for s in self.sequences {
             assert!(s.n_tokens > 0, "empty sequence");
-            assert!(s.start + s.n_tokens <= s.blocks.len() * KV_BLOCK_LEN, "cache blocks");
-            assert!(s.blocks.iter().all(|&b| (b as usize) < limits.n_kv_blocks), "block index");
+            assert!(
+                s.start + s.n_tokens <= s.blocks.len() * KV_BLOCK_LEN,
+                "cache blocks"
+            );
+            assert!(
+                s.blocks.iter().all(|&b| (b as usize) < limits.n_kv_blocks),
+                "block index"
+            );
         }
     }
 }

@@ -268,7 +268,12 @@ impl Builder {
         let BufShape { rows, width } = self.shape(x);
         assert_eq!(self.matrix(weight), (1, width), "norm weight");
         let out = self.buffer(rows, width);
-        self.ops.push(Op::RmsNorm { x, weight, eps, out });
+        self.ops.push(Op::RmsNorm {
+            x,
+            weight,
+            eps,
+            out,
+        });
         out
     }
 
@@ -280,7 +285,10 @@ impl Builder {
     ) -> [BufId; N] {
         let parts = weights.map(|(weight, bias)| self.part(x, weight, bias, None));
         let outs = std::array::from_fn(|i| parts[i].out);
-        self.ops.push(Op::MatMul { x, parts: parts.into() });
+        self.ops.push(Op::MatMul {
+            x,
+            parts: parts.into(),
+        });
         outs
     }
 
@@ -300,7 +308,10 @@ impl Builder {
     ) -> BufId {
         let part = self.part(x, weight, bias, Some(residual));
         let out = part.out;
-        self.ops.push(Op::MatMul { x, parts: vec![part] });
+        self.ops.push(Op::MatMul {
+            x,
+            parts: vec![part],
+        });
         out
     }
 
@@ -321,7 +332,12 @@ impl Builder {
             assert_eq!(self.shape(residual).width, n_rows, "residual");
             assert_eq!(self.shape(residual).rows, rows, "residual rows");
         }
-        MatMulPart { weight, bias, residual, out: self.buffer(rows, n_rows) }
+        MatMulPart {
+            weight,
+            bias,
+            residual,
+            out: self.buffer(rows, n_rows),
+        }
     }
 
     /// [`Op::GatedMatMul`].
@@ -336,22 +352,43 @@ impl Builder {
         assert_eq!(self.matrix(gate), self.matrix(up), "gate and up");
         assert_eq!(self.matrix(gate).1, width, "matrix input");
         let out = self.buffer(rows, self.matrix(gate).0);
-        self.ops.push(Op::GatedMatMul { x, gate, up, activation, out });
+        self.ops.push(Op::GatedMatMul {
+            x,
+            gate,
+            up,
+            activation,
+            out,
+        });
         out
     }
 
     /// [`Op::Attention`] over `[q, k, v]`, in a new layer of the cache.
     pub fn attention(&mut self, [q, k, v]: [BufId; 3], spec: &AttentionSpec) -> BufId {
-        let AttentionSpec { n_heads, n_kv_heads, head_dim, scale, rope } = *spec;
-        assert!(n_kv_heads > 0 && n_heads % n_kv_heads == 0, "heads per key/value head");
+        let AttentionSpec {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            scale,
+            rope,
+        } = *spec;
+        assert!(
+            n_kv_heads > 0 && n_heads % n_kv_heads == 0,
+            "heads per key/value head"
+        );
         assert_eq!(self.shape(q).width, n_heads * head_dim, "queries");
         assert_eq!(self.shape(k).width, n_kv_heads * head_dim, "keys");
         assert_eq!(self.shape(v).width, n_kv_heads * head_dim, "values");
         if let Some(rope) = rope {
-            assert!(self.ropes[rope.0 as usize].inv_freq.len() * 2 <= head_dim, "rotary dimensions");
+            assert!(
+                self.ropes[rope.0 as usize].inv_freq.len() * 2 <= head_dim,
+                "rotary dimensions"
+            );
         }
         let layer = self.kv.len();
-        self.kv.push(KvShape { n_kv_heads, head_dim });
+        self.kv.push(KvShape {
+            n_kv_heads,
+            head_dim,
+        });
         let out = self.buffer(Rows::Tokens, n_heads * head_dim);
         self.ops.push(Op::Attention(Attention {
             layer,
@@ -379,9 +416,22 @@ impl Builder {
 
     /// The finished program; `logits` is what running it answers, `[n_outputs, vocab_size]`.
     pub fn finish(self, logits: BufId) -> Program {
-        let Builder { weights, buffers, ropes, kv, ops } = self;
+        let Builder {
+            weights,
+            buffers,
+            ropes,
+            kv,
+            ops,
+        } = self;
         assert_eq!(buffers[logits.0 as usize].rows, Rows::Outputs);
-        Program { weights, buffers, ropes, kv, ops, logits }
+        Program {
+            weights,
+            buffers,
+            ropes,
+            kv,
+            ops,
+            logits,
+        }
     }
 }
 

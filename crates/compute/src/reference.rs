@@ -19,9 +19,23 @@ impl Backend for ReferenceBackend {
         let weights = program.weights.iter().map(|w| w.to_f32()).collect();
         let buffers = vec![Vec::new(); program.buffers.len()];
         let n_slots = limits.n_kv_blocks * KV_BLOCK_LEN;
-        let kv = program.kv.iter().map(|s| n_slots * s.n_kv_heads * s.head_dim);
-        let cache = kv.map(|len| LayerCache { k: vec![0.0; len], v: vec![0.0; len] }).collect();
-        Ok(Box::new(Reference { program, limits, weights, buffers, cache }))
+        let kv = program
+            .kv
+            .iter()
+            .map(|s| n_slots * s.n_kv_heads * s.head_dim);
+        let cache = kv
+            .map(|len| LayerCache {
+                k: vec![0.0; len],
+                v: vec![0.0; len],
+            })
+            .collect();
+        Ok(Box::new(Reference {
+            program,
+            limits,
+            weights,
+            buffers,
+            cache,
+        }))
     }
 }
 
@@ -46,10 +60,17 @@ impl Executable for Reference {
         for i in 0..self.program.ops.len() {
             match self.program.ops[i].clone() {
                 Op::Embed { table, out } => self.embed(batch, table, out),
-                Op::RmsNorm { x, weight, eps, out } => {
+                Op::RmsNorm {
+                    x,
+                    weight,
+                    eps,
+                    out,
+                } => {
                     let x = self.rows(x);
                     let weight = self.weight(weight);
-                    let y = x.chunks(weight.len()).flat_map(|row| rms_norm(row, weight, eps));
+                    let y = x
+                        .chunks(weight.len())
+                        .flat_map(|row| rms_norm(row, weight, eps));
                     self.buffers[out.0 as usize] = y.collect();
                 }
                 Op::MatMul { x, parts } => {
@@ -67,17 +88,29 @@ impl Executable for Reference {
                         self.buffers[part.out.0 as usize] = y;
                     }
                 }
-                Op::GatedMatMul { x, gate, up, activation, out } => {
+                Op::GatedMatMul {
+                    x,
+                    gate,
+                    up,
+                    activation,
+                    out,
+                } => {
                     let gate = matmul(self.rows(x), self.weight(gate), self.width(x));
                     let up = matmul(self.rows(x), self.weight(up), self.width(x));
-                    let y = gate.iter().zip(&up).map(|(g, u)| activate(activation, *g) * u);
+                    let y = gate
+                        .iter()
+                        .zip(&up)
+                        .map(|(g, u)| activate(activation, *g) * u);
                     self.buffers[out.0 as usize] = y.collect();
                 }
                 Op::Attention(attention) => self.attention(batch, &attention),
                 Op::Gather { x, out } => {
                     let width = self.width(x);
                     let rows = batch.outputs.iter().map(|&row| row as usize * width);
-                    let y = rows.flat_map(|at| &self.rows(x)[at..at + width]).copied().collect();
+                    let y = rows
+                        .flat_map(|at| &self.rows(x)[at..at + width])
+                        .copied()
+                        .collect();
                     self.buffers[out.0 as usize] = y;
                 }
             }
@@ -90,9 +123,16 @@ impl Executable for Reference {
     }
 
     fn memory(&self) -> Memory {
-        let kv_bytes = self.cache.iter().map(|layer| 4 * (layer.k.len() + layer.v.len())).sum();
+        let kv_bytes = self
+            .cache
+            .iter()
+            .map(|layer| 4 * (layer.k.len() + layer.v.len()))
+            .sum();
         let width: usize = self.program.buffers.iter().map(|b| b.width).sum();
-        Memory { kv_bytes, scratch_bytes: 4 * width * self.limits.max_tokens }
+        Memory {
+            kv_bytes,
+            scratch_bytes: 4 * width * self.limits.max_tokens,
+        }
     }
 }
 
@@ -112,7 +152,10 @@ impl Reference {
     fn embed(&mut self, batch: &Batch<'_>, table: WeightId, out: BufId) {
         let width = self.width(out);
         let table = self.weight(table);
-        let rows = batch.tokens.iter().map(|&token| &table[token as usize * width..][..width]);
+        let rows = batch
+            .tokens
+            .iter()
+            .map(|&token| &table[token as usize * width..][..width]);
         self.buffers[out.0 as usize] = rows.flatten().copied().collect();
     }
 
@@ -131,7 +174,8 @@ impl Reference {
                 let mut k = self.rows(a.k)[row * kv_width..][..kv_width].to_vec();
                 if let Some(rope) = a.rope {
                     let rope = &self.program.ropes[rope.0 as usize];
-                    k.chunks_mut(dim).for_each(|head| rotate(head, position, rope));
+                    k.chunks_mut(dim)
+                        .for_each(|head| rotate(head, position, rope));
                 }
                 let v = self.buffers[a.v.0 as usize][row * kv_width..][..kv_width].to_vec();
                 self.cache[a.layer].k[slot(position)..][..kv_width].copy_from_slice(&k);
@@ -154,7 +198,10 @@ impl Reference {
                     softmax(&mut scores);
                     for (p, score) in scores.iter().enumerate() {
                         let v = &cache.v[slot(p) + kv_at..][..dim];
-                        out[at..at + dim].iter_mut().zip(v).for_each(|(o, v)| *o += score * v);
+                        out[at..at + dim]
+                            .iter_mut()
+                            .zip(v)
+                            .for_each(|(o, v)| *o += score * v);
                     }
                 }
             }

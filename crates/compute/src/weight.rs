@@ -24,7 +24,10 @@ impl Bytes {
     pub fn slice(&self, range: Range<usize>) -> Option<Bytes> {
         self.get(range.clone())?;
         let start = self.range.start;
-        Some(Bytes { owner: self.owner.clone(), range: start + range.start..start + range.end })
+        Some(Bytes {
+            owner: self.owner.clone(),
+            range: start + range.start..start + range.end,
+        })
     }
 }
 
@@ -39,7 +42,10 @@ impl std::ops::Deref for Bytes {
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Bytes {
         let range = 0..bytes.len();
-        Bytes { owner: Arc::new(bytes), range }
+        Bytes {
+            owner: Arc::new(bytes),
+            range,
+        }
     }
 }
 
@@ -68,12 +74,25 @@ impl Weight {
         bytes: Bytes,
     ) -> Result<Weight, WeightError> {
         let name = name.into();
-        let wanted = dtype.row_bytes(row_len).and_then(|row| row.checked_mul(n_rows));
+        let wanted = dtype
+            .row_bytes(row_len)
+            .and_then(|row| row.checked_mul(n_rows));
         match wanted {
-            Some(wanted) if wanted == bytes.len() => {
-                Ok(Weight { name, dtype, n_rows, row_len, bytes })
-            }
-            _ => Err(WeightError { name, dtype, n_rows, row_len, found: bytes.len(), wanted }),
+            Some(wanted) if wanted == bytes.len() => Ok(Weight {
+                name,
+                dtype,
+                n_rows,
+                row_len,
+                bytes,
+            }),
+            _ => Err(WeightError {
+                name,
+                dtype,
+                n_rows,
+                row_len,
+                found: bytes.len(),
+                wanted,
+            }),
         }
     }
 
@@ -87,7 +106,8 @@ impl Weight {
         values: &[f32],
     ) -> Weight {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Weight::new(name, DType::F32, (n_rows, row_len), bytes.into()).expect("shape matches values")
+        Weight::new(name, DType::F32, (n_rows, row_len), bytes.into())
+            .expect("shape matches values")
     }
 
     /// The tensor's name in the file, for messages.
@@ -117,7 +137,9 @@ impl Weight {
 
     /// Bytes in one row.
     pub fn row_bytes(&self) -> usize {
-        self.dtype.row_bytes(self.row_len).expect("checked when the weight was made")
+        self.dtype
+            .row_bytes(self.row_len)
+            .expect("checked when the weight was made")
     }
 
     /// The rows `range` as a weight of their own, over the same bytes (fused projections).
@@ -130,13 +152,19 @@ impl Weight {
             .bytes
             .slice(range.start * row_bytes..range.end * row_bytes)
             .expect("rows lie within the weight");
-        Weight { name: self.name.clone(), n_rows: range.len(), bytes, ..*self }
+        Weight {
+            name: self.name.clone(),
+            n_rows: range.len(),
+            bytes,
+            ..*self
+        }
     }
 
     /// Row `row` as f32; `out.len()` is `row_len`.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         let row_bytes = self.row_bytes();
-        self.dtype.dequantize_row(&self.bytes[row * row_bytes..][..row_bytes], out);
+        self.dtype
+            .dequantize_row(&self.bytes[row * row_bytes..][..row_bytes], out);
     }
 
     /// Every element as f32, row after row.
@@ -160,11 +188,26 @@ pub struct WeightError {
 
 impl fmt::Display for WeightError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let WeightError { name, dtype, n_rows, row_len, found, wanted } = self;
-        write!(f, "weight {name}: {n_rows} rows of {row_len} elements of {}: ", dtype.name())?;
+        let WeightError {
+            name,
+            dtype,
+            n_rows,
+            row_len,
+            found,
+            wanted,
+        } = self;
+        write!(
+            f,
+            "weight {name}: {n_rows} rows of {row_len} elements of {}: ",
+            dtype.name()
+        )?;
         match wanted {
             Some(wanted) => write!(f, "{found} bytes, expected {wanted}"),
-            None => write!(f, "a row is not a whole number of blocks of {}", dtype.block_len()),
+            None => write!(
+                f,
+                "a row is not a whole number of blocks of {}",
+                dtype.block_len()
+            ),
         }
     }
 }

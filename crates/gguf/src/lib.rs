@@ -15,7 +15,12 @@
 //! metadata.insert("general.architecture", "llama");
 //! metadata.insert("llama.block_count", 2u32);
 //! let ones = [1.0f32.to_le_bytes(); 6].concat();
-//! let norm = NewTensor { name: "output_norm.weight", dims: &[3, 2], ggml_type: GgmlType::F32, data: &ones };
+//! let norm = NewTensor {
+//!     name: "output_norm.weight",
+//!     dims: &[3, 2],
+//!     ggml_type: GgmlType::F32,
+//!     data: &ones,
+//! };
 //! let mut file = Vec::new();
 //! minerva_gguf::write(&mut file, &metadata, &[norm])?;
 //!
@@ -43,6 +48,7 @@ mod split;
 mod write;
 
 mod error;
+mod show;
 
 pub use error::Error;
 pub use ggml_type::GgmlType;

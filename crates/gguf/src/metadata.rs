@@ -6,10 +6,11 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::show::Excerpt;
 
 /// The metadata of a file, in file order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,75 +19,100 @@ pub struct Metadata {
     by_key: HashMap<Arc<str>, usize>,
 }
 
-/// A metadata value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    /// An unsigned 8-bit integer.
-    U8(u8),
-    /// A signed 8-bit integer.
-    I8(i8),
-    /// An unsigned 16-bit integer.
-    U16(u16),
-    /// A signed 16-bit integer.
-    I16(i16),
-    /// An unsigned 32-bit integer.
-    U32(u32),
-    /// A signed 32-bit integer.
-    I32(i32),
-    /// A 32-bit float.
-    F32(f32),
-    /// A boolean.
-    Bool(bool),
-    /// A string, which need not be UTF-8.
-    String(Vec<u8>),
-    /// An array of values of one type.
-    Array(Array),
-    /// An unsigned 64-bit integer.
-    U64(u64),
-    /// A signed 64-bit integer.
-    I64(i64),
-    /// A 64-bit float.
-    F64(f64),
+/// One macro row per value type; the enums and what follows from them come from the rows.
+macro_rules! value_types {
+    ($($variant:ident = $id:literal, $name:literal, $value:ty, $array:ty;)*) => {
+        /// A metadata value.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Value {
+            $(#[doc = concat!("Value type ", $id, ", `", $name, "`.")] $variant($value),)*
+        }
+
+        /// An array of metadata values, stored by element type.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Array {
+            $(#[doc = concat!("Elements of type ", $id, ", `", $name, "`.")] $variant($array),)*
+        }
+
+        impl Value {
+            /// The name of the value's type, for example `u32` or `array of string`.
+            pub fn type_name(&self) -> String {
+                if let Value::Array(array) = self {
+                    return format!("array of {}", array.element_type_name());
+                }
+                match self {
+                    $(Value::$variant(_) => $name.into(),)*
+                }
+            }
+
+            /// The id of the value's type in a file.
+            pub(crate) fn type_id(&self) -> u32 {
+                match self {
+                    $(Value::$variant(_) => $id,)*
+                }
+            }
+        }
+
+        impl Array {
+            /// The number of elements.
+            pub fn len(&self) -> usize {
+                match self {
+                    $(Array::$variant(elements) => elements.len(),)*
+                }
+            }
+
+            /// Whether there are no elements.
+            pub fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+
+            /// The name of the elements' type, for example `f32`.
+            pub fn element_type_name(&self) -> &'static str {
+                match self {
+                    $(Array::$variant(_) => $name,)*
+                }
+            }
+
+            /// The id of the elements' type in a file.
+            pub(crate) fn element_type_id(&self) -> u32 {
+                match self {
+                    $(Array::$variant(_) => $id,)*
+                }
+            }
+        }
+    };
 }
 
-/// An array of metadata values, stored by element type.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Array {
-    /// Unsigned 8-bit integers.
-    U8(Vec<u8>),
-    /// Signed 8-bit integers.
-    I8(Vec<i8>),
-    /// Unsigned 16-bit integers.
-    U16(Vec<u16>),
-    /// Signed 16-bit integers.
-    I16(Vec<i16>),
-    /// Unsigned 32-bit integers.
-    U32(Vec<u32>),
-    /// Signed 32-bit integers.
-    I32(Vec<i32>),
-    /// 32-bit floats.
-    F32(Vec<f32>),
-    /// Booleans.
-    Bool(Vec<bool>),
-    /// Strings.
-    String(StringArray),
-    /// Arrays, each with an element type of its own.
-    Array(Vec<Array>),
-    /// Unsigned 64-bit integers.
-    U64(Vec<u64>),
-    /// Signed 64-bit integers.
-    I64(Vec<i64>),
-    /// 64-bit floats.
-    F64(Vec<f64>),
+value_types! {
+    // variant = id, name, value, array. Strings are bytes.
+    U8     =  0, "u8",     u8,      Vec<u8>;
+    I8     =  1, "i8",     i8,      Vec<i8>;
+    U16    =  2, "u16",    u16,     Vec<u16>;
+    I16    =  3, "i16",    i16,     Vec<i16>;
+    U32    =  4, "u32",    u32,     Vec<u32>;
+    I32    =  5, "i32",    i32,     Vec<i32>;
+    F32    =  6, "f32",    f32,     Vec<f32>;
+    Bool   =  7, "bool",   bool,    Vec<bool>;
+    String =  8, "string", Vec<u8>, StringArray;
+    Array  =  9, "array",  Array,   Vec<Array>;
+    U64    = 10, "u64",    u64,     Vec<u64>;
+    I64    = 11, "i64",    i64,     Vec<i64>;
+    F64    = 12, "f64",    f64,     Vec<f64>;
 }
 
 /// An array of strings, in one buffer. The strings need not be UTF-8.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct StringArray {
+    /// The strings as in a file, each after its length: one copy for all is faster than one for
+    /// each.
     bytes: Vec<u8>,
-    /// Where each string ends in `bytes`: ascending, the last one is `bytes.len()`.
+    /// Where each string ends in `bytes`. The next one begins [`LENGTH_BYTES`] later, and the last
+    /// end is `bytes.len()`.
     ends: Vec<usize>,
 }
+
+/// The bytes of the length before each string.
+const LENGTH_BYTES: usize = 8;
 
 /// A number that a file gives once for all layers, or once per layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,7 +220,7 @@ impl Metadata {
 }
 
 /// Why a value cannot be read as the type asked for.
-enum Unfit {
+pub(crate) enum Unfit {
     Type,
     Range(String),
     NotUtf8 { valid_bytes: usize },
@@ -211,7 +237,10 @@ macro_rules! getters {
             $(
                 #[doc = concat!("The value of `key`, which must be there: ", $wanted, ".")]
                 pub fn $required(&self, key: &str) -> Result<$type, Error> {
-                    self.$optional(key)?.ok_or_else(|| Error::MissingKey { key: key.into() })
+                    self.$optional(key)?.ok_or_else(|| Error::MissingKey {
+                        key: key.into(),
+                        wanted: $wanted,
+                    })
                 }
 
                 #[doc = concat!("The value of `key`, if it is there: ", $wanted, ".")]
@@ -237,7 +266,7 @@ getters! {
     u32_per_layer, opt_u32_per_layer: PerLayer, "u32 or array of u32", per_layer;
 }
 
-fn integer<T: TryFrom<i128>>(value: &Value) -> Result<T, Unfit> {
+pub(crate) fn integer<T: TryFrom<i128>>(value: &Value) -> Result<T, Unfit> {
     let integer: i128 = match *value {
         Value::U8(value) => value.into(),
         Value::I8(value) => value.into(),
@@ -350,30 +379,37 @@ impl StringArray {
     pub fn get(&self, idx: usize) -> Option<&[u8]> {
         let end = *self.ends.get(idx)?;
         let start = idx.checked_sub(1).map_or(0, |before| self.ends[before]);
-        Some(&self.bytes[start..end])
+        Some(&self.bytes[start + LENGTH_BYTES..end])
     }
 
     /// The bytes of all strings, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         let mut start = 0;
         self.ends.iter().map(move |&end| {
-            let string = &self.bytes[start..end];
+            let string = &self.bytes[start + LENGTH_BYTES..end];
             start = end;
             string
         })
     }
 
-    pub(crate) fn with_capacity(n_strings: usize, n_bytes: usize) -> StringArray {
+    /// Appends a string.
+    pub fn push(&mut self, string: &[u8]) {
+        self.bytes.extend((string.len() as u64).to_le_bytes());
+        self.bytes.extend(string);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// From the strings' bytes in a file, and where in them each one ends.
+    pub(crate) fn from_file_form(bytes: &[u8], ends: Vec<usize>) -> StringArray {
         StringArray {
-            bytes: Vec::with_capacity(n_bytes),
-            ends: Vec::with_capacity(n_strings),
+            bytes: bytes.to_vec(),
+            ends,
         }
     }
 
-    /// Appends a string.
-    pub fn push(&mut self, string: &[u8]) {
-        self.bytes.extend_from_slice(string);
-        self.ends.push(self.bytes.len());
+    /// The strings' bytes in a file, without their count.
+    pub(crate) fn file_form(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -390,209 +426,6 @@ impl<S: AsRef<[u8]>> FromIterator<S> for StringArray {
 impl fmt::Debug for StringArray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter().map(Excerpt)).finish()
-    }
-}
-
-/// The names of the value types, by their id in a file.
-const TYPE_NAMES: [&str; 13] = [
-    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64",
-];
-
-impl Value {
-    /// The value of any integer type, if it fits.
-    pub(crate) fn to_u32(&self) -> Option<u32> {
-        integer(self).ok()
-    }
-
-    /// The name of the value's type, for example `u32` or `array of string`.
-    pub fn type_name(&self) -> String {
-        match self {
-            Value::Array(array) => format!("array of {}", array.element_type_name()),
-            _ => TYPE_NAMES[self.type_id() as usize].into(),
-        }
-    }
-
-    /// The id of the value's type in a file.
-    pub(crate) fn type_id(&self) -> u32 {
-        match self {
-            Value::U8(_) => 0,
-            Value::I8(_) => 1,
-            Value::U16(_) => 2,
-            Value::I16(_) => 3,
-            Value::U32(_) => 4,
-            Value::I32(_) => 5,
-            Value::F32(_) => 6,
-            Value::Bool(_) => 7,
-            Value::String(_) => 8,
-            Value::Array(_) => 9,
-            Value::U64(_) => 10,
-            Value::I64(_) => 11,
-            Value::F64(_) => 12,
-        }
-    }
-}
-
-impl Array {
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Array::U8(values) => values.len(),
-            Array::I8(values) => values.len(),
-            Array::U16(values) => values.len(),
-            Array::I16(values) => values.len(),
-            Array::U32(values) => values.len(),
-            Array::I32(values) => values.len(),
-            Array::F32(values) => values.len(),
-            Array::Bool(values) => values.len(),
-            Array::String(strings) => strings.len(),
-            Array::Array(arrays) => arrays.len(),
-            Array::U64(values) => values.len(),
-            Array::I64(values) => values.len(),
-            Array::F64(values) => values.len(),
-        }
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The name of the elements' type, for example `f32`; `array` for an array of arrays.
-    pub fn element_type_name(&self) -> &'static str {
-        TYPE_NAMES[self.element_type_id() as usize]
-    }
-
-    /// The id of the elements' type in a file.
-    pub(crate) fn element_type_id(&self) -> u32 {
-        match self {
-            Array::U8(_) => 0,
-            Array::I8(_) => 1,
-            Array::U16(_) => 2,
-            Array::I16(_) => 3,
-            Array::U32(_) => 4,
-            Array::I32(_) => 5,
-            Array::F32(_) => 6,
-            Array::Bool(_) => 7,
-            Array::String(_) => 8,
-            Array::Array(_) => 9,
-            Array::U64(_) => 10,
-            Array::I64(_) => 11,
-            Array::F64(_) => 12,
-        }
-    }
-}
-
-/// A short form on one line: long strings are cut, arrays show their first elements.
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::U8(value) => write!(f, "{value}"),
-            Value::I8(value) => write!(f, "{value}"),
-            Value::U16(value) => write!(f, "{value}"),
-            Value::I16(value) => write!(f, "{value}"),
-            Value::U32(value) => write!(f, "{value}"),
-            Value::I32(value) => write!(f, "{value}"),
-            Value::F32(value) => write!(f, "{value:?}"),
-            Value::Bool(value) => write!(f, "{value}"),
-            Value::String(bytes) => write!(f, "\"{}\"", Excerpt(bytes)),
-            Value::Array(array) => write!(f, "{array}"),
-            Value::U64(value) => write!(f, "{value}"),
-            Value::I64(value) => write!(f, "{value}"),
-            Value::F64(value) => write!(f, "{value:?}"),
-        }
-    }
-}
-
-/// A short form on one line, with the first elements.
-impl fmt::Display for Array {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Array::U8(values) => write_list(f, values.iter()),
-            Array::I8(values) => write_list(f, values.iter()),
-            Array::U16(values) => write_list(f, values.iter()),
-            Array::I16(values) => write_list(f, values.iter()),
-            Array::U32(values) => write_list(f, values.iter()),
-            Array::I32(values) => write_list(f, values.iter()),
-            Array::F32(values) => write_list(f, values.iter().map(Shortest)),
-            Array::Bool(values) => write_list(f, values.iter()),
-            Array::String(strings) => write_list(f, strings.iter().map(Quoted)),
-            Array::Array(arrays) => write_list(f, arrays.iter()),
-            Array::U64(values) => write_list(f, values.iter()),
-            Array::I64(values) => write_list(f, values.iter()),
-            Array::F64(values) => write_list(f, values.iter().map(Shortest)),
-        }
-    }
-}
-
-/// How many elements of an array its short form shows.
-const N_ELEMENTS_SHOWN: usize = 4;
-
-fn write_list(
-    f: &mut fmt::Formatter<'_>,
-    values: impl ExactSizeIterator<Item = impl fmt::Display>,
-) -> fmt::Result {
-    let n_hidden = values.len().saturating_sub(N_ELEMENTS_SHOWN);
-    f.write_char('[')?;
-    for (idx, value) in values.take(N_ELEMENTS_SHOWN).enumerate() {
-        if idx > 0 {
-            f.write_str(", ")?;
-        }
-        write!(f, "{value}")?;
-    }
-    if n_hidden > 0 {
-        write!(f, ", … {n_hidden} more")?;
-    }
-    f.write_char(']')
-}
-
-/// A float as its shortest text that reads back the same, `1e-5` and `1.0` rather than `1`.
-struct Shortest<T>(T);
-
-impl<T: fmt::Debug> fmt::Display for Shortest<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-struct Quoted<'a>(&'a [u8]);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", Excerpt(self.0))
-    }
-}
-
-/// The beginning of a string from a file, safe to show: control characters and what is not UTF-8
-/// are escaped.
-pub(crate) struct Excerpt<'a>(pub(crate) &'a [u8]);
-
-/// The most bytes of a string that its short form shows.
-const EXCERPT_BYTES: usize = 80;
-
-impl fmt::Display for Excerpt<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_cut = self.0.len() > EXCERPT_BYTES;
-        // A character that straddles the cut belongs to what is left out.
-        let mut shown_bytes = self.0.len().min(EXCERPT_BYTES);
-        if is_cut {
-            while shown_bytes > EXCERPT_BYTES - 3 && self.0[shown_bytes] & 0xc0 == 0x80 {
-                shown_bytes -= 1;
-            }
-        }
-        for chunk in self.0[..shown_bytes].utf8_chunks() {
-            write!(f, "{}", chunk.valid().escape_debug())?;
-            write!(f, "{}", chunk.invalid().escape_ascii())?;
-        }
-        if is_cut {
-            write!(f, "… {} bytes more", self.0.len() - shown_bytes)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Excerpt<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{self}\"")
     }
 }
 
@@ -620,4 +453,123 @@ into_value! {
     Vec<u32> => |value| Value::Array(Array::U32(value));
     Vec<i32> => |value| Value::Array(Array::I32(value));
     Vec<f32> => |value| Value::Array(Array::F32(value));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata() -> Metadata {
+        let mut metadata = Metadata::new();
+        metadata.insert("u8", Value::U8(7));
+        metadata.insert("negative", -1);
+        metadata.insert("large", u64::MAX);
+        metadata.insert("f32", 0.5f32);
+        metadata.insert("f64", Value::F64(0.25));
+        metadata.insert("huge", Value::F64(1e300));
+        metadata.insert("bool", true);
+        metadata.insert("text", "smol");
+        metadata.insert("bytes", Value::String(vec![b'a', 0xff]));
+        metadata.insert("words", StringArray::from_iter(["a", "", "bc"]));
+        metadata.insert("u32s", vec![1u32, 2]);
+        metadata.insert("i32s", vec![3, -4]);
+        metadata.insert("f32s", vec![1.5f32]);
+        metadata.insert("f64s", Array::F64(vec![2.5]));
+        metadata
+    }
+
+    #[test]
+    fn getters_read_every_type_that_fits() {
+        let metadata = metadata();
+        assert_eq!(metadata.u32("u8"), Ok(7));
+        assert_eq!(metadata.u64("large"), Ok(u64::MAX));
+        assert_eq!(metadata.i32("negative"), Ok(-1));
+        assert_eq!(metadata.f32("f32"), Ok(0.5));
+        assert_eq!(metadata.f32("f64"), Ok(0.25));
+        assert_eq!(metadata.bool("bool"), Ok(true));
+        assert_eq!(metadata.str("text"), Ok("smol"));
+        assert_eq!(metadata.u32s("u32s"), Ok(vec![1, 2]));
+        assert_eq!(metadata.i32s("u32s"), Ok(vec![1, 2]));
+        assert_eq!(metadata.i32s("i32s"), Ok(vec![3, -4]));
+        assert_eq!(metadata.f32s("f32s"), Ok(vec![1.5]));
+        assert_eq!(metadata.f32s("f64s"), Ok(vec![2.5]));
+        assert_eq!(metadata.opt_u32("absent"), Ok(None));
+        assert_eq!(metadata.opt_u32("u8"), Ok(Some(7)));
+
+        let words = metadata.strings("words").unwrap();
+        assert_eq!(words.len(), 3);
+        assert_eq!(
+            words.iter().collect::<Vec<_>>(),
+            [b"a" as &[u8], b"", b"bc"]
+        );
+        assert_eq!(words.get(2), Some(b"bc" as &[u8]));
+        assert_eq!(words.get(3), None);
+    }
+
+    #[test]
+    fn per_layer_values_are_one_or_many() {
+        let metadata = metadata();
+        let same = metadata.u32_per_layer("u8").unwrap();
+        assert_eq!((same.get(0), same.get(900)), (Some(7), Some(7)));
+        let each = metadata.u32_per_layer("u32s").unwrap();
+        assert_eq!((each.get(1), each.get(2)), (Some(2), None));
+        let error = metadata.u32_per_layer("f32s").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "key f32s: type array of f32, expected u32 or array of u32"
+        );
+    }
+
+    #[test]
+    fn errors_name_the_key_what_is_there_and_what_is_wanted() {
+        fn check<T: fmt::Debug>(result: Result<T, Error>, message: &str) {
+            assert_eq!(result.unwrap_err().to_string(), message);
+        }
+        let metadata = metadata();
+        check(metadata.u32("absent"), "key absent: missing, expected u32");
+        check(metadata.u32("text"), "key text: type string, expected u32");
+        check(
+            metadata.opt_u32("text"),
+            "key text: type string, expected u32",
+        );
+        check(
+            metadata.u32("negative"),
+            "key negative: value -1, expected u32",
+        );
+        check(
+            metadata.u32("large"),
+            "key large: value 18446744073709551615, expected u32",
+        );
+        check(metadata.u32("bool"), "key bool: type bool, expected u32");
+        check(
+            metadata.u32s("i32s"),
+            "key i32s: value -4 at index 1, expected array of u32",
+        );
+        check(
+            metadata.u32s("u8"),
+            "key u8: type u8, expected array of u32",
+        );
+        check(metadata.f32("u8"), "key u8: type u8, expected f32");
+        check(metadata.f32("huge"), "key huge: value 1e300, expected f32");
+        check(
+            metadata.strings("u32s"),
+            "key u32s: type array of u32, expected array of string",
+        );
+        check(
+            metadata.str("bytes"),
+            "key bytes: string not UTF-8 after 1 bytes, expected UTF-8",
+        );
+    }
+
+    #[test]
+    fn insert_replaces_in_place() {
+        let mut metadata = metadata();
+        let n_entries = metadata.len();
+        metadata.insert("u8", "now text");
+        metadata.insert("new", 1u32);
+        assert_eq!(metadata.len(), n_entries + 1);
+        assert_eq!(metadata.iter().next().unwrap().0, "u8");
+        assert_eq!(metadata.iter().last().unwrap().0, "new");
+        assert_eq!(metadata.str("u8"), Ok("now text"));
+    }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::error::Error;
 use crate::ggml_type::GgmlType;
-use crate::metadata::{Array, Metadata, StringArray, Value};
+use crate::metadata::{Array, Metadata, StringArray, Value, integer};
 use crate::tensors::{MAX_DIMS, TensorInfo, Tensors, checked_n_bytes};
 
 /// The most bytes in a metadata key, by the specification; held for tensor names as well.
@@ -50,6 +50,7 @@ impl Gguf {
             context: Context::Header,
         };
         let version = read_version(&mut reader)?;
+        reader.context = Context::TensorCount;
         let n_tensors_offset = reader.pos;
         let n_tensors = reader.u64()?;
         let n_entries = reader.count(Context::EntryCount, MIN_ENTRY_BYTES)?;
@@ -104,7 +105,7 @@ fn read_version(reader: &mut Reader<'_>) -> Result<u32, Error> {
     }
     let version = reader.u32()?;
     match version {
-        1 => Err(Error::Version1),
+        1 => Err(Error::Version1 {}),
         2 | 3 => Ok(version),
         _ if (1..=3).contains(&version.swap_bytes()) => Err(Error::BigEndian {
             version: version.swap_bytes(),
@@ -117,7 +118,7 @@ fn read_version(reader: &mut Reader<'_>) -> Result<u32, Error> {
 ///
 /// The specification asks for a multiple of 8, which is also what lets data be used in place.
 pub(crate) fn checked_alignment(value: &Value) -> Option<usize> {
-    let alignment = value.to_u32()?;
+    let alignment = integer::<u32>(value).ok()?;
     (alignment.is_power_of_two() && alignment >= 8).then_some(alignment as usize)
 }
 
@@ -250,13 +251,13 @@ fn read_tensor<'a>(
         Some(type_name) => Error::RemovedType {
             name: name.into(),
             offset,
-            id,
+            found: id,
             type_name,
         },
         None => Error::UnknownType {
             name: name.into(),
             offset,
-            id,
+            found: id,
         },
     })?;
     let n_bytes = checked_n_bytes(name, &dims, ggml_type, dims_offset)?;
@@ -361,7 +362,7 @@ enum Context<'a> {
 
 impl fmt::Display for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |name: &&str| crate::metadata::Excerpt(name.as_bytes()).to_string();
+        let name = |name: &&str| crate::show::name(name).to_string();
         match self {
             Context::Header => f.write_str("header"),
             Context::TensorCount => f.write_str("number of tensors"),
@@ -453,6 +454,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map_err(|_| Error::NameNotUtf8 {
             what: context.to_string(),
             offset,
+            found: bytes.to_vec(),
         })
     }
 
@@ -490,19 +492,18 @@ impl<'a> Reader<'a> {
         Ok(chunks.iter().map(|&bytes| number(bytes)).collect())
     }
 
-    /// An array of strings, walked twice: to check and measure it, then to copy it.
+    /// An array of strings: its length, then the strings.
     fn strings(&mut self) -> Result<StringArray, Error> {
         let n_strings = self.count(self.context, 8)?;
         let start = self.pos;
+        let mut ends = Vec::with_capacity(n_strings);
         for _ in 0..n_strings {
             self.string()?;
+            ends.push(self.pos - start);
         }
-        let n_bytes = self.pos - start - 8 * n_strings;
-        self.pos = start;
-        let mut strings = StringArray::with_capacity(n_strings, n_bytes);
-        for _ in 0..n_strings {
-            strings.push(self.string()?);
-        }
-        Ok(strings)
+        Ok(StringArray::from_file_form(
+            &self.bytes[start..self.pos],
+            ends,
+        ))
     }
 }

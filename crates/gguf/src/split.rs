@@ -116,7 +116,7 @@ impl Gguf {
                     .push(info)
                     .map_err(|earlier| Error::DuplicateTensorInParts {
                         name: name.to_string(),
-                        parts: (earlier, part),
+                        parts: [earlier, part],
                     })?;
             }
         }
@@ -138,7 +138,10 @@ impl Gguf {
                 found,
                 wanted,
             }),
-            None if is_required => Err(Error::MissingKey { key: key.into() }),
+            None if is_required => Err(Error::MissingKey {
+                key: key.into(),
+                wanted: "u64",
+            }),
             _ => Ok(()),
         }
     }

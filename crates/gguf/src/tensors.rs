@@ -106,7 +106,7 @@ pub(crate) fn checked_n_bytes(
         return Err(Error::ZeroDimension {
             name: name.into(),
             offset,
-            dims: dims.to_vec(),
+            found: dims.to_vec(),
         });
     }
     let row_len = dims[0];
@@ -114,7 +114,7 @@ pub(crate) fn checked_n_bytes(
         return Err(Error::PartialBlock {
             name: name.into(),
             offset,
-            row_len,
+            found: row_len,
             ggml_type,
         });
     }
@@ -131,6 +131,6 @@ pub(crate) fn checked_n_bytes(
         .ok_or_else(|| Error::SizeOverflow {
             name: name.into(),
             offset,
-            dims: dims.to_vec(),
+            found: dims.to_vec(),
         })
 }

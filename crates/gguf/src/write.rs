@@ -9,10 +9,11 @@ use std::io::{self, Write};
 
 use crate::error::Error;
 use crate::ggml_type::GgmlType;
-use crate::metadata::{Array, Excerpt, Metadata, Value};
+use crate::metadata::{Array, Metadata, Value};
 use crate::parse::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_ARRAY_DEPTH, MAX_NAME_BYTES, checked_alignment,
 };
+use crate::show;
 use crate::tensors::checked_n_bytes;
 
 /// A tensor to be written.
@@ -58,7 +59,7 @@ impl fmt::Display for WriteError {
             } => write!(
                 f,
                 "tensor {}: {found} bytes of data, expected {wanted}",
-                Excerpt(name.as_bytes())
+                show::name(name)
             ),
             WriteError::Io(error) => error.fmt(f),
         }
@@ -231,7 +232,7 @@ fn put_array(head: &mut Vec<u8>, key: &str, array: &Array, depth: usize) -> Resu
         Array::I32(values) => head.extend(values.iter().flat_map(|value| value.to_le_bytes())),
         Array::F32(values) => head.extend(values.iter().flat_map(|value| value.to_le_bytes())),
         Array::Bool(values) => head.extend(values.iter().map(|&value| u8::from(value))),
-        Array::String(strings) => strings.iter().for_each(|string| put_string(head, string)),
+        Array::String(strings) => head.extend(strings.file_form()),
         Array::Array(arrays) => {
             for array in arrays {
                 put_array(head, key, array, depth + 1)?;

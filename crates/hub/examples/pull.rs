@@ -14,7 +14,10 @@ fn main() -> Result<(), HubError> {
             if phase.replace(progress.phase) != Some(progress.phase) {
                 let seconds = start.elapsed().as_secs_f64();
                 let note = progress.note.unwrap_or_default();
-                eprintln!("{seconds:6.2} s {:?} {} {note}", progress.phase, progress.file);
+                eprintln!(
+                    "{seconds:6.2} s {:?} {} {note}",
+                    progress.phase, progress.file
+                );
             }
             ControlFlow::Continue(())
         });

@@ -81,16 +81,30 @@ pub const CATALOGUE: &[CatalogueEntry] = &[
         "Qwen2.5 0.5B Instruct, Q4_K_M",
         "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf",
     ),
-    hub_only("qwen3-0.6b", "Qwen3 0.6B, Q8_0", "hf:Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf"),
+    hub_only(
+        "qwen3-0.6b",
+        "Qwen3 0.6B, Q8_0",
+        "hf:Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf",
+    ),
 ];
 
 const fn hub_only(name: &'static str, about: &'static str, hf: &'static str) -> CatalogueEntry {
-    CatalogueEntry { name, about, hf, pinned: None, package: None }
+    CatalogueEntry {
+        name,
+        about,
+        hf,
+        pinned: None,
+        package: None,
+    }
 }
 
 /// The names in one line, for hints.
 pub(crate) fn names() -> String {
-    CATALOGUE.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ")
+    CATALOGUE
+        .iter()
+        .map(|entry| entry.name)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]
@@ -103,8 +117,16 @@ mod tests {
         for (idx, entry) in CATALOGUE.iter().enumerate() {
             assert!(HfFile::parse(entry.hf).is_ok(), "{}", entry.name);
             assert!(LocalName::parse(entry.name).is_ok(), "{}", entry.name);
-            assert!(entry.package.is_none() || entry.pinned.is_some(), "{}", entry.name);
-            assert!(CATALOGUE[..idx].iter().all(|other| other.name != entry.name));
+            assert!(
+                entry.package.is_none() || entry.pinned.is_some(),
+                "{}",
+                entry.name
+            );
+            assert!(
+                CATALOGUE[..idx]
+                    .iter()
+                    .all(|other| other.name != entry.name)
+            );
             if let Some(pinned) = entry.pinned {
                 assert!(crate::disk::is_sha256(pinned.sha256), "{}", entry.name);
             }

@@ -124,10 +124,15 @@ fn data_folder() -> Result<PathBuf, HubError> {
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn data_folder() -> Result<PathBuf, HubError> {
     // The XDG specification: a relative path there is to be ignored.
-    if let Some(data) = var("XDG_DATA_HOME")?.map(PathBuf::from).filter(|data| data.is_absolute()) {
+    if let Some(data) = var("XDG_DATA_HOME")?
+        .map(PathBuf::from)
+        .filter(|data| data.is_absolute())
+    {
         return Ok(data);
     }
-    let home = std::env::home_dir().filter(|home| home.is_absolute()).ok_or_else(no_home)?;
+    let home = std::env::home_dir()
+        .filter(|home| home.is_absolute())
+        .ok_or_else(no_home)?;
     Ok(home.join(".local").join("share"))
 }
 
@@ -139,8 +144,14 @@ fn no_home() -> HubError {
 }
 
 fn proxy() -> Result<Option<ureq::Proxy>, HubError> {
-    const NAMES: [&str; 6] =
-        ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+    const NAMES: [&str; 6] = [
+        "ALL_PROXY",
+        "all_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+    ];
     let mut first = None;
     for name in NAMES {
         if var(name)?.is_some() {

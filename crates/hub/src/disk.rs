@@ -18,7 +18,11 @@ pub(crate) fn check_room(folder: &Path, needed_bytes: u64) -> Result<(), HubErro
     let available_bytes = fs4::available_space(folder)
         .map_err(|e| HubError::io("ask for the free space of", folder, e))?;
     if needed_bytes > available_bytes {
-        return Err(HubError::NoSpace { folder: folder.to_owned(), needed_bytes, available_bytes });
+        return Err(HubError::NoSpace {
+            folder: folder.to_owned(),
+            needed_bytes,
+            available_bytes,
+        });
     }
     Ok(())
 }
@@ -38,9 +42,7 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// Removes a file; that it is not there is as good.
 pub(crate) fn remove_file(path: &Path) -> Result<(), HubError> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(HubError::io("remove", path, e))
-        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(HubError::io("remove", path, e)),
         _ => Ok(()),
     }
 }
@@ -66,12 +68,19 @@ pub(crate) fn hash_file(path: &Path, report: &mut Reporter<'_>) -> Result<Sha256
 
 /// The digest in lower-case hexadecimal digits.
 pub(crate) fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Whether a text is a SHA-256 as [`hex`] writes it.
 pub(crate) fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Writes a small file so that readers see the old content or the new, never a part.
@@ -108,7 +117,13 @@ mod tests {
         assert!(check_room(&folder, 1).is_ok());
         let error = check_room(&folder, u64::MAX).unwrap_err();
         assert!(
-            matches!(error, HubError::NoSpace { needed_bytes: u64::MAX, .. }),
+            matches!(
+                error,
+                HubError::NoSpace {
+                    needed_bytes: u64::MAX,
+                    ..
+                }
+            ),
             "{error}"
         );
     }
@@ -117,7 +132,10 @@ mod tests {
     fn the_digest_is_the_published_one() {
         // FIPS 180-2, appendix B.1.
         let abc = hex(Sha256::new().chain_update("abc"));
-        assert_eq!(abc, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            abc,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         assert!(is_sha256(&abc));
         assert!(!is_sha256(&abc.to_uppercase()));
     }

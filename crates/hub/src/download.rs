@@ -48,6 +48,19 @@ pub(crate) fn download(
     job: &Job<'_>,
     report: &mut Reporter<'_>,
 ) -> Result<Fetched, HubError> {
+    let result = attempts(config, client, job, report);
+    if result.is_err() && std::fs::metadata(job.part).is_ok_and(|data| data.len() == 0) {
+        disk::remove_file(job.part)?;
+    }
+    result
+}
+
+fn attempts(
+    config: &HubConfig,
+    client: &Client,
+    job: &Job<'_>,
+    report: &mut Reporter<'_>,
+) -> Result<Fetched, HubError> {
     let mut part = Part::open(job, report)?;
     let mut failures = 0;
     let mut furthest = part.len;
@@ -65,7 +78,10 @@ pub(crate) fn download(
                 return Err(HubError::Unreachable { url, reason });
             }
             Fault::Unreachable { reason, .. } => (reason, None),
-            Fault::Transient { reason, retry_after } => (reason, retry_after),
+            Fault::Transient {
+                reason,
+                retry_after,
+            } => (reason, retry_after),
         };
         if part.len >= furthest + PROGRESS_BYTES {
             furthest = part.len;
@@ -80,7 +96,9 @@ pub(crate) fn download(
                 kept_bytes: part.len,
             });
         }
-        let doubled = config.retry_delay.saturating_mul(1 << (failures - 1).min(16));
+        let doubled = config
+            .retry_delay
+            .saturating_mul(1 << (failures - 1).min(16));
         let delay = retry_after.unwrap_or(doubled.min(MAX_DELAY));
         pause(delay, &reason, part.len, part.size(), report)?;
     }
@@ -125,13 +143,24 @@ impl<'a> Part<'a> {
             .truncate(false)
             .open(job.part)
             .map_err(|e| HubError::io("open", job.part, e))?;
-        let len = file.metadata().map_err(|e| HubError::io("read", job.part, e))?.len();
+        let len = file
+            .metadata()
+            .map_err(|e| HubError::io("read", job.part, e))?
+            .len();
         let state = PartState::load(job.state)
             .filter(|state| state.url == job.url && (1..=state.size_bytes).contains(&len));
-        let mut part = Self { job, file, len, hasher: Sha256::new(), state };
+        let mut part = Self {
+            job,
+            file,
+            len,
+            hasher: Sha256::new(),
+            state,
+        };
         if part.state.is_some() {
             part.hasher = disk::hash_file(job.part, report)?;
-            part.file.seek(SeekFrom::Start(len)).map_err(|e| HubError::io("read", job.part, e))?;
+            part.file
+                .seek(SeekFrom::Start(len))
+                .map_err(|e| HubError::io("read", job.part, e))?;
         } else {
             part.restart()?;
         }
@@ -199,17 +228,23 @@ impl<'a> Part<'a> {
             }
             200 => {
                 self.restart()?;
-                answer.content_length.or(answer.hub_size).or(self.job.pinned.map(|p| p.0)).ok_or(
-                    HubError::Protocol {
+                answer
+                    .content_length
+                    .or(answer.hub_size)
+                    .or(self.job.pinned.map(|p| p.0))
+                    .ok_or(HubError::Protocol {
                         url: answer.url.clone(),
                         reason: "found no Content-Length, expected the size of the file".to_owned(),
-                    },
-                )?
+                    })?
             }
             // 416: the part does not belong to this file any more.
             status => {
                 if self.len == 0 {
-                    return Err(HubError::Status { url: answer.url.clone(), status }.into());
+                    return Err(HubError::Status {
+                        url: answer.url.clone(),
+                        status,
+                    }
+                    .into());
                 }
                 self.restart()?;
                 return Err(Fault::transient("the server has no such range"));
@@ -218,14 +253,25 @@ impl<'a> Part<'a> {
         let name = || self.job.name.to_owned();
         if let Some((wanted, sha256)) = self.job.pinned {
             if size != wanted {
-                return Err(HubError::Size { name: name(), found: size, wanted }.into());
+                return Err(HubError::Size {
+                    name: name(),
+                    found: size,
+                    wanted,
+                }
+                .into());
             }
             if let Some(found) = answer.hub_tag.clone().filter(|tag| disk::is_sha256(tag))
                 && found != sha256
             {
                 let hint = "the hub has another file under this name than the catalogue knows";
                 let wanted = sha256.to_owned();
-                return Err(HubError::Checksum { name: name(), found, wanted, hint }.into());
+                return Err(HubError::Checksum {
+                    name: name(),
+                    found,
+                    wanted,
+                    hint,
+                }
+                .into());
             }
         }
         if let Some(wanted) = answer.hub_size.filter(|wanted| *wanted != size) {
@@ -249,7 +295,9 @@ impl<'a> Part<'a> {
 
     /// Whether an answer is about another file than the bytes that are here.
     fn has_changed(&self, answer: &Answer) -> bool {
-        let Some(state) = &self.state else { return true };
+        let Some(state) = &self.state else {
+            return true;
+        };
         let differ = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
         if state.hub_tag.is_some() && state.hub_tag == answer.hub_tag {
             // The hub vouches for it; servers behind it may tag the same file differently.
@@ -271,14 +319,19 @@ impl<'a> Part<'a> {
                 return Ok(());
             }
             // No more than is due is read, however much the server sends.
-            let due = usize::try_from(size - self.len).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-            let n = match body.read(&mut chunk[..due]) {
-                Ok(n) => n,
-                Err(e) => return Err(Fault::transient(format!("the connection broke: {e}"))),
-            };
+            let due = usize::try_from(size - self.len)
+                .unwrap_or(CHUNK_BYTES)
+                .min(CHUNK_BYTES);
+            let len = self.len;
+            let n = body.read(&mut chunk[..due]).map_err(|e| {
+                Fault::transient(format!(
+                    "the connection broke after {len} of {size} bytes: {e}"
+                ))
+            })?;
             if n == 0 {
-                let len = self.len;
-                return Err(Fault::transient(format!("the body ended after {len} of {size} bytes")));
+                return Err(Fault::transient(format!(
+                    "the body ended after {len} of {size} bytes"
+                )));
             }
             if let Err(e) = self.file.write_all(&chunk[..n]) {
                 // Part of the chunk may have been written, and it is not in the hash.
@@ -292,15 +345,26 @@ impl<'a> Part<'a> {
 
     fn finish(self) -> Result<Fetched, HubError> {
         let found = disk::hex(self.hasher);
-        let promised = self.state.and_then(|state| state.hub_tag).filter(|t| disk::is_sha256(t));
+        let promised = self
+            .state
+            .and_then(|state| state.hub_tag)
+            .filter(|t| disk::is_sha256(t));
         let pinned = self.job.pinned.map(|(_, sha256)| sha256.to_owned());
         if let Some(wanted) = pinned.or(promised).filter(|wanted| *wanted != found) {
             disk::remove_file(self.job.part)?;
             disk::remove_file(self.job.state)?;
             let hint = "the download was damaged on its way and has been removed: pull again";
             let name = self.job.name.to_owned();
-            return Err(HubError::Checksum { name, found, wanted, hint });
+            return Err(HubError::Checksum {
+                name,
+                found,
+                wanted,
+                hint,
+            });
         }
-        Ok(Fetched { size_bytes: self.len, sha256: found })
+        Ok(Fetched {
+            size_bytes: self.len,
+            sha256: found,
+        })
     }
 }

@@ -241,7 +241,11 @@ impl HubError {
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded
             | io::ErrorKind::FileTooLarge => Self::DiskFull { path, source },
-            _ => Self::Io { action, path, source },
+            _ => Self::Io {
+                action,
+                path,
+                source,
+            },
         }
     }
 }
@@ -254,8 +258,15 @@ mod tests {
     fn a_full_disk_is_told_apart() {
         let path = Path::new("m.gguf");
         let full = HubError::io("write", path, io::Error::from(io::ErrorKind::StorageFull));
-        assert!(full.to_string().contains("m.gguf: the disk is full"), "{full}");
-        let other = HubError::io("write", path, io::Error::from(io::ErrorKind::PermissionDenied));
+        assert!(
+            full.to_string().contains("m.gguf: the disk is full"),
+            "{full}"
+        );
+        let other = HubError::io(
+            "write",
+            path,
+            io::Error::from(io::ErrorKind::PermissionDenied),
+        );
         assert_eq!(other.to_string(), "cannot write m.gguf: permission denied");
     }
 }

@@ -102,22 +102,37 @@ pub fn list(config: &HubConfig) -> Result<Listing, HubError> {
         }
     }
     let is_installed = |entry: &&CatalogueEntry| installed.iter().any(|i| i.name == entry.name);
-    let available = CATALOGUE.iter().filter(|entry| !is_installed(entry)).copied().collect();
-    Ok(Listing { installed, available })
+    let available = CATALOGUE
+        .iter()
+        .filter(|entry| !is_installed(entry))
+        .copied()
+        .collect();
+    Ok(Listing {
+        installed,
+        available,
+    })
 }
 
 /// Removes a model from the folder, with what a broken-off pull of it has left. Files outside
 /// the folder are never touched.
 pub fn remove(config: &HubConfig, model: &str) -> Result<Installed, HubError> {
-    let not_installed =
-        || HubError::NotInstalled { name: model.to_owned(), folder: config.home.clone() };
+    let not_installed = || HubError::NotInstalled {
+        name: model.to_owned(),
+        folder: config.home.clone(),
+    };
     let name = match locate(config, model)? {
         Located::Local { name, .. } => name,
         Located::Path(_) => return Err(not_installed()),
     };
     let files = name.files();
-    let all: Vec<Places> = files.iter().map(|file| Places::of(&config.home, file)).collect();
-    if !all.iter().any(|places| places.model.is_file() || places.part.is_file()) {
+    let all: Vec<Places> = files
+        .iter()
+        .map(|file| Places::of(&config.home, file))
+        .collect();
+    if !all
+        .iter()
+        .any(|places| places.model.is_file() || places.part.is_file())
+    {
         return Err(not_installed());
     }
     let removed = describe(&config.home, &files[0])?;
@@ -127,7 +142,9 @@ pub fn remove(config: &HubConfig, model: &str) -> Result<Installed, HubError> {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(HubError::Busy { name: model.to_owned() });
+                return Err(HubError::Busy {
+                    name: model.to_owned(),
+                });
             }
             Err(TryLockError::Error(e)) => return Err(HubError::io("lock", &places.lock, e)),
         }
@@ -167,10 +184,18 @@ pub fn verify(
     };
     if !paths[0].is_file() {
         let name = model.to_owned();
-        return Err(HubError::NotInstalled { name, folder: config.home.clone() });
+        return Err(HubError::NotInstalled {
+            name,
+            folder: config.home.clone(),
+        });
     }
     let n_files = paths.len();
-    let mut report = Reporter { sink: progress, file: String::new(), file_idx: 0, n_files };
+    let mut report = Reporter {
+        sink: progress,
+        file: String::new(),
+        file_idx: 0,
+        n_files,
+    };
     let mut sums = Vec::new();
     for (file_idx, (path, note)) in paths.iter().zip(&notes).enumerate() {
         report.file = path.display().to_string();
@@ -187,7 +212,11 @@ pub fn verify(
         sums.push(found);
     }
     let is_known = notes.iter().all(Option::is_some);
-    Ok(Verified { path: paths[0].clone(), sha256: sums, is_known })
+    Ok(Verified {
+        path: paths[0].clone(),
+        sha256: sums,
+        is_known,
+    })
 }
 
 fn pinned_sha256(model: &str) -> Option<String> {
@@ -205,11 +234,17 @@ fn collect(
     let read = |e| HubError::io("read", folder, e);
     for entry in fs::read_dir(folder).map_err(read)? {
         let entry = entry.map_err(read)?;
-        let Some(name) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else {
+        let Some(name) = entry
+            .file_name()
+            .to_str()
+            .map(|name| format!("{prefix}{name}"))
+        else {
             continue;
         };
         let is_dir = entry.file_type().map_err(read)?.is_dir();
-        let Ok(local) = LocalName::parse(&name) else { continue };
+        let Ok(local) = LocalName::parse(&name) else {
+            continue;
+        };
         if is_dir && depth > 1 {
             collect(&entry.path(), &format!("{name}/"), depth - 1, names)?;
         } else if !is_dir && name.ends_with(".gguf") && entry.path().is_file() {
@@ -224,7 +259,11 @@ fn describe(home: &Path, name: &LocalName) -> Result<Installed, HubError> {
     let mut size_bytes = 0;
     for file in name.files() {
         let places = Places::of(home, &file);
-        let held = if places.model.is_file() { places.model } else { places.part };
+        let held = if places.model.is_file() {
+            places.model
+        } else {
+            places.part
+        };
         match fs::metadata(&held) {
             Ok(data) => size_bytes += data.len(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -234,7 +273,9 @@ fn describe(home: &Path, name: &LocalName) -> Result<Installed, HubError> {
     let places = Places::of(home, name);
     Ok(Installed {
         name: name.to_argument(),
-        modified: fs::metadata(&places.model).and_then(|data| data.modified()).ok(),
+        modified: fs::metadata(&places.model)
+            .and_then(|data| data.modified())
+            .ok(),
         path: places.model,
         size_bytes,
         source: Manifest::load(&places.info).map(|manifest| manifest.source),

@@ -29,7 +29,10 @@ pub(crate) enum Fault {
     /// No connection came about.
     Unreachable { url: String, reason: String },
     /// May pass by itself.
-    Transient { reason: String, retry_after: Option<Duration> },
+    Transient {
+        reason: String,
+        retry_after: Option<Duration>,
+    },
 }
 
 impl From<HubError> for Fault {
@@ -40,7 +43,10 @@ impl From<HubError> for Fault {
 
 impl Fault {
     pub(crate) fn transient(reason: impl Into<String>) -> Self {
-        Fault::Transient { reason: reason.into(), retry_after: None }
+        Fault::Transient {
+            reason: reason.into(),
+            retry_after: None,
+        }
     }
 }
 
@@ -74,8 +80,11 @@ impl Client {
             name: "HF_ENDPOINT",
             reason: format!("{reason}, expected https://host or http://host"),
         };
-        let endpoint: Uri =
-            config.hf_endpoint.trim().parse().map_err(|_| bad("found no address"))?;
+        let endpoint: Uri = config
+            .hf_endpoint
+            .trim()
+            .parse()
+            .map_err(|_| bad("found no address"))?;
         let (Some(scheme), Some(authority)) = (endpoint.scheme_str(), endpoint.authority()) else {
             return Err(bad("found no full address"));
         };
@@ -110,7 +119,11 @@ impl Client {
             .max_idle_connections(0)
             .tls_config(tls_config())
             .build();
-        Ok(Self { agent: agent_config.into(), endpoint, token: config.hf_token.clone() })
+        Ok(Self {
+            agent: agent_config.into(),
+            endpoint,
+            token: config.hf_token.clone(),
+        })
     }
 
     /// Asks for a file from `first` on. `if_range` makes the server send the whole of it where
@@ -167,7 +180,10 @@ impl Client {
         if_range: Option<&str>,
     ) -> Result<Response<Body>, Fault> {
         // A compressed body would have another size and other ranges than the file.
-        let mut request = self.agent.get(uri).header(header::ACCEPT_ENCODING, "identity");
+        let mut request = self
+            .agent
+            .get(uri)
+            .header(header::ACCEPT_ENCODING, "identity");
         if first > 0 {
             request = request.header(header::RANGE, format!("bytes={first}-"));
             if let Some(etag) = if_range {
@@ -183,7 +199,10 @@ impl Client {
     }
 
     fn redirect(&self, from: &Uri, response: &Response<Body>) -> Result<Uri, Fault> {
-        let bad = |reason: String| HubError::Protocol { url: shown(from), reason };
+        let bad = |reason: String| HubError::Protocol {
+            url: shown(from),
+            reason,
+        };
         let location = text(response, "location")
             .ok_or_else(|| bad("found a redirect to nowhere, expected a Location".to_owned()))?;
         let to = join(from, location).ok_or_else(|| {
@@ -191,7 +210,10 @@ impl Client {
         })?;
         if from.scheme_str() == Some("https") && to.scheme_str() != Some("https") {
             let to = shown(&to);
-            return Err(bad(format!("found a redirect to {to}, expected https to be kept")).into());
+            return Err(bad(format!(
+                "found a redirect to {to}, expected https to be kept"
+            ))
+            .into());
         }
         Ok(to)
     }
@@ -217,7 +239,10 @@ impl Client {
                 if retry_after.is_some_and(|wait| wait > MAX_RETRY_AFTER) {
                     return Fault::Fatal(HubError::Status { url, status });
                 }
-                Fault::Transient { reason: format!("http status {status}"), retry_after }
+                Fault::Transient {
+                    reason: format!("http status {status}"),
+                    retry_after,
+                }
             }
             _ => Fault::Fatal(HubError::Status { url, status }),
         }
@@ -234,8 +259,10 @@ fn tls_config() -> ureq::tls::TlsConfig {
         // A system without certificates, such as a small container.
         RootCerts::WebPki
     } else {
-        let certs: Vec<_> =
-            found.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect();
+        let certs: Vec<_> = found
+            .iter()
+            .map(|cert| Certificate::from_der(cert).to_owned())
+            .collect();
         RootCerts::new_with_certs(&certs)
     };
     TlsConfig::builder().root_certs(roots).build()
@@ -264,7 +291,11 @@ fn call_fault(uri: &Uri, error: ureq::Error) -> Fault {
         }
         ureq::Error::Timeout(_) => Fault::transient(reason),
         ureq::Error::Io(e) => match e.kind() {
-            io::ErrorKind::InvalidData => HubError::Tls { url, reason: e.to_string() }.into(),
+            io::ErrorKind::InvalidData => HubError::Tls {
+                url,
+                reason: e.to_string(),
+            }
+            .into(),
             // The connection was there and broke.
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
@@ -273,7 +304,10 @@ fn call_fault(uri: &Uri, error: ureq::Error) -> Fault {
             | io::ErrorKind::Interrupted
             | io::ErrorKind::TimedOut => Fault::transient(reason),
             // Refused, no route, and the resolver's faults, which have no kind of their own.
-            _ => Fault::Unreachable { url, reason: e.to_string() },
+            _ => Fault::Unreachable {
+                url,
+                reason: e.to_string(),
+            },
         },
         ureq::Error::Tls(_) => HubError::Tls { url, reason }.into(),
         #[cfg(not(any(target_vendor = "apple", windows)))]
@@ -315,7 +349,8 @@ fn shown(uri: &Uri) -> String {
     format!(
         "{}://{}{}",
         uri.scheme_str().unwrap_or("http"),
-        uri.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or("")),
+        uri.authority()
+            .map_or("", |a| a.as_str().rsplit('@').next().unwrap_or("")),
         uri.path().trim_end_matches('/')
     )
 }
@@ -323,7 +358,9 @@ fn shown(uri: &Uri) -> String {
 fn same_origin(a: &Uri, b: &Uri) -> bool {
     let origin = |uri: &Uri| {
         let scheme = uri.scheme_str()?.to_owned();
-        let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        let port = uri
+            .port_u16()
+            .unwrap_or(if scheme == "https" { 443 } else { 80 });
         Some((scheme, uri.host()?.to_ascii_lowercase(), port))
     };
     origin(a).is_some() && origin(a) == origin(b)
@@ -340,7 +377,10 @@ fn join(from: &Uri, location: &str) -> Option<Uri> {
     } else if location.contains("://") {
         location.to_owned()
     } else {
-        let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let folder = from
+            .path()
+            .rsplit_once('/')
+            .map_or("", |(folder, _)| folder);
         format!("{scheme}://{authority}{folder}/{location}")
     };
     let full = full.split('#').next()?;
@@ -352,7 +392,9 @@ fn join(from: &Uri, location: &str) -> Option<Uri> {
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -376,7 +418,10 @@ mod tests {
             ("https://", None),
             ("ht tp://x", None),
         ] {
-            assert_eq!(join(&from, location).map(|u| u.to_string()).as_deref(), wanted);
+            assert_eq!(
+                join(&from, location).map(|u| u.to_string()).as_deref(),
+                wanted
+            );
         }
     }
 
@@ -384,23 +429,41 @@ mod tests {
     fn origins_need_scheme_host_and_port() {
         let hub = uri("https://hub.example");
         assert!(same_origin(&hub, &uri("https://HUB.example:443/x")));
-        for other in ["http://hub.example", "https://hub.example:444", "https://cdn.hub.example"] {
+        for other in [
+            "http://hub.example",
+            "https://hub.example:444",
+            "https://cdn.hub.example",
+        ] {
             assert!(!same_origin(&hub, &uri(other)), "{other}");
         }
     }
 
     #[test]
     fn ranges_are_read_or_refused() {
-        let wanted = ContentRange { first: 2, last: 9, size: 10 };
+        let wanted = ContentRange {
+            first: 2,
+            last: 9,
+            size: 10,
+        };
         assert_eq!(content_range("bytes 2-9/10"), Some(wanted));
-        for bad in ["bytes */10", "bytes 2-9/*", "bytes 9-2/10", "bytes 2-10/10", "2-9/10", ""] {
+        for bad in [
+            "bytes */10",
+            "bytes 2-9/*",
+            "bytes 9-2/10",
+            "bytes 2-10/10",
+            "2-9/10",
+            "",
+        ] {
             assert_eq!(content_range(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn shown_addresses_hold_no_secret() {
-        assert_eq!(shown(&uri("https://me:pw@host:1/a/b?sig=x")), "https://host:1/a/b");
+        assert_eq!(
+            shown(&uri("https://me:pw@host:1/a/b?sig=x")),
+            "https://host:1/a/b"
+        );
     }
 
     #[test]

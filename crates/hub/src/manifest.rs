@@ -20,7 +20,12 @@ pub(crate) struct Manifest {
 
 impl Manifest {
     pub(crate) fn save(&self, path: &Path) -> Result<(), HubError> {
-        let Self { source, sha256, size_bytes, pulled_at } = self;
+        let Self {
+            source,
+            sha256,
+            size_bytes,
+            pulled_at,
+        } = self;
         let text = format!(
             "source = {source}\nsha256 = {sha256}\nsize = {size_bytes}\npulled = {pulled_at}\n"
         );
@@ -75,11 +80,15 @@ impl PartState {
 fn read(path: &Path) -> Option<Vec<(String, String)>> {
     let text = fs::read_to_string(path).ok()?;
     let pair = |line: &str| {
-        line.split_once(" = ").map(|(key, value)| (key.to_owned(), value.to_owned()))
+        line.split_once(" = ")
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
     };
     Some(text.lines().filter_map(pair).collect())
 }
 
 fn get(lines: &[(String, String)], key: &str) -> Option<String> {
-    lines.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())
+    lines
+        .iter()
+        .find(|(k, _)| k == key)
+        .map(|(_, value)| value.clone())
 }

@@ -21,7 +21,9 @@ impl HfFile {
             name: name.to_owned(),
             reason: format!("{reason}, expected hf:owner/repo/file.gguf or …file.gguf@revision"),
         };
-        let rest = name.strip_prefix("hf:").ok_or_else(|| bad("no hf: in front"))?;
+        let rest = name
+            .strip_prefix("hf:")
+            .ok_or_else(|| bad("no hf: in front"))?;
         let (path, revision) = match rest.split_once('@') {
             Some((path, revision)) => (path, Some(revision)),
             None => (rest, None),
@@ -45,7 +47,10 @@ impl HfFile {
         Ok(Self {
             repo: format!("{}/{}", parts[0], parts[1]),
             revision: revision.map(str::to_owned),
-            folder: parts[2..parts.len() - 1].iter().map(|part| format!("{part}/")).collect(),
+            folder: parts[2..parts.len() - 1]
+                .iter()
+                .map(|part| format!("{part}/"))
+                .collect(),
             file: parts[parts.len() - 1].to_owned(),
         })
     }
@@ -64,14 +69,27 @@ impl HfFile {
 
     /// Where the file lies in the model folder.
     pub(crate) fn local(&self) -> LocalName {
-        let revision = self.revision.as_ref().map(|r| format!("@{r}")).unwrap_or_default();
-        LocalName(format!("{}{revision}/{}{}", self.repo, self.folder, self.file))
+        let revision = self
+            .revision
+            .as_ref()
+            .map(|r| format!("@{r}"))
+            .unwrap_or_default();
+        LocalName(format!(
+            "{}{revision}/{}{}",
+            self.repo, self.folder, self.file
+        ))
     }
 
     /// The files of a split model in order, or the file alone.
     pub(crate) fn files(&self) -> Vec<HfFile> {
         let names = split_names(&self.file).unwrap_or_else(|| vec![self.file.clone()]);
-        names.into_iter().map(|file| HfFile { file, ..self.clone() }).collect()
+        names
+            .into_iter()
+            .map(|file| HfFile {
+                file,
+                ..self.clone()
+            })
+            .collect()
     }
 }
 
@@ -101,11 +119,16 @@ impl LocalName {
         };
         let is_plain = !name.is_empty()
             && !name.contains(['\\', '\0'])
-            && Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+            && Path::new(name)
+                .components()
+                .all(|c| matches!(c, Component::Normal(_)));
         if !is_plain {
             return Err(bad("found a way out of the folder"));
         }
-        if name.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
+        if name
+            .split('/')
+            .any(|part| part.is_empty() || part.starts_with('.'))
+        {
             return Err(bad("found an empty or hidden part"));
         }
         let suffix = if name.ends_with(".gguf") { "" } else { ".gguf" };
@@ -118,7 +141,9 @@ impl LocalName {
 
     /// The path below a folder, in the system's own separators.
     pub(crate) fn below(&self, folder: &Path) -> PathBuf {
-        self.0.split('/').fold(folder.to_owned(), |path, part| path.join(part))
+        self.0
+            .split('/')
+            .fold(folder.to_owned(), |path, part| path.join(part))
     }
 
     /// What to type to get this file: `hf:…` where it came that way, else the name without its
@@ -134,7 +159,11 @@ impl LocalName {
         };
         let name = format!("hf:{}/{repo}/{}{revision}", parts[0], parts[2..].join("/"));
         // A folder of the user's own making may not be sayable in that form.
-        if HfFile::parse(&name).is_ok() { name } else { self.0.clone() }
+        if HfFile::parse(&name).is_ok() {
+            name
+        } else {
+            self.0.clone()
+        }
     }
 
     /// The files of a split model in order, or the file alone.
@@ -144,7 +173,10 @@ impl LocalName {
             None => (String::new(), self.0.as_str()),
         };
         match split_names(file) {
-            Some(names) => names.iter().map(|name| Self(format!("{folder}{name}"))).collect(),
+            Some(names) => names
+                .iter()
+                .map(|name| Self(format!("{folder}{name}")))
+                .collect(),
             None => vec![self.clone()],
         }
     }
@@ -157,7 +189,10 @@ fn fault_of_component(part: &str) -> Option<&'static str> {
     if part.is_empty() || part.len() > 128 {
         return Some("is not 1 to 128 characters long");
     }
-    if !part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b)) {
+    if !part
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
+    {
         return Some("has a character other than letters, digits, '.', '_', '-' and '+'");
     }
     if part.starts_with(['.', '-']) || part.ends_with('.') {
@@ -190,7 +225,11 @@ fn split_names(file: &str) -> Option<Vec<String>> {
     if !(1..=MAX_PARTS).contains(&n_parts) || !(1..=n_parts).contains(&part) {
         return None;
     }
-    Some((1..=n_parts).map(|part| format!("{stem}-{part:05}-of-{n_parts:05}.gguf")).collect())
+    Some(
+        (1..=n_parts)
+            .map(|part| format!("{stem}-{part:05}-of-{n_parts:05}.gguf"))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -244,16 +283,24 @@ mod tests {
             "hf:a/b/\r\n.gguf",
         ] {
             let error = HfFile::parse(name).unwrap_err().to_string();
-            assert!(error.contains("expected hf:owner/repo/file.gguf"), "{name}: {error}");
+            assert!(
+                error.contains("expected hf:owner/repo/file.gguf"),
+                "{name}: {error}"
+            );
         }
         assert!(HfFile::parse(&format!("hf:a/b/{}.gguf", "c".repeat(200))).is_err());
     }
 
     #[test]
     fn local_names_stay_inside() {
-        assert_eq!(LocalName::parse("my model").unwrap().as_str(), "my model.gguf");
+        assert_eq!(
+            LocalName::parse("my model").unwrap().as_str(),
+            "my model.gguf"
+        );
         assert_eq!(LocalName::parse("a/b.gguf").unwrap().as_str(), "a/b.gguf");
-        for name in ["", ".", "..", "../a", "/a", "a/../b", "a//b", "./a", "a/", ".hub/x", "a\\b"] {
+        for name in [
+            "", ".", "..", "../a", "/a", "a/../b", "a//b", "./a", "a/", ".hub/x", "a\\b",
+        ] {
             assert!(LocalName::parse(name).is_err(), "{name:?}");
         }
     }
@@ -270,8 +317,16 @@ mod tests {
                 "hf:o/r/d/m-00003-of-00003.gguf"
             ]
         );
-        assert_eq!(file.local().files()[0].as_str(), "o/r/d/m-00001-of-00003.gguf");
-        for alone in ["m-00004-of-00003", "m-00000-of-00003", "m-1-of-3", "m-00001-of-99999"] {
+        assert_eq!(
+            file.local().files()[0].as_str(),
+            "o/r/d/m-00001-of-00003.gguf"
+        );
+        for alone in [
+            "m-00004-of-00003",
+            "m-00000-of-00003",
+            "m-1-of-3",
+            "m-00001-of-99999",
+        ] {
             let file = HfFile::parse(&format!("hf:o/r/{alone}.gguf")).unwrap();
             assert_eq!(file.files().len(), 1, "{alone}");
         }
@@ -279,13 +334,20 @@ mod tests {
 
     #[test]
     fn no_text_panics_or_leaves_the_folder() {
+        #[expect(
+            clippy::needless_pass_by_value,
+            reason = "quickcheck hands over owned values"
+        )]
         fn property(text: String) -> bool {
             let home = Path::new("/home");
             let hub = HfFile::parse(&format!("hf:{text}")).map(|file| file.local());
-            [hub, LocalName::parse(&text)].into_iter().flatten().all(|name| {
-                let path = name.below(home);
-                path.starts_with(home) && !path.components().any(|c| c == Component::ParentDir)
-            })
+            [hub, LocalName::parse(&text)]
+                .into_iter()
+                .flatten()
+                .all(|name| {
+                    let path = name.below(home);
+                    path.starts_with(home) && !path.components().any(|c| c == Component::ParentDir)
+                })
         }
         quickcheck::quickcheck(property as fn(String) -> bool);
     }

@@ -71,7 +71,9 @@ impl Reporter<'_> {
         };
         match (self.sink)(&progress) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(HubError::Cancelled { file: self.file.clone() }),
+            ControlFlow::Break(()) => Err(HubError::Cancelled {
+                file: self.file.clone(),
+            }),
         }
     }
 }

@@ -46,7 +46,10 @@ pub(crate) enum Located {
     /// A file outside the model folder's care.
     Path(PathBuf),
     /// A file of the model folder, or one that could be there.
-    Local { name: LocalName, remote: Option<Remote> },
+    Local {
+        name: LocalName,
+        remote: Option<Remote>,
+    },
 }
 
 /// A model that can be fetched.
@@ -63,9 +66,10 @@ pub fn find(config: &HubConfig, model: &str) -> Result<Found, HubError> {
         Located::Local { name, remote } => {
             let path = name.files()[0].below(&config.home);
             match remote {
-                Some(remote) if !path.is_file() => {
-                    Ok(Found::Remote { source: remote.hf.to_string(), path })
-                }
+                Some(remote) if !path.is_file() => Ok(Found::Remote {
+                    source: remote.hf.to_string(),
+                    path,
+                }),
                 _ => Ok(Found::OnDisk(path)),
             }
         }
@@ -87,17 +91,24 @@ pub(crate) fn locate(config: &HubConfig, model: &str) -> Result<Located, HubErro
     let entry = CATALOGUE.iter().find(|entry| entry.name == model);
     let is_pathlike = model.starts_with(['.', '~']) || model.contains(['/', '\\']);
     if path.is_dir() && entry.is_none() {
-        return Err(HubError::NotAFile { path: path.to_owned() });
+        return Err(HubError::NotAFile {
+            path: path.to_owned(),
+        });
     }
     match LocalName::parse(model) {
         Ok(name) if name.files()[0].below(&config.home).is_file() || entry.is_some() => {
             let remote = entry.map(|entry| {
                 let hf = HfFile::parse(entry.hf).expect("the catalogue's rows are well formed");
-                Remote { hf, entry: Some(entry) }
+                Remote {
+                    hf,
+                    entry: Some(entry),
+                }
             });
             Ok(Located::Local { name, remote })
         }
-        _ if is_pathlike => Err(HubError::NoSuchFile { path: path.to_owned() }),
+        _ if is_pathlike => Err(HubError::NoSuchFile {
+            path: path.to_owned(),
+        }),
         _ => Err(HubError::UnknownModel {
             name: model.to_owned(),
             folder: config.home.clone(),
@@ -117,26 +128,44 @@ pub fn pull(
     progress: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Pulled, HubError> {
     let (name, remote) = match locate(config, model)? {
-        Located::Path(path) => return Ok(Pulled { path, was_present: true }),
+        Located::Path(path) => {
+            return Ok(Pulled {
+                path,
+                was_present: true,
+            });
+        }
         Located::Local { name, remote } => (name, remote),
     };
     let names = name.files();
     let path = names[0].below(&config.home);
     let remote = match remote {
         Some(remote) if !path.is_file() => remote,
-        _ => return Ok(Pulled { path, was_present: true }),
+        _ => {
+            return Ok(Pulled {
+                path,
+                was_present: true,
+            });
+        }
     };
     let files: Vec<(HfFile, LocalName)> = remote.hf.files().into_iter().zip(names).collect();
     let client = Client::new(config)?;
     let n_files = files.len();
-    let mut report = Reporter { sink: progress, file: String::new(), file_idx: 0, n_files };
+    let mut report = Reporter {
+        sink: progress,
+        file: String::new(),
+        file_idx: 0,
+        n_files,
+    };
     // The first file is the one that others open: its name may exist only when all parts do.
     for (file_idx, (hf, name)) in files.iter().skip(1).chain(&files[..1]).enumerate() {
         report.file = name.as_str().to_owned();
         report.file_idx = file_idx;
         pull_file(config, &client, hf, name, remote.entry, &mut report)?;
     }
-    Ok(Pulled { path, was_present: false })
+    Ok(Pulled {
+        path,
+        was_present: false,
+    })
 }
 
 fn pull_file(
@@ -240,11 +269,16 @@ fn check_magic(name: &LocalName, places: &Places) -> Result<(), HubError> {
     if found != b"GGUF" {
         disk::remove_file(&places.part)?;
         disk::remove_file(&places.state)?;
-        return Err(HubError::NotGguf { name: name.as_str().to_owned(), found });
+        return Err(HubError::NotGguf {
+            name: name.as_str().to_owned(),
+            found,
+        });
     }
     Ok(())
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

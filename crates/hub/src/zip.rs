@@ -20,13 +20,20 @@ pub(crate) fn open_member(mut file: File, name: &str) -> io::Result<(Box<dyn Rea
     while rest.len() >= 46 && u32_at(rest, 0)? == 0x0201_4b50 {
         let [name_len, extra_len, comment_len] = [28, 30, 32].map(|at| u16_at(rest, at));
         let (name_len, tail_len) = (name_len? as usize, (extra_len? + comment_len?) as usize);
-        let found = rest.get(46..46 + name_len).ok_or_else(|| bad("directory ends early"))?;
+        let found = rest
+            .get(46..46 + name_len)
+            .ok_or_else(|| bad("directory ends early"))?;
         if found == name.as_bytes() {
             return open_entry(file, rest);
         }
-        rest = rest.get(46 + name_len + tail_len..).ok_or_else(|| bad("directory ends early"))?;
+        rest = rest
+            .get(46 + name_len + tail_len..)
+            .ok_or_else(|| bad("directory ends early"))?;
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, format!("no member {name} in the archive")))
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("no member {name} in the archive"),
+    ))
 }
 
 fn read_directory(file: &mut File) -> io::Result<Vec<u8>> {
@@ -46,7 +53,9 @@ fn read_directory(file: &mut File) -> io::Result<Vec<u8>> {
     }
     file.seek(SeekFrom::Start(u64::from(start)))?;
     let mut directory = Vec::new();
-    file.by_ref().take(u64::from(size)).read_to_end(&mut directory)?;
+    file.by_ref()
+        .take(u64::from(size))
+        .read_to_end(&mut directory)?;
     Ok(directory)
 }
 
@@ -58,7 +67,9 @@ fn open_entry(mut file: File, entry: &[u8]) -> io::Result<(Box<dyn Read>, u64)> 
         return Err(bad("the member is encrypted"));
     }
     if [packed, unpacked, start].contains(&u32::MAX) {
-        return Err(bad("the archive is of the ZIP64 kind, expected a plain one"));
+        return Err(bad(
+            "the archive is of the ZIP64 kind, expected a plain one",
+        ));
     }
     let mut header = [0; 30];
     file.seek(SeekFrom::Start(u64::from(start)))?;
@@ -79,7 +90,9 @@ fn open_entry(mut file: File, entry: &[u8]) -> io::Result<(Box<dyn Read>, u64)> 
 
 /// A two-byte field, widened so that sums of them do not overflow.
 fn u16_at(bytes: &[u8], at: usize) -> io::Result<u32> {
-    let field = bytes.get(at..at + 2).ok_or_else(|| bad("a record ends early"))?;
+    let field = bytes
+        .get(at..at + 2)
+        .ok_or_else(|| bad("a record ends early"))?;
     Ok(u32::from(field[0]) | u32::from(field[1]) << 8)
 }
 
@@ -99,8 +112,12 @@ mod tests {
     fn open(bytes: &[u8], tag: &str) -> io::Result<(Box<dyn Read>, u64)> {
         let name = format!("minerva-zip-{}-{tag}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)?;
         file.write_all(bytes)?;
         std::fs::remove_file(&path)?;
         open_member(file, "a/b.gguf")
@@ -109,6 +126,10 @@ mod tests {
     #[test]
     fn no_bytes_panic() {
         // An end record whose directory is itself: offsets and lengths are whatever comes.
+        #[expect(
+            clippy::needless_pass_by_value,
+            reason = "quickcheck hands over owned values"
+        )]
         fn property(noise: Vec<u8>, start: u32, size: u32) -> bool {
             let mut bytes = b"PK\x01\x02".to_vec();
             bytes.extend(&noise);

@@ -1,0 +1,193 @@
+//! The table of kernels, compiled once for each instruction set.
+//!
+//! A kernel's body (`cpu/ops`) is inlined into one function for each instruction set, which has
+//! that set's features enabled; [`Kernels::get`] answers the functions of a set that the processor
+//! has.
+
+use crate::dtype::{Block, BlockVisitor, DType, Form};
+use crate::program::Pairing;
+
+use super::isa::Isa;
+use super::ops::attention::{self, HeadCache};
+use super::ops::float_matmul::{self, FloatKind};
+use super::ops::group_matmul::{self, Panel};
+use super::ops::quantize::{self, QuantRows, QuantSpan};
+use super::ops::rows;
+use super::simd;
+use super::threads::Tile;
+
+/// [`group_matmul::unpack`] for one type of weights.
+pub(crate) type Unpack = fn(&[u8], usize, &mut Panel);
+/// [`group_matmul::multiply`] for one form of weights.
+pub(crate) type Multiply = fn(&Panel, &QuantRows<'_>, &mut Tile<'_, f32>);
+/// [`attention::attend`] for one pair of cache types.
+pub(crate) type Attend<K, V> = fn(&HeadCache<'_, K, V>, (&[f32], usize), &mut [f32]);
+/// [`attention::store`] for one pair of cache types.
+pub(crate) type Store<K, V> = fn((&[f32], &[f32]), (&mut [K], &mut [V]), usize);
+
+/// The kernels of one instruction set.
+pub(crate) struct Kernels {
+    pub(crate) quantize: fn(&[f32], QuantSpan<'_>),
+    pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    pub(crate) add: fn(&mut [f32], &[f32]),
+    pub(crate) silu_mul: fn(&mut [f32], &[f32]),
+    pub(crate) rotate: fn(&mut [f32], &[f32], Pairing),
+    /// `None` for types of [`Form::Float`].
+    pub(crate) unpack: fn(DType) -> Option<Unpack>,
+    /// For groups of 16 and 32, without and with a minimum; see [`Kernels::multiply`].
+    multiply: [[Multiply; 2]; 2],
+    pub(crate) float_matmul:
+        fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>),
+    pub(crate) attend_f32: Attend<f32, f32>,
+    pub(crate) attend_f16: Attend<u16, u16>,
+    pub(crate) store_f32: Store<f32, f32>,
+    pub(crate) store_f16: Store<u16, u16>,
+}
+
+impl Kernels {
+    /// The kernels of `isa`, or `None` where the processor lacks an instruction of it.
+    pub(crate) fn get(isa: Isa) -> Option<&'static Kernels> {
+        match isa {
+            Isa::Scalar => scalar::get(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::get(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::get(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::get(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512vnni::get(),
+            #[allow(unreachable_patterns, reason = "sets of the other architectures")]
+            _ => None,
+        }
+    }
+
+    /// The product with an unpacked panel of a type's form.
+    pub(crate) fn multiply(&self, group_len: usize, has_min: bool) -> Multiply {
+        self.multiply[usize::from(group_len == 32)][usize::from(has_min)]
+    }
+}
+
+/// One function for a kernel: `fn name(args) = body(args)` becomes a function that enters the
+/// features and calls the body there.
+macro_rules! enter {
+    ($isa:ident, [$($feature:meta)?], |$($arg:ident: $type:ty),*| $token:ident => $body:expr) => {
+        |$($arg: $type),*| {
+            $(#[$feature])?
+            fn inside(
+                #[allow(unused_variables, reason = "plain loops need no token")]
+                $token: simd::$isa,
+                $($arg: $type),*
+            ) {
+                $body
+            }
+            let token = simd::$isa::detect().expect("a table is only given out where detected");
+            #[allow(unused_unsafe, reason = "a set without features needs none")]
+            // SAFETY: the token proves that the processor has the features.
+            unsafe {
+                inside(token, $($arg),*)
+            }
+        }
+    };
+}
+
+macro_rules! multiply {
+    ($isa:ident, [$($feature:meta)?], $group_len:literal, $has_min:literal) => {
+        enter!($isa, [$($feature)?],
+            |panel: &Panel, x: &QuantRows<'_>, out: &mut Tile<'_, f32>| s =>
+            group_matmul::multiply::<_, $group_len, $has_min>(s, panel, x, out))
+    };
+}
+
+macro_rules! instance {
+    ($module:ident, $isa:ident, [$($feature:meta)?]) => {
+        mod $module {
+            use super::*;
+
+            pub(super) fn get() -> Option<&'static Kernels> {
+                simd::$isa::detect().map(|_| &KERNELS)
+            }
+
+            static KERNELS: Kernels = Kernels {
+                quantize: enter!($isa, [$($feature)?], |x: &[f32], out: QuantSpan<'_>| s =>
+                    quantize::quantize(x, out)),
+                rms_norm: enter!($isa, [$($feature)?],
+                    |x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]| s =>
+                    rows::rms_norm(x, weight, eps, out)),
+                add: enter!($isa, [$($feature)?], |y: &mut [f32], x: &[f32]| s => rows::add(y, x)),
+                silu_mul: enter!($isa, [$($feature)?], |gate: &mut [f32], up: &[f32]| s =>
+                    rows::silu_mul(gate, up)),
+                rotate: enter!($isa, [$($feature)?],
+                    |head: &mut [f32], turns: &[f32], pairing: Pairing| s =>
+                    rows::rotate(head, turns, pairing)),
+                unpack: |dtype| dtype.visit::<Choose>(),
+                multiply: [
+                    [multiply!($isa, [$($feature)?], 16, false), multiply!($isa, [$($feature)?], 16, true)],
+                    [multiply!($isa, [$($feature)?], 32, false), multiply!($isa, [$($feature)?], 32, true)],
+                ],
+                float_matmul: enter!($isa, [$($feature)?],
+                    |weight: (FloatKind, &[u8]), x: (&[f32], usize), wide: &mut [f32],
+                     out: &mut Tile<'_, f32>| s =>
+                    float_matmul::float_matmul(s, weight, x, wide, out)),
+                attend_f32: enter!($isa, [$($feature)?],
+                    |cache: &HeadCache<'_, f32, f32>, q: (&[f32], usize), out: &mut [f32]| s =>
+                    attention::attend(s, cache, q, out)),
+                attend_f16: enter!($isa, [$($feature)?],
+                    |cache: &HeadCache<'_, u16, u16>, q: (&[f32], usize), out: &mut [f32]| s =>
+                    attention::attend(s, cache, q, out)),
+                store_f32: enter!($isa, [$($feature)?],
+                    |kv: (&[f32], &[f32]), tiles: (&mut [f32], &mut [f32]), position: usize| s =>
+                    attention::store(kv, tiles, position)),
+                store_f16: enter!($isa, [$($feature)?],
+                    |kv: (&[f32], &[f32]), tiles: (&mut [u16], &mut [u16]), position: usize| s =>
+                    attention::store(kv, tiles, position)),
+            };
+
+            struct Choose;
+
+            impl BlockVisitor for Choose {
+                type Output = Option<Unpack>;
+
+                fn visit<B: Block>() -> Option<Unpack> {
+                    if !matches!(B::FORM, Form::Groups { .. }) {
+                        return None;
+                    }
+                    $(#[$feature])?
+                    fn inside<B: Block>(s: simd::$isa, rows: &[u8], row_len: usize, panel: &mut Panel) {
+                        group_matmul::unpack::<_, B>(s, rows, row_len, panel);
+                    }
+                    Some(|rows, row_len, panel| {
+                        let token = simd::$isa::detect().expect("as for the whole table");
+                        #[allow(unused_unsafe, reason = "a set without features needs none")]
+                        // SAFETY: the token proves that the processor has the features.
+                        unsafe {
+                            inside::<B>(token, rows, row_len, panel)
+                        }
+                    })
+                }
+            }
+        }
+    };
+}
+
+instance!(scalar, Scalar, []);
+#[cfg(target_arch = "aarch64")]
+instance!(neon, Neon, []);
+#[cfg(target_arch = "x86_64")]
+instance!(avx2, Avx2, [target_feature(enable = "avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+instance!(
+    avx512,
+    Avx512,
+    [target_feature(
+        enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
+    )]
+);
+#[cfg(target_arch = "x86_64")]
+instance!(
+    avx512vnni,
+    Avx512Vnni,
+    [target_feature(
+        enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
+    )]
+);

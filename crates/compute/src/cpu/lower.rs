@@ -1,0 +1,364 @@
+//! From a program to steps: buffers get slots of scratch memory that are used again once their
+//! readers are done, weights get kernels, and buffers that meet quantized weights are quantized
+//! by the step that writes them, where its chunks are whole groups, else by a step of its own.
+
+use crate::dtype::{DType, Form};
+use crate::program::{Activation, Attention, BufId, BufShape, Op, Program, RopeId, Rows, WeightId};
+use crate::weight::Weight;
+
+use super::kernels::{Kernels, Multiply, Unpack};
+use super::ops::float_matmul::FloatKind;
+use super::ops::quantize::GROUP;
+
+/// Rows of a weight in one chunk of a product: two panels, and one group of its output.
+pub(super) const TILE: usize = 32;
+
+/// A piece of scratch memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SlotShape {
+    pub(super) rows: Rows,
+    pub(super) width: usize,
+    pub(super) has_quant: bool,
+}
+
+/// Index of a slot.
+pub(super) type Slot = usize;
+
+/// A weight with the kernel of its type.
+pub(super) struct Matrix {
+    pub(super) weight: Weight,
+    pub(super) kernel: MatrixKernel,
+}
+
+pub(super) enum MatrixKernel {
+    /// Over quantized activations.
+    Group(Unpack, Multiply),
+    /// Over f32 activations.
+    Float(FloatKind),
+}
+
+impl Matrix {
+    fn new(weight: &Weight, kernels: &Kernels) -> Matrix {
+        let kernel = match (weight.dtype().form(), (kernels.unpack)(weight.dtype())) {
+            (Form::Groups { group_len, has_min }, Some(unpack)) => {
+                MatrixKernel::Group(unpack, kernels.multiply(group_len, has_min))
+            }
+            _ => MatrixKernel::Float(match weight.dtype() {
+                DType::F32 => FloatKind::F32,
+                DType::F16 => FloatKind::F16,
+                DType::BF16 => FloatKind::Bf16,
+                other => FloatKind::Other(other),
+            }),
+        };
+        Matrix {
+            weight: weight.clone(),
+            kernel,
+        }
+    }
+}
+
+/// One part of a matrix product.
+pub(super) struct Part {
+    pub(super) matrix: Matrix,
+    pub(super) bias: Option<Vec<f32>>,
+    pub(super) residual: Option<Slot>,
+    pub(super) out: Slot,
+    pub(super) quantize: bool,
+}
+
+/// One operation over slots. `quantize` says that the step quantizes what it writes.
+pub(super) enum Step {
+    Embed {
+        table: Weight,
+        out: Slot,
+        quantize: bool,
+    },
+    RmsNorm {
+        x: Slot,
+        weight: Vec<f32>,
+        eps: f32,
+        out: Slot,
+        quantize: bool,
+    },
+    MatMul {
+        x: Slot,
+        parts: Vec<Part>,
+    },
+    Gated {
+        x: Slot,
+        gate: Matrix,
+        up: Matrix,
+        activation: Activation,
+        out: Slot,
+        quantize: bool,
+    },
+    /// Turns queries and keys, and puts keys and values into the cache.
+    Store {
+        spec: Attention,
+        slots: AttentionSlots,
+    },
+    Attend {
+        spec: Attention,
+        slots: AttentionSlots,
+        quantize: bool,
+    },
+    Gather {
+        x: Slot,
+        out: Slot,
+        quantize: bool,
+    },
+    Quantize {
+        slot: Slot,
+    },
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct AttentionSlots {
+    pub(super) q: Slot,
+    pub(super) k: Slot,
+    pub(super) v: Slot,
+    pub(super) out: Slot,
+    pub(super) rope: Option<RopeId>,
+}
+
+/// A lowered program.
+pub(super) struct Plan {
+    pub(super) steps: Vec<Step>,
+    pub(super) slots: Vec<SlotShape>,
+    pub(super) logits: Slot,
+    /// The longest row of a matrix.
+    pub(super) max_row_len: usize,
+}
+
+pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
+    let mut lowering = Lowering::new(program, kernels);
+    for (i, op) in program.ops.iter().enumerate() {
+        lowering.op(i, op);
+    }
+    let logits = lowering.slot(program.logits);
+    let matrices = program.weights.iter().map(|w| w.row_len());
+    let max_row_len = matrices.max().unwrap_or(0);
+    Plan {
+        steps: lowering.steps,
+        slots: lowering.slots,
+        logits,
+        max_row_len,
+    }
+}
+
+struct Lowering<'a> {
+    program: &'a Program,
+    kernels: &'a Kernels,
+    steps: Vec<Step>,
+    slots: Vec<SlotShape>,
+    is_free: Vec<bool>,
+    slot_of: Vec<Option<Slot>>, // by buffer, once written
+    last_read: Vec<usize>,      // by buffer: index of the operation
+    wants_quant: Vec<bool>,     // by buffer
+}
+
+impl<'a> Lowering<'a> {
+    fn new(program: &'a Program, kernels: &'a Kernels) -> Self {
+        let n = program.buffers.len();
+        let (mut last_read, mut wants_quant) = (vec![0; n], vec![false; n]);
+        for (i, op) in program.ops.iter().enumerate() {
+            for id in reads(op) {
+                last_read[id.0 as usize] = i;
+            }
+            for (x, weight) in products(op) {
+                if matches!(program.weight(weight).dtype().form(), Form::Groups { .. }) {
+                    wants_quant[x.0 as usize] = true;
+                }
+            }
+        }
+        last_read[program.logits.0 as usize] = usize::MAX;
+        Lowering {
+            program,
+            kernels,
+            steps: Vec::new(),
+            slots: Vec::new(),
+            is_free: Vec::new(),
+            slot_of: vec![None; n],
+            last_read,
+            wants_quant,
+        }
+    }
+
+    fn op(&mut self, index: usize, op: &Op) {
+        match op {
+            Op::Embed { table, out } => {
+                let table = self.program.weight(*table).clone();
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::Embed {
+                    table,
+                    out,
+                    quantize,
+                });
+            }
+            Op::RmsNorm {
+                x,
+                weight,
+                eps,
+                out,
+            } => {
+                let (x, weight) = (self.slot(*x), self.program.weight(*weight).to_f32());
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::RmsNorm {
+                    x,
+                    weight,
+                    eps: *eps,
+                    out,
+                    quantize,
+                });
+            }
+            Op::MatMul { x, parts } => {
+                let x = self.slot(*x);
+                let mut late = Vec::new();
+                let parts = parts.iter().map(|part| {
+                    let matrix = self.matrix(part.weight);
+                    let bias = part.bias.map(|bias| self.program.weight(bias).to_f32());
+                    let residual = part.residual.map(|id| self.slot(id));
+                    let (out, quantize) = self.write(part.out);
+                    let whole = matrix.weight.n_rows() % GROUP == 0;
+                    if quantize && !whole {
+                        late.push(out);
+                    }
+                    Part {
+                        matrix,
+                        bias,
+                        residual,
+                        out,
+                        quantize: quantize && whole,
+                    }
+                });
+                let parts = parts.collect();
+                self.steps.push(Step::MatMul { x, parts });
+                self.steps
+                    .extend(late.into_iter().map(|slot| Step::Quantize { slot }));
+            }
+            Op::GatedMatMul {
+                x,
+                gate,
+                up,
+                activation,
+                out,
+            } => {
+                let x = self.slot(*x);
+                let (gate, up) = (self.matrix(*gate), self.matrix(*up));
+                let (out, quantize) = self.write(*out);
+                let whole = gate.weight.n_rows() % GROUP == 0;
+                let activation = *activation;
+                let now = quantize && whole;
+                self.steps.push(Step::Gated {
+                    x,
+                    gate,
+                    up,
+                    activation,
+                    out,
+                    quantize: now,
+                });
+                if quantize && !whole {
+                    self.steps.push(Step::Quantize { slot: out });
+                }
+            }
+            Op::Attention(spec) => {
+                let [q, k, v] = [spec.q, spec.k, spec.v].map(|id| self.slot(id));
+                let (out, quantize) = self.write(spec.out);
+                let slots = AttentionSlots {
+                    q,
+                    k,
+                    v,
+                    out,
+                    rope: spec.rope,
+                };
+                self.steps.push(Step::Store {
+                    spec: spec.clone(),
+                    slots,
+                });
+                let whole = (spec.n_heads / spec.n_kv_heads * spec.head_dim) % GROUP == 0;
+                let now = quantize && whole;
+                self.steps.push(Step::Attend {
+                    spec: spec.clone(),
+                    slots,
+                    quantize: now,
+                });
+                if quantize && !whole {
+                    self.steps.push(Step::Quantize { slot: out });
+                }
+            }
+            Op::Gather { x, out } => {
+                let x = self.slot(*x);
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::Gather { x, out, quantize });
+            }
+        }
+        // What nobody reads after this operation is free for the next one's results.
+        for id in reads(op).into_iter().chain(writes(op)) {
+            let id = id.0 as usize;
+            if self.last_read[id] <= index {
+                self.is_free[self.slot_of[id].expect("written before it is read")] = true;
+            }
+        }
+    }
+
+    fn slot(&self, id: BufId) -> Slot {
+        self.slot_of[id.0 as usize].expect("a program writes a buffer before it reads it")
+    }
+
+    fn matrix(&self, id: WeightId) -> Matrix {
+        Matrix::new(self.program.weight(id), self.kernels)
+    }
+
+    /// A slot for a result, and whether it is wanted quantized too.
+    fn write(&mut self, id: BufId) -> (Slot, bool) {
+        let BufShape { rows, width } = self.program.shape(id);
+        let has_quant = self.wants_quant[id.0 as usize];
+        let shape = SlotShape {
+            rows,
+            width,
+            has_quant,
+        };
+        let free = (0..self.slots.len()).find(|&s| self.is_free[s] && self.slots[s] == shape);
+        let slot = free.unwrap_or_else(|| {
+            self.slots.push(shape);
+            self.is_free.push(false);
+            self.slots.len() - 1
+        });
+        self.is_free[slot] = false;
+        self.slot_of[id.0 as usize] = Some(slot);
+        (slot, has_quant)
+    }
+}
+
+fn reads(op: &Op) -> Vec<BufId> {
+    match op {
+        Op::Embed { .. } => vec![],
+        Op::RmsNorm { x, .. } | Op::GatedMatMul { x, .. } | Op::Gather { x, .. } => vec![*x],
+        Op::MatMul { x, parts } => parts
+            .iter()
+            .filter_map(|part| part.residual)
+            .chain([*x])
+            .collect(),
+        Op::Attention(spec) => vec![spec.q, spec.k, spec.v],
+    }
+}
+
+fn writes(op: &Op) -> Vec<BufId> {
+    match op {
+        Op::Embed { out, .. }
+        | Op::RmsNorm { out, .. }
+        | Op::GatedMatMul { out, .. }
+        | Op::Gather { out, .. } => vec![*out],
+        Op::MatMul { parts, .. } => parts.iter().map(|part| part.out).collect(),
+        Op::Attention(spec) => vec![spec.out],
+    }
+}
+
+/// Inputs of matrix products with their weights.
+fn products(op: &Op) -> Vec<(BufId, WeightId)> {
+    match op {
+        Op::MatMul { x, parts } => parts.iter().map(|part| (*x, part.weight)).collect(),
+        Op::GatedMatMul { x, gate, up, .. } => vec![(*x, *gate), (*x, *up)],
+        _ => vec![],
+    }
+}

@@ -1,0 +1,143 @@
+//! The CPU backend: weights used in place, kernels chosen at run time, one pool of threads.
+//!
+//! [`lower`] turns a program into steps over slots of scratch memory, and decides which buffers
+//! are wanted quantized; [`exec`] runs the steps: each is cut into chunks, which the threads take
+//! as they come, and ends when its last chunk is done.
+
+mod exec;
+mod isa;
+mod kernels;
+mod lower;
+mod ops;
+mod simd;
+mod threads;
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, BackendError, Executable, Limits};
+use crate::program::Program;
+
+pub use isa::{Isa, IsaError};
+
+use kernels::Kernels;
+use threads::Pool;
+
+/// How the CPU is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads that compute; `None` for one on each physical core that this process may use.
+    pub threads: Option<usize>,
+    /// The instruction set; `None` for the best, or what `MINERVA_ISA` names.
+    pub isa: Option<Isa>,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
+}
+
+/// How keys and values are stored in the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// 32-bit floats.
+    F32,
+    /// Half precision: half the memory and traffic.
+    #[default]
+    F16,
+}
+
+/// Runs programs on the CPU.
+pub struct CpuBackend {
+    isa: Isa,
+    kernels: &'static Kernels,
+    pool: Arc<Pool>,
+    kv_type: KvType,
+}
+
+/// Why there is no CPU backend.
+#[derive(Debug)]
+pub enum CpuError {
+    /// The instruction set that was asked for cannot run here.
+    Isa(IsaError),
+    /// A thread could not be started.
+    Thread(std::io::Error),
+}
+
+impl std::fmt::Display for CpuError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CpuError::Isa(error) => error.fmt(f),
+            CpuError::Thread(error) => write!(f, "cannot start a thread: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for CpuError {}
+
+impl CpuBackend {
+    /// Starts the threads and chooses the kernels.
+    pub fn new(options: &CpuOptions) -> Result<CpuBackend, CpuError> {
+        let isa = match options.isa {
+            Some(isa) if Kernels::get(isa).is_none() => {
+                let (wanted, available) = (isa.name().into(), Isa::available());
+                return Err(CpuError::Isa(IsaError { wanted, available }));
+            }
+            Some(isa) => isa,
+            None => Isa::choose().map_err(CpuError::Isa)?,
+        };
+        let kernels = Kernels::get(isa).expect("checked above, or chosen among the available");
+        let n_threads = options.threads.unwrap_or_else(default_threads).max(1);
+        let pool = Arc::new(Pool::new(n_threads).map_err(CpuError::Thread)?);
+        Ok(CpuBackend {
+            isa,
+            kernels,
+            pool,
+            kv_type: options.kv_type,
+        })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads that compute, the caller's included.
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+}
+
+impl Backend for CpuBackend {
+    fn description(&self) -> String {
+        let n = self.n_threads();
+        format!(
+            "CPU, {}, {n} {}",
+            self.isa,
+            if n == 1 { "thread" } else { "threads" }
+        )
+    }
+
+    fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
+        match self.kv_type {
+            KvType::F32 => exec::load::<f32>(self, program, limits),
+            KvType::F16 => exec::load::<u16>(self, program, limits),
+        }
+    }
+}
+
+/// Physical cores that this process may use: its affinity and cgroup limit what the standard
+/// library counts; hyper-threads of one core share its vector units, so they count once.
+fn default_threads() -> usize {
+    let logical = std::thread::available_parallelism().map_or(1, usize::from);
+    physical_cores().map_or(logical, |cores| cores.min(logical))
+}
+
+/// Distinct cores that Linux lists for the processors of this machine.
+fn physical_cores() -> Option<usize> {
+    let mut cores = std::collections::BTreeSet::new();
+    for cpu in 0..1024 {
+        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+        match std::fs::read_to_string(path) {
+            Ok(siblings) => cores.insert(siblings),
+            Err(_) => break,
+        };
+    }
+    (!cores.is_empty()).then_some(cores.len())
+}

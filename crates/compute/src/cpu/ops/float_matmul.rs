@@ -1,0 +1,138 @@
+//! Products with weights that are numbers of their own: F32, F16, BF16 and the like.
+//!
+//! For one output: sixteen partial sums, lane i adding the products of elements i, i + 16, … in
+//! order with fused multiply-adds, then the lanes' sum. Four rows are turned into f32 at a time
+//! and used for all tokens, four at a time.
+
+use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::threads::Tile;
+
+/// How a row becomes f32; types without a fast way are dequantized by their table row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FloatKind {
+    F32,
+    F16,
+    Bf16,
+    Other(crate::DType),
+}
+
+/// Rows that share a load of activations.
+pub(crate) const ROWS: usize = 4;
+
+/// `out[t][r] = rows[r] . x[t]`; `x` is `[n_tokens, width]`, `out` `[n_tokens, n_rows]`, and
+/// `wide` has room for [`ROWS`] rows.
+#[inline(always)]
+pub(crate) fn float_matmul<S: Simd>(
+    s: S,
+    (kind, rows): (FloatKind, &[u8]),
+    (x, width): (&[f32], usize),
+    wide: &mut [f32],
+    out: &mut Tile<'_, f32>,
+) {
+    let n_tokens = out.n_rows();
+    if n_tokens == 0 {
+        return;
+    }
+    let n_rows = out.row(0).len();
+    let row_bytes = rows.len() / n_rows;
+    for first in (0..n_rows).step_by(ROWS) {
+        let n = ROWS.min(n_rows - first);
+        for r in 0..n {
+            let bytes = &rows[(first + r) * row_bytes..][..row_bytes];
+            widen(s, kind, bytes, &mut wide[r * width..][..width]);
+        }
+        let row = |r: usize| &wide[r * width..][..width];
+        let mut t = 0;
+        while t < n_tokens {
+            let token = |i: usize| &x[(t + i) * width..][..width];
+            if n == ROWS && n_tokens - t >= 4 {
+                let rows = std::array::from_fn(row);
+                let sums = dots::<S, ROWS, 4>(s, rows, std::array::from_fn(token));
+                for (i, sums) in sums.into_iter().enumerate() {
+                    out.row(t + i)[first..first + ROWS].copy_from_slice(&sums);
+                }
+                t += 4;
+            } else if n == ROWS {
+                let sums = dots::<S, ROWS, 1>(s, std::array::from_fn(row), [token(0)]);
+                out.row(t)[first..first + ROWS].copy_from_slice(&sums[0]);
+                t += 1;
+            } else {
+                for r in 0..n {
+                    out.row(t)[first + r] = dots::<S, 1, 1>(s, [row(r)], [token(0)])[0][0];
+                }
+                t += 1;
+            }
+        }
+    }
+}
+
+/// The products of each token with each row, `[token][row]`.
+#[inline(always)]
+fn dots<S: Simd, const R: usize, const T: usize>(
+    s: S,
+    rows: [&[f32]; R],
+    tokens: [&[f32]; T],
+) -> [[f32; R]; T] {
+    let rows = rows.map(|row| row.as_chunks::<LANES>());
+    let tokens = tokens.map(|token| token.as_chunks::<LANES>());
+    let mut acc = [[s.splat(0.0); R]; T];
+    let n = rows[0].0.len();
+    assert!(rows.iter().all(|r| r.0.len() == n) && tokens.iter().all(|t| t.0.len() == n));
+    for i in 0..n {
+        let w: [S::F; R] = std::array::from_fn(|r| s.load(&rows[r].0[i]));
+        for t in 0..T {
+            let x = s.load(&tokens[t].0[i]);
+            for r in 0..R {
+                acc[t][r] = s.fma(w[r], x, acc[t][r]);
+            }
+        }
+    }
+    if !rows[0].1.is_empty() {
+        let padded = |rest: &[f32]| {
+            let mut all = [0.0; LANES];
+            all[..rest.len()].copy_from_slice(rest);
+            s.load(&all)
+        };
+        for t in 0..T {
+            for r in 0..R {
+                acc[t][r] = s.fma(padded(rows[r].1), padded(tokens[t].1), acc[t][r]);
+            }
+        }
+    }
+    acc.map(|acc| acc.map(|acc| s.sum(acc)))
+}
+
+#[inline(always)]
+fn widen<S: Simd>(s: S, kind: FloatKind, bytes: &[u8], out: &mut [f32]) {
+    match kind {
+        FloatKind::F32 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *out = f32::from_le_bytes(*bytes);
+            }
+        }
+        FloatKind::F16 | FloatKind::Bf16 => {
+            let load = |x: &[u16; LANES]| match kind {
+                FloatKind::F16 => s.load_f16(x),
+                _ => s.load_bf16(x),
+            };
+            let (chunks, rest) = bytes.as_chunks::<{ 2 * LANES }>();
+            let (outs, out_rest) = out.as_chunks_mut::<LANES>();
+            let halves = |bytes: &[u8]| {
+                let mut halves = [0; LANES];
+                for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *half = u16::from_le_bytes(*bytes);
+                }
+                halves
+            };
+            for (out, bytes) in outs.iter_mut().zip(chunks) {
+                s.store(load(&halves(bytes)), out);
+            }
+            if !rest.is_empty() {
+                let mut all = [0.0; LANES];
+                s.store(load(&halves(rest)), &mut all);
+                out_rest.copy_from_slice(&all[..out_rest.len()]);
+            }
+        }
+        FloatKind::Other(dtype) => dtype.dequantize_row(bytes, out),
+    }
+}

@@ -1,0 +1,13 @@
+//! The kernels, each written once: generic over the instruction set, or as plain loops that the
+//! compiler vectorizes for each (`cpu/kernels.rs` compiles them). All are safe code.
+//!
+//! Every kernel fixes the order of its floating-point operations, and that order depends on the
+//! shapes of one row only: not on the rows beside it, on threads, or on registers' width. So a
+//! token's results are the same bits in any batch, in any slicing of a prompt, on any number of
+//! threads and on any instruction set.
+
+pub(crate) mod attention;
+pub(crate) mod float_matmul;
+pub(crate) mod group_matmul;
+pub(crate) mod quantize;
+pub(crate) mod rows;

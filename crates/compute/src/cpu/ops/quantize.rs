@@ -1,0 +1,146 @@
+//! Activations to 8 bits, in groups of 32: the other factor of a product with quantized weights.
+//!
+//! `x[i] = d * q[i]` with `d = max |x| / 127` of the group, q in -127..=127. Beside the numbers
+//! stand what products need of them: their sums, for weights with a minimum and for instruction
+//! sets that read weights with 128 added.
+
+use crate::cpu::threads::SharedBuf;
+
+/// Elements that share a scale.
+pub(crate) const GROUP: usize = 32;
+
+/// Quantized rows of one buffer, `[n_rows, width]`; `width` is a multiple of [`GROUP`].
+pub(crate) struct QuantBuf {
+    width: usize,
+    q: SharedBuf<i8>,       // [n_rows, width]
+    d: SharedBuf<f32>,      // [n_rows, width / 32]
+    sum32: SharedBuf<f32>,  // [n_rows, width / 32]: d * sum of q
+    sum16: SharedBuf<f32>,  // [n_rows, width / 16]
+    bias32: SharedBuf<i32>, // [n_rows, width / 32]: -128 * sum of q
+    bias16: SharedBuf<i32>, // [n_rows, width / 16]
+}
+
+/// Some rows to read.
+#[derive(Clone, Copy)]
+pub(crate) struct QuantRows<'a> {
+    pub(crate) n_rows: usize,
+    pub(crate) width: usize,
+    pub(crate) q: &'a [i8],
+    pub(crate) d: &'a [f32],
+    pub(crate) sum32: &'a [f32],
+    pub(crate) sum16: &'a [f32],
+    pub(crate) bias32: &'a [i32],
+    pub(crate) bias16: &'a [i32],
+}
+
+/// A run of whole groups of one row to write.
+pub(crate) struct QuantSpan<'a> {
+    q: &'a mut [i8],
+    d: &'a mut [f32],
+    sum32: &'a mut [f32],
+    sum16: &'a mut [f32],
+    bias32: &'a mut [i32],
+    bias16: &'a mut [i32],
+}
+
+impl QuantBuf {
+    pub(crate) fn zeroed(n_rows: usize, width: usize) -> Option<QuantBuf> {
+        let n = n_rows.checked_mul(width)?;
+        Some(QuantBuf {
+            width,
+            q: SharedBuf::zeroed(n)?,
+            d: SharedBuf::zeroed(n / 32)?,
+            sum32: SharedBuf::zeroed(n / 32)?,
+            sum16: SharedBuf::zeroed(n / 16)?,
+            bias32: SharedBuf::zeroed(n / 32)?,
+            bias16: SharedBuf::zeroed(n / 16)?,
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let floats = self.d.bytes() + self.sum32.bytes() + self.sum16.bytes();
+        self.q.bytes() + floats + self.bias32.bytes() + self.bias16.bytes()
+    }
+
+    /// The first `n_rows` rows.
+    ///
+    /// # Safety
+    /// Nobody writes to them while the view lives.
+    pub(crate) unsafe fn rows(&self, n_rows: usize) -> QuantRows<'_> {
+        let n = n_rows * self.width;
+        // SAFETY: the caller's promise covers every array.
+        unsafe {
+            QuantRows {
+                n_rows,
+                width: self.width,
+                q: self.q.get(0..n),
+                d: self.d.get(0..n / 32),
+                sum32: self.sum32.get(0..n / 32),
+                sum16: self.sum16.get(0..n / 16),
+                bias32: self.bias32.get(0..n / 32),
+                bias16: self.bias16.get(0..n / 16),
+            }
+        }
+    }
+
+    /// `len` elements of row `row` from column `column`, both multiples of [`GROUP`].
+    ///
+    /// # Safety
+    /// Nobody else reads or writes them while the span lives.
+    pub(crate) unsafe fn span(&self, row: usize, column: usize, len: usize) -> QuantSpan<'_> {
+        assert!(column % GROUP == 0 && len % GROUP == 0 && column + len <= self.width);
+        let at = row * self.width + column;
+        let (at32, n32, at16, n16) = (at / 32, len / 32, at / 16, len / 16);
+        // SAFETY: the caller's promise covers every array.
+        unsafe {
+            QuantSpan {
+                q: self.q.get_mut(at..at + len),
+                d: self.d.get_mut(at32..at32 + n32),
+                sum32: self.sum32.get_mut(at32..at32 + n32),
+                sum16: self.sum16.get_mut(at16..at16 + n16),
+                bias32: self.bias32.get_mut(at32..at32 + n32),
+                bias16: self.bias16.get_mut(at16..at16 + n16),
+            }
+        }
+    }
+}
+
+/// Quantizes `x` into `out`, of the same length.
+#[inline(always)]
+pub(crate) fn quantize(x: &[f32], out: QuantSpan<'_>) {
+    assert_eq!(x.len(), out.q.len());
+    let groups = x
+        .as_chunks::<GROUP>()
+        .0
+        .iter()
+        .zip(out.q.as_chunks_mut::<GROUP>().0);
+    for (g, (x, q)) in groups.enumerate() {
+        let mut max = [0.0f32; 8];
+        for x in x.as_chunks::<8>().0 {
+            for (max, x) in max.iter_mut().zip(x) {
+                *max = if x.abs() > *max { x.abs() } else { *max };
+            }
+        }
+        let max = max
+            .into_iter()
+            .fold(0.0, |a: f32, b| if b > a { b } else { a });
+        let d = max / 127.0;
+        let inverse = if d > 0.0 { 127.0 / max } else { 0.0 };
+        for (q, x) in q.iter_mut().zip(x) {
+            // Adding 1.5 * 2^23 leaves the number, rounded to the nearest integer, ties to even,
+            // in the low bits.
+            *q = (x * inverse + 12_582_912.0).to_bits() as i8;
+        }
+        let mut sums = [0i32; 2];
+        for (sum, q) in sums.iter_mut().zip(q.as_chunks::<16>().0) {
+            *sum = q.iter().map(|&q| i32::from(q)).sum();
+        }
+        out.d[g] = d;
+        out.sum32[g] = d * (sums[0] + sums[1]) as f32;
+        out.bias32[g] = -128 * (sums[0] + sums[1]);
+        for (half, sum) in sums.into_iter().enumerate() {
+            out.sum16[2 * g + half] = d * sum as f32;
+            out.bias16[2 * g + half] = -128 * sum;
+        }
+    }
+}

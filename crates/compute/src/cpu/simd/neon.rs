@@ -1,0 +1,102 @@
+//! NEON: four registers of four lanes. Every 64-bit Arm processor has it.
+
+use core::arch::aarch64::*;
+
+use super::{LANES, Simd, interleave_plain};
+use crate::dtype::f16_to_f32;
+
+/// 64-bit Arm.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon;
+
+impl Neon {
+    /// Every 64-bit Arm processor has it.
+    pub(crate) fn detect() -> Option<Neon> {
+        Some(Neon)
+    }
+}
+
+// SAFETY (every block below): NEON is part of the target, and loads and stores stay inside the
+// arrays that are passed.
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
+#[allow(
+    unused_unsafe,
+    reason = "which intrinsics are safe differs between compilers"
+)]
+impl Simd for Neon {
+    type F = [float32x4_t; 4];
+    type I = [int32x4_t; 4];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        unsafe { [vdupq_n_f32(x); 4] }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        let p = x.as_ptr();
+        std::array::from_fn(|i| unsafe { vld1q_f32(p.add(4 * i)) })
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F, out: &mut [f32; LANES]) {
+        let p = out.as_mut_ptr();
+        x.into_iter()
+            .enumerate()
+            .for_each(|(i, x)| unsafe { vst1q_f32(p.add(4 * i), x) });
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F {
+        self.load(&x.map(f16_to_f32))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
+        let p = x.as_ptr();
+        std::array::from_fn(|i| unsafe {
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i))))
+        })
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| unsafe { vmulq_f32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn sum(self, x: Self::F) -> f32 {
+        unsafe {
+            let x = vaddq_f32(vaddq_f32(x[0], x[2]), vaddq_f32(x[1], x[3]));
+            let x = vadd_f32(vget_low_f32(x), vget_high_f32(x));
+            vget_lane_f32::<0>(x) + vget_lane_f32::<1>(x)
+        }
+    }
+    #[inline(always)]
+    fn start(self, _bias: i32) -> Self::I {
+        unsafe { [vdupq_n_s32(0); 4] }
+    }
+    #[inline(always)]
+    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
+        let p = weights.as_ptr();
+        unsafe {
+            let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes(x.map(|x| x as u8))));
+            std::array::from_fn(|i| {
+                let w = vld1q_s8(p.add(16 * i));
+                // Two products, each at most 128 * 127, fit an i16.
+                let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+                let high = vmull_high_s8(w, x);
+                vpadalq_s16(acc[i], vpaddq_s16(low, high))
+            })
+        }
+    }
+    #[inline(always)]
+    fn to_f32(self, x: Self::I) -> Self::F {
+        std::array::from_fn(|i| unsafe { vcvtq_f32_s32(x[i]) })
+    }
+    #[inline(always)]
+    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
+        interleave_plain(rows, out);
+    }
+}

@@ -1,0 +1,143 @@
+//! AVX2 with FMA and F16C: two registers of eight lanes.
+//!
+//! Integer products: `vpmaddubsw` multiplies unsigned by signed bytes, so the weights lend their
+//! sign to the activations: |w| * (x with w's sign). With x in -127..=127 two such products stay
+//! below 2^15 even for w = -128, so nothing saturates.
+
+use core::arch::x86_64::*;
+
+use super::super::{LANES, Simd};
+
+/// The processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// `None` where the processor lacks an instruction.
+    pub(crate) fn detect() -> Option<Avx2> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Avx2(()))
+    }
+}
+
+// SAFETY (every block below): `self` proves that the processor has the instructions, and loads
+// and stores stay inside the arrays that are passed.
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
+impl Simd for Avx2 {
+    type F = [__m256; 2];
+    type I = [__m256i; 2];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        let p = x.as_ptr();
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F, out: &mut [f32; LANES]) {
+        let p = out.as_mut_ptr();
+        unsafe {
+            _mm256_storeu_ps(p, x[0]);
+            _mm256_storeu_ps(p.add(8), x[1]);
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F {
+        let p = x.as_ptr().cast();
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(p)),
+                _mm256_cvtph_ps(_mm_loadu_si128(p.add(1))),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
+        let p: *const __m128i = x.as_ptr().cast();
+        unsafe {
+            [p, p.add(1)].map(|p| {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            })
+        }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe {
+            [
+                _mm256_fmadd_ps(a[0], b[0], c[0]),
+                _mm256_fmadd_ps(a[1], b[1], c[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn sum(self, x: Self::F) -> f32 {
+        unsafe {
+            let x = _mm256_add_ps(x[0], x[1]);
+            let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+    #[inline(always)]
+    fn start(self, _bias: i32) -> Self::I {
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+    #[inline(always)]
+    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
+        let p: *const __m256i = weights.as_ptr().cast();
+        unsafe {
+            let x = _mm256_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
+            let dot = |acc, p| {
+                let w = _mm256_loadu_si256(p);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            };
+            [dot(acc[0], p), dot(acc[1], p.add(1))]
+        }
+    }
+    #[inline(always)]
+    fn to_f32(self, x: Self::I) -> Self::F {
+        unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
+    }
+    #[inline(always)]
+    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
+        let out: *mut __m256i = out.as_mut_ptr().cast();
+        for half in 0..2 {
+            unsafe {
+                let r: [__m256i; 8] =
+                    std::array::from_fn(|i| _mm256_loadu_si256(rows[8 * half + i].as_ptr().cast()));
+                // Four by four inside each 128-bit lane, then the lanes change places.
+                let pair = |a, b| [_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)];
+                let quad = |a, b| [_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)];
+                let four = |r: [__m256i; 4]| {
+                    let ([a0, a1], [b0, b1]) = (pair(r[0], r[1]), pair(r[2], r[3]));
+                    let ([c0, c1], [c2, c3]) = (quad(a0, b0), quad(a1, b1));
+                    [c0, c1, c2, c3]
+                };
+                let (top, bottom) = (
+                    four([r[0], r[1], r[2], r[3]]),
+                    four([r[4], r[5], r[6], r[7]]),
+                );
+                for i in 0..4 {
+                    let low = _mm256_permute2x128_si256::<0x20>(top[i], bottom[i]);
+                    let high = _mm256_permute2x128_si256::<0x31>(top[i], bottom[i]);
+                    _mm256_storeu_si256(out.add(2 * i + half), low);
+                    _mm256_storeu_si256(out.add(2 * (i + 4) + half), high);
+                }
+            }
+        }
+    }
+}

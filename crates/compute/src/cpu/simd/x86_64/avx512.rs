@@ -1,0 +1,180 @@
+//! AVX-512 (F, BW, VL, DQ), with and without VNNI: one register of sixteen lanes.
+//!
+//! `vpdpbusd` multiplies unsigned by signed bytes: the weights are stored with 128 added, and the
+//! sum starts at -128 times the sum of the activations. Without VNNI, as for AVX2.
+
+use core::arch::x86_64::*;
+
+use super::super::{LANES, Simd};
+
+/// The processor has AVX-512 F, BW, VL and DQ.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+/// The processor has VNNI too.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Vnni(Avx512);
+
+impl Avx512 {
+    /// `None` where the processor lacks an instruction.
+    pub(crate) fn detect() -> Option<Avx512> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Avx512(()))
+    }
+
+    #[inline(always)]
+    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES], flip: i32) {
+        let out: *mut __m512i = out.as_mut_ptr().cast();
+        // SAFETY: `self` proves the instructions; reads and writes stay inside the arrays.
+        unsafe {
+            // Row i in the lower half, row i + 8 in the upper: an eight by eight transpose of each
+            // half leaves all 16 rows in order.
+            let r: [__m512i; 8] = std::array::from_fn(|i| {
+                let low = _mm256_loadu_si256(rows[i].as_ptr().cast());
+                let high = _mm256_loadu_si256(rows[i + 8].as_ptr().cast());
+                let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+                _mm512_xor_si512(both, _mm512_set1_epi32(flip))
+            });
+            let pair = |a, b| [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
+            let quad = |a, b| [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)];
+            let four = |r: [__m512i; 4]| {
+                let ([a0, a1], [b0, b1]) = (pair(r[0], r[1]), pair(r[2], r[3]));
+                let ([c0, c1], [c2, c3]) = (quad(a0, b0), quad(a1, b1));
+                [c0, c1, c2, c3]
+            };
+            let (top, bottom) = (
+                four([r[0], r[1], r[2], r[3]]),
+                four([r[4], r[5], r[6], r[7]]),
+            );
+            let low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+            let high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+            for i in 0..4 {
+                let a = _mm512_permutex2var_epi64(top[i], low, bottom[i]);
+                let b = _mm512_permutex2var_epi64(top[i], high, bottom[i]);
+                _mm512_storeu_si512(out.add(i), a);
+                _mm512_storeu_si512(out.add(i + 4), b);
+            }
+        }
+    }
+}
+
+impl Avx512Vnni {
+    /// `None` where the processor lacks an instruction.
+    pub(crate) fn detect() -> Option<Avx512Vnni> {
+        let has = is_x86_feature_detected!("avx512vnni");
+        Avx512::detect().filter(|_| has).map(Avx512Vnni)
+    }
+}
+
+macro_rules! common {
+    () => {
+        type F = __m512;
+        type I = __m512i;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> Self::F {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> Self::F {
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+        #[inline(always)]
+        fn store(self, x: Self::F, out: &mut [f32; LANES]) {
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) }
+        }
+        #[inline(always)]
+        fn load_f16(self, x: &[u16; LANES]) -> Self::F {
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
+            unsafe {
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            }
+        }
+        #[inline(always)]
+        fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn sum(self, x: Self::F) -> f32 {
+            unsafe {
+                let x = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+                let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+                let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+                _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+            }
+        }
+        #[inline(always)]
+        fn to_f32(self, x: Self::I) -> Self::F {
+            unsafe { _mm512_cvtepi32_ps(x) }
+        }
+    };
+}
+
+// SAFETY (every block below, and in `common`): `self` proves that the processor has the
+// instructions, and loads and stores stay inside the arrays that are passed.
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
+impl Simd for Avx512 {
+    common!();
+
+    #[inline(always)]
+    fn start(self, _bias: i32) -> Self::I {
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
+        unsafe {
+            let w = _mm512_loadu_si512(weights.as_ptr().cast());
+            let x = _mm512_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
+            let x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+            let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), x);
+            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
+        self.interleave(rows, out, 0);
+    }
+}
+
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
+impl Simd for Avx512Vnni {
+    common!();
+
+    #[inline(always)]
+    fn start(self, bias: i32) -> Self::I {
+        unsafe { _mm512_set1_epi32(bias) }
+    }
+    #[inline(always)]
+    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
+        unsafe {
+            let w = _mm512_loadu_si512(weights.as_ptr().cast());
+            let x = _mm512_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
+            _mm512_dpbusd_epi32(acc, w, x)
+        }
+    }
+    #[inline(always)]
+    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
+        // Flipping the sign bit adds 128.
+        self.0.interleave(rows, out, i32::from_ne_bytes([0x80; 4]));
+    }
+}

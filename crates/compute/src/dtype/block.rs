@@ -1,0 +1,146 @@
+//! What a block of a data type is: its sizes, its form, and how its bytes become numbers.
+//!
+//! A quantized format only says how a block is taken apart ([`Block::unpack`]); its numbers follow
+//! from that by one formula, `w[i] = scale[g] * q[i] + min[g]`.
+
+/// How the elements of a block are stored, which decides the kernel that multiplies them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Every element is a number of its own: kernels convert it to f32.
+    Float,
+    /// Groups of `group_len` elements share a scale, and a minimum when `has_min`:
+    /// `w[i] = scale[g] * q[i] + min[g]`, where q is an i8 and scale and minimum are f32.
+    Groups {
+        /// Elements in a group: 16 or 32.
+        group_len: usize,
+        /// Whether a group has a minimum beside its scale.
+        has_min: bool,
+    },
+}
+
+/// A data type, seen as a sequence of blocks of equal size.
+pub trait Block {
+    /// Elements in a block.
+    const LEN: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// How the elements are stored.
+    const FORM: Form;
+
+    /// Turns one block into f32: `bytes.len() == BYTES`, `out.len() == LEN`.
+    ///
+    /// [`Form::Float`] types define it; for the others it follows from [`Block::unpack`].
+    fn dequantize(bytes: &[u8], out: &mut [f32]) {
+        let Form::Groups { group_len, has_min } = Self::FORM else {
+            unreachable!("every type of Form::Float defines how it converts")
+        };
+        let n_groups = Self::LEN / group_len;
+        let (q, scales, mins) = (
+            &mut [0; MAX_LEN],
+            &mut [0.0; MAX_GROUPS],
+            &mut [0.0; MAX_GROUPS],
+        );
+        let (q, scales) = (&mut q[..Self::LEN], &mut scales[..n_groups]);
+        let mins = &mut mins[..if has_min { n_groups } else { 0 }];
+        Self::unpack(bytes, q, scales, mins);
+        let groups = out
+            .chunks_exact_mut(group_len)
+            .zip(q.chunks_exact(group_len))
+            .zip(scales);
+        for (g, ((out, q), scale)) in groups.enumerate() {
+            for (out, &q) in out.iter_mut().zip(q) {
+                *out = *scale * f32::from(q);
+            }
+            if has_min {
+                out.iter_mut().for_each(|out| *out += mins[g]);
+            }
+        }
+    }
+
+    /// Takes one block apart into its integer form: `q.len() == LEN`, `scales.len()` is the number
+    /// of groups, and so is `mins.len()`, or 0 when the form has no minimum.
+    ///
+    /// # Panics
+    /// [`Form::Float`] types have no integer form.
+    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
+        let _ = (bytes, q, scales, mins);
+        panic!("a type of Form::Float has no integer form");
+    }
+}
+
+/// The longest block that any type has.
+pub(super) const MAX_LEN: usize = 256;
+/// The most groups in a block: the longest block in groups of 16.
+pub(super) const MAX_GROUPS: usize = MAX_LEN / 16;
+
+/// The half-precision number at byte `at`, exactly as f32.
+#[inline(always)]
+pub(super) fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16_at(bytes, at))
+}
+
+/// The value of a half-precision number, exactly.
+///
+/// The exponent moves to its place in an f32 and is rebased by an addition, all without branches.
+/// The conversion of the `half` crate looks the CPU's features up for each number: a row of F16 took
+/// five times as long with it.
+#[inline(always)]
+pub(crate) fn f16_to_f32(bits: u16) -> f32 {
+    const REBASE: u32 = (127 - 15) << 23;
+    const SMALLEST_NORMAL: f32 = f32::from_bits(REBASE + (1 << 23));
+    let sign = u32::from(bits & 0x8000) << 16;
+    let magnitude = u32::from(bits & 0x7fff);
+    let rebased = (magnitude << 13) + REBASE;
+    // Infinity and NaN: the exponent is all ones in both formats.
+    let special = rebased + REBASE;
+    // Subnormal: without the leading one that an exponent of 1 implies.
+    let subnormal = (f32::from_bits(rebased + (1 << 23)) - SMALLEST_NORMAL).to_bits();
+    let magnitude = match magnitude {
+        ..0x0400 => subnormal,
+        0x0400..0x7c00 => rebased,
+        0x7c00.. => special,
+    };
+    f32::from_bits(sign | magnitude)
+}
+
+/// The little-endian 16-bit number at byte `at`.
+#[inline(always)]
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The little-endian 32-bit number at byte `at`.
+#[inline(always)]
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Spreads packed 4-bit codes: the low halves of all bytes first, then the high halves.
+#[inline(always)]
+pub(super) fn spread_nibbles(packed: &[u8], q: &mut [i8], value: impl Fn(u8) -> i8) {
+    let (low, high) = q.split_at_mut(packed.len());
+    for (&byte, low) in packed.iter().zip(low) {
+        *low = value(byte & 0x0f);
+    }
+    for (&byte, high) in packed.iter().zip(high) {
+        *high = value(byte >> 4);
+    }
+}
+
+/// Spreads packed 2-bit codes: bits 0 and 1 of all bytes first, then bits 2 and 3, and so on.
+#[inline(always)]
+pub(super) fn spread_pairs(packed: &[u8], q: &mut [i8], value: impl Fn(u8) -> i8) {
+    for (plane, q) in q.chunks_exact_mut(packed.len()).enumerate() {
+        for (&byte, q) in packed.iter().zip(q) {
+            *q = value(byte >> (2 * plane) & 3);
+        }
+    }
+}
+
+/// Copies bytes that are signed numbers already.
+#[inline(always)]
+pub(super) fn copy_signed(bytes: &[u8], q: &mut [i8]) {
+    for (&byte, q) in bytes.iter().zip(q) {
+        *q = byte as i8;
+    }
+}

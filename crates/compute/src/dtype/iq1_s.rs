@@ -1,0 +1,36 @@
+//! IQ1_S: grid codes of 11 bits for 8 elements in groups of 32, all shifted by plus or minus 1/8.
+//!
+//! Bytes: f16 factor, 32 of lower bits of the codes, then for each group 16 bits: the upper three bits
+//! of its four codes, a scale of 3 bits and, on top, the sign of the shift.
+
+use super::block::{Block, Form, f16_at, u16_at};
+use super::iq_grids::place_shifted;
+
+/// A block of IQ1_S.
+pub(super) struct IQ1S;
+
+impl Block for IQ1S {
+    const LEN: usize = 256;
+    const BYTES: usize = 50;
+    const FORM: Form = Form::Groups {
+        group_len: 32,
+        has_min: false,
+    };
+
+    #[inline(always)]
+    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+        let (d, low_bits) = (f16_at(bytes, 0), &bytes[2..34]);
+        let groups = low_bits
+            .chunks_exact(4)
+            .zip(q.chunks_exact_mut(32))
+            .zip(scales);
+        for (g, ((low_bits, q), scale)) in groups.enumerate() {
+            let packed = u16_at(bytes, 34 + 2 * g);
+            *scale = d * f32::from(2 * (packed >> 12 & 7) + 1) * 0.125;
+            for (i, (&low, q)) in low_bits.iter().zip(q.chunks_exact_mut(8)).enumerate() {
+                let code = usize::from(low) | usize::from(packed >> (3 * i) & 7) << 8;
+                place_shifted(code, packed & 0x8000 != 0, q);
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! IQ2_XXS: grid codes of 8 bits for 8 elements in groups of 32.
+//!
+//! Bytes: f16 factor, then for each group 4 grid codes and 32 bits: four sign codes of 7 bits and, on
+//! top, a scale of 4.
+
+use super::block::{Block, Form, f16_at, u32_at};
+use super::iq_grids::{self, place, signs_of};
+
+/// A block of IQ2_XXS.
+pub(super) struct IQ2XXS;
+
+impl Block for IQ2XXS {
+    const LEN: usize = 256;
+    const BYTES: usize = 66;
+    const FORM: Form = Form::Groups {
+        group_len: 32,
+        has_min: false,
+    };
+
+    #[inline(always)]
+    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+        let d = f16_at(bytes, 0);
+        let groups = bytes[2..].chunks_exact(8).zip(q.chunks_exact_mut(32));
+        for ((packed, q), scale) in groups.zip(scales) {
+            let (codes, signs) = (&packed[..4], u32_at(packed, 4));
+            *scale = d * (0.5 + (signs >> 28) as f32) * 0.25;
+            for (i, (&code, q)) in codes.iter().zip(q.chunks_exact_mut(8)).enumerate() {
+                let signs = signs_of((signs >> (7 * i)) as u8);
+                place(&iq_grids::IQ2_XXS[usize::from(code)], signs, q);
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! IQ4_NL: 4-bit codes into a table of uneven steps and one scale for 32 elements.
+//!
+//! Bytes: f16 scale, 16 bytes of codes.
+
+use super::block::{Block, Form, f16_at, spread_nibbles};
+
+/// A block of IQ4_NL.
+pub(super) struct IQ4NL;
+
+impl Block for IQ4NL {
+    const LEN: usize = 32;
+    const BYTES: usize = 18;
+    const FORM: Form = Form::Groups {
+        group_len: 32,
+        has_min: false,
+    };
+
+    #[inline(always)]
+    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+        scales[0] = f16_at(bytes, 0);
+        spread_nibbles(&bytes[2..], q, |code| UNEVEN_STEPS[usize::from(code)]);
+    }
+}
+
+/// The values that the codes stand for: denser around zero, where most weights are.
+pub(super) const UNEVEN_STEPS: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];

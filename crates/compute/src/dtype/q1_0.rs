@@ -1,0 +1,27 @@
+//! Q1_0: one bit per element and one scale for 128: plus or minus the scale.
+//!
+//! Bytes: f16 scale, 16 bytes of bits in the order of the elements.
+
+use super::block::{Block, Form, f16_at};
+
+/// A block of Q1_0.
+pub(super) struct Q1_0;
+
+impl Block for Q1_0 {
+    const LEN: usize = 128;
+    const BYTES: usize = 18;
+    const FORM: Form = Form::Groups {
+        group_len: 32,
+        has_min: false,
+    };
+
+    #[inline(always)]
+    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
+        scales.fill(f16_at(bytes, 0));
+        for (&byte, q) in bytes[2..].iter().zip(q.chunks_exact_mut(8)) {
+            for (bit, q) in q.iter_mut().enumerate() {
+                *q = (byte >> bit & 1) as i8 * 2 - 1;
+            }
+        }
+    }
+}

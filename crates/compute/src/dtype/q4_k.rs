@@ -1,0 +1,43 @@
+//! Q4_K: 4-bit codes in groups of 32, whose 6-bit scales and minimums share two f16 factors.
+//!
+//! Bytes: f16 factor of the scales, f16 factor of the minimums, 12 of scales and minimums, 128 of
+//! codes. Each 32 bytes of codes hold two groups, one in the low halves and one in the high.
+
+use super::block::{Block, Form, f16_at, spread_nibbles};
+
+/// A block of Q4_K.
+pub(super) struct Q4K;
+
+impl Block for Q4K {
+    const LEN: usize = 256;
+    const BYTES: usize = 144;
+    const FORM: Form = Form::Groups {
+        group_len: 32,
+        has_min: true,
+    };
+
+    #[inline(always)]
+    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
+        unpack_scales(&bytes[..16], scales, mins);
+        for (codes, q) in bytes[16..].chunks_exact(32).zip(q.chunks_exact_mut(64)) {
+            spread_nibbles(codes, q, |code| code as i8);
+        }
+    }
+}
+
+/// The first 16 bytes of Q4_K and Q5_K: two f16 factors and eight pairs of 6-bit numbers.
+///
+/// Pairs 0 to 3 lie in the low six bits of bytes j (scale) and 4 + j (minimum). The upper two bits
+/// of those bytes belong to pair 4 + j, whose lower bits are the two halves of byte 8 + j.
+#[inline(always)]
+pub(super) fn unpack_scales(header: &[u8], scales: &mut [f32], mins: &mut [f32]) {
+    let (d, d_min) = (f16_at(header, 0), f16_at(header, 2));
+    let packed = &header[4..16];
+    for j in 0..4 {
+        let (first, second, both) = (packed[j], packed[4 + j], packed[8 + j]);
+        scales[j] = d * f32::from(first & 0x3f);
+        mins[j] = -(d_min * f32::from(second & 0x3f));
+        scales[4 + j] = d * f32::from(both & 0x0f | (first >> 6) << 4);
+        mins[4 + j] = -(d_min * f32::from(both >> 4 | (second >> 6) << 4));
+    }
+}

@@ -1,0 +1,30 @@
+//! Q5_1: 5-bit codes, one scale and one minimum for 32 elements.
+//!
+//! Bytes: f16 scale, f16 minimum, 32 fifth bits in the order of the elements, 16 bytes of lower
+//! bits.
+
+use super::block::{Block, Form, f16_at, spread_nibbles};
+
+/// A block of Q5_1.
+pub(super) struct Q5_1;
+
+impl Block for Q5_1 {
+    const LEN: usize = 32;
+    const BYTES: usize = 24;
+    const FORM: Form = Form::Groups {
+        group_len: 32,
+        has_min: true,
+    };
+
+    #[inline(always)]
+    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
+        scales[0] = f16_at(bytes, 0);
+        mins[0] = f16_at(bytes, 2);
+        spread_nibbles(&bytes[8..], q, |code| code as i8);
+        for (&byte, q) in bytes[4..8].iter().zip(q.chunks_exact_mut(8)) {
+            for (bit, q) in q.iter_mut().enumerate() {
+                *q += ((byte >> bit & 1) << 4) as i8;
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Programs on the CPU against the reference backend, and against themselves.
+
+mod programs;

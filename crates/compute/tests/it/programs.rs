@@ -1,0 +1,388 @@
+//! One transformer layer, in every data type: the CPU agrees with the reference, and gives the
+//! same bits on every instruction set, for any number of threads, batch and slicing.
+
+use minerva_compute::cpu::{CpuOptions, Isa, KvType};
+use minerva_compute::{
+    Activation, AttentionSpec, Backend, Batch, Builder, CpuBackend, DType, Executable,
+    KV_BLOCK_LEN, Limits, Pairing, Program, ReferenceBackend, Rope, Sequence, Weight,
+};
+
+const LIMITS: Limits = Limits {
+    max_tokens: 40,
+    max_outputs: 40,
+    n_kv_blocks: 64,
+};
+const VOCAB: usize = 50;
+
+/// A small generator (SplitMix64), so that tests need no crate for it.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// Blocks of random bytes whose numbers are of the size that weights are.
+fn weight(random: &mut Random, name: &str, dtype: DType, shape: (usize, usize)) -> Weight {
+    let limit = 3.0 / (shape.1 as f32).sqrt();
+    let n_blocks = shape.0 * shape.1 / dtype.block_len();
+    let mut bytes = Vec::new();
+    let mut numbers = vec![0.0; dtype.block_len()];
+    for _ in 0..n_blocks {
+        let mut block = vec![0; dtype.block_bytes()];
+        for attempt in 0..1000 {
+            block
+                .iter_mut()
+                .for_each(|byte| *byte = random.next() as u8);
+            dtype.dequantize_row(&block, &mut numbers);
+            let largest = numbers.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            if largest > limit / 50.0 && numbers.iter().all(|x| x.abs() < limit) {
+                break;
+            }
+            if attempt == 999 {
+                block.fill(0); // integers
+                block[0] = random.next() as u8 & 3;
+            }
+        }
+        bytes.extend(block);
+    }
+    Weight::new(name, dtype, shape, bytes.into()).unwrap()
+}
+
+struct Shape {
+    dim: usize,
+    ffn: usize,
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+}
+
+const SHAPE: Shape = Shape {
+    dim: 256,
+    ffn: 512,
+    n_heads: 8,
+    n_kv_heads: 2,
+    head_dim: 32,
+};
+
+fn program(dtype: DType, shape: &Shape, pairing: Pairing) -> Program {
+    let random = &mut Random(u64::from(dtype.id()) + 1);
+    let mut b = Builder::new();
+    let Shape {
+        dim,
+        ffn,
+        n_heads,
+        n_kv_heads,
+        head_dim,
+    } = *shape;
+    let mut matrix = |b: &mut Builder, name: &str, rows, row_len| {
+        b.weight(weight(random, name, dtype, (rows, row_len)))
+    };
+    let embd = {
+        let mut random = Random(7);
+        let values: Vec<f32> = (0..VOCAB * dim).map(|_| random.unit()).collect();
+        b.weight(Weight::from_f32("embd", (VOCAB, dim), &values))
+    };
+    let wq = matrix(&mut b, "q", n_heads * head_dim, dim);
+    let wk = matrix(&mut b, "k", n_kv_heads * head_dim, dim);
+    let wv = matrix(&mut b, "v", n_kv_heads * head_dim, dim);
+    let wo = matrix(&mut b, "o", dim, n_heads * head_dim);
+    let gate = matrix(&mut b, "gate", ffn, dim);
+    let up = matrix(&mut b, "up", ffn, dim);
+    let down = matrix(&mut b, "down", dim, ffn);
+    let output = matrix(&mut b, "output", VOCAB, dim);
+    let norm = b.weight(Weight::from_f32("norm", (1, dim), &vec![1.25; dim]));
+    let bias = b.weight(Weight::from_f32("bias", (1, dim), &vec![0.125; dim]));
+    let inv_freq = (0..head_dim / 2).map(|i| 0.5f32.powi(i as i32)).collect();
+    let rope = b.rope(Rope {
+        pairing,
+        inv_freq,
+        magnitude: 1.0,
+    });
+
+    let x = b.embed(embd);
+    let h = b.rms_norm(x, norm, 1e-5);
+    let qkv = b.matmul_parts(h, [(wq, None), (wk, None), (wv, None)]);
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let spec = AttentionSpec {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        scale,
+        rope: Some(rope),
+    };
+    let a = b.attention(qkv, &spec);
+    let x = b.matmul_add(a, wo, Some(bias), x);
+    let h = b.rms_norm(x, norm, 1e-5);
+    let h = b.gated_matmul(h, gate, up, Activation::Silu);
+    let x = b.matmul_add(h, down, None, x);
+    let x = b.outputs(x);
+    let x = b.rms_norm(x, norm, 1e-5);
+    let logits = b.matmul(x, output);
+    b.finish(logits)
+}
+
+fn cpu(isa: Isa, threads: usize, kv_type: KvType) -> CpuBackend {
+    CpuBackend::new(&CpuOptions {
+        threads: Some(threads),
+        isa: Some(isa),
+        kv_type,
+    })
+    .unwrap()
+}
+
+fn tokens(n: usize, seed: u64) -> Vec<u32> {
+    let mut random = Random(seed);
+    (0..n)
+        .map(|_| (random.next() % VOCAB as u64) as u32)
+        .collect()
+}
+
+/// Logits of every token, run in slices of the given lengths.
+fn run(model: &mut dyn Executable, tokens: &[u32], slices: &[usize], blocks: &[u32]) -> Vec<f32> {
+    let mut logits = Vec::new();
+    let mut start = 0;
+    for &n in slices {
+        let outputs: Vec<u32> = (0..n as u32).collect();
+        let sequence = Sequence {
+            n_tokens: n,
+            start,
+            blocks,
+        };
+        let tokens = &tokens[start..start + n];
+        let batch = Batch {
+            tokens,
+            sequences: &[sequence],
+            outputs: &outputs,
+        };
+        logits.extend_from_slice(model.run(&batch));
+        start += n;
+    }
+    assert_eq!(start, tokens.len());
+    logits
+}
+
+/// Squared error over squared size.
+fn error(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let square = |x: f64| x * x;
+    let sum: f64 = want.iter().map(|w| square(f64::from(*w))).sum();
+    got.iter()
+        .zip(want)
+        .map(|(g, w)| square(f64::from(*g) - f64::from(*w)))
+        .sum::<f64>()
+        / sum
+}
+
+#[test]
+fn every_type_agrees_with_the_reference() {
+    let tokens = tokens(37, 1);
+    let blocks = [5, 0, 9];
+    for &dtype in DType::ALL {
+        let program = program(dtype, &SHAPE, Pairing::Adjacent);
+        let want = {
+            let mut model = ReferenceBackend.load(program.clone(), LIMITS).unwrap();
+            run(&mut *model, &tokens, &[37], &blocks)
+        };
+        // Quantized weights meet activations of 8 bits: each product is off by some 0.4 % of its
+        // size. Otherwise only the order of sums differs.
+        let is_float = dtype.form() == minerva_compute::dtype::Form::Float;
+        let tolerance = if is_float { 1e-10 } else { 2e-3 };
+        let mut first: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            let backend = cpu(isa, 2, KvType::F32);
+            let mut model = backend.load(program.clone(), LIMITS).unwrap();
+            let got = run(&mut *model, &tokens, &[37], &blocks);
+            let error = error(&got, &want);
+            assert!(error < tolerance, "{dtype} on {isa}: error {error:e}");
+            let first = first.get_or_insert_with(|| got.clone());
+            assert!(
+                *first == got,
+                "{dtype}: {isa} has other bits than {}",
+                Isa::available()[0]
+            );
+        }
+    }
+}
+
+#[test]
+fn odd_shapes_agree_with_the_reference() {
+    let tokens = tokens(21, 2);
+    let shapes = [
+        Shape {
+            dim: 96,
+            ffn: 160,
+            n_heads: 3,
+            n_kv_heads: 1,
+            head_dim: 24,
+        },
+        Shape {
+            dim: 64,
+            ffn: 96,
+            n_heads: 6,
+            n_kv_heads: 6,
+            head_dim: 20,
+        },
+        Shape {
+            dim: 32,
+            ffn: 32,
+            n_heads: 10,
+            n_kv_heads: 2,
+            head_dim: 16,
+        },
+    ];
+    for shape in &shapes {
+        for (dtype, pairing) in [
+            (DType::F32, Pairing::Halves),
+            (DType::F16, Pairing::Adjacent),
+            (DType::Q4_1, Pairing::Halves),
+            (DType::Q8_0, Pairing::Adjacent),
+        ] {
+            // Rows of whole blocks: attention's width too.
+            if (shape.n_heads * shape.head_dim) % dtype.block_len() != 0 {
+                continue;
+            }
+            let program = program(dtype, shape, pairing);
+            let mut model = ReferenceBackend.load(program.clone(), LIMITS).unwrap();
+            let want = run(&mut *model, &tokens, &[21], &[3, 1]);
+            for isa in Isa::available() {
+                let mut model = cpu(isa, 3, KvType::F32)
+                    .load(program.clone(), LIMITS)
+                    .unwrap();
+                let got = run(&mut *model, &tokens, &[21], &[3, 1]);
+                let error = error(&got, &want);
+                assert!(
+                    error < 2e-3,
+                    "{dtype} on {isa}, dim {}: error {error:e}",
+                    shape.dim
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn slices_threads_and_company_do_not_change_a_bit() {
+    let tokens = tokens(37, 3);
+    let blocks = [1, 2, 3];
+    for dtype in [DType::Q4_1, DType::Q6K, DType::F16] {
+        let program = program(dtype, &SHAPE, Pairing::Halves);
+        for kv_type in [KvType::F16, KvType::F32] {
+            let load = |threads| {
+                let isa = *Isa::available().last().unwrap();
+                cpu(isa, threads, kv_type)
+                    .load(program.clone(), LIMITS)
+                    .unwrap()
+            };
+            let want = run(&mut *load(1), &tokens, &[37], &blocks);
+            for threads in [1, 2, 3] {
+                let mut model = load(threads);
+                for slices in [&[36, 1][..], &[5, 17, 15], &[1; 37]] {
+                    let got = run(&mut *model, &tokens, slices, &blocks);
+                    assert!(
+                        got == want,
+                        "{dtype}: {threads} threads, slices of {slices:?}"
+                    );
+                }
+                // Between two other sequences.
+                let other = self::tokens(10, 4);
+                let all = [&other[..3], &tokens[..30], &other[3..]].concat();
+                let sequences = [
+                    Sequence {
+                        n_tokens: 3,
+                        start: 0,
+                        blocks: &[7],
+                    },
+                    Sequence {
+                        n_tokens: 30,
+                        start: 0,
+                        blocks: &blocks,
+                    },
+                    Sequence {
+                        n_tokens: 7,
+                        start: 0,
+                        blocks: &[8],
+                    },
+                ];
+                let outputs = [3, 20, 32];
+                let batch = Batch {
+                    tokens: &all,
+                    sequences: &sequences,
+                    outputs: &outputs,
+                };
+                let got = model.run(&batch);
+                for (got, output) in got.chunks(VOCAB).zip(outputs) {
+                    let row = output as usize - 3;
+                    assert!(got == &want[row * VOCAB..][..VOCAB], "{dtype}: token {row}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn long_contexts_agree_with_the_reference() {
+    // Several spans of attention, and blocks in no order.
+    let limits = Limits {
+        max_tokens: 600,
+        max_outputs: 600,
+        n_kv_blocks: 48,
+    };
+    let tokens = tokens(600, 5);
+    let blocks: Vec<u32> = (0..38).map(|i| (i * 29) % 48).collect();
+    assert!(blocks.len() * KV_BLOCK_LEN >= 600);
+    let program = program(DType::F32, &SHAPE, Pairing::Adjacent);
+    let mut model = ReferenceBackend.load(program.clone(), limits).unwrap();
+    let want = run(&mut *model, &tokens, &[600], &blocks);
+    for (kv_type, tolerance) in [(KvType::F32, 1e-10), (KvType::F16, 1e-6)] {
+        let mut model = cpu(*Isa::available().last().unwrap(), 2, kv_type)
+            .load(program.clone(), limits)
+            .unwrap();
+        let got = run(&mut *model, &tokens, &[600], &blocks);
+        let error = error(&got, &want);
+        assert!(error < tolerance, "{kv_type:?}: error {error:e}");
+        assert!(
+            run(&mut *model, &tokens, &[511, 80, 9], &blocks) == got,
+            "{kv_type:?}: slices"
+        );
+    }
+}
+
+#[test]
+fn random_bytes_never_panic() {
+    // Any bytes may stand in a file: infinite scales, NaN, -128.
+    let mut random = Random(9);
+    for &dtype in DType::ALL {
+        for isa in Isa::available() {
+            let mut b = Builder::new();
+            let values: Vec<f32> = (0..VOCAB * 256).map(|_| random.unit()).collect();
+            let embd = b.weight(Weight::from_f32("embd", (VOCAB, 256), &values));
+            let n_bytes = 47 * dtype.row_bytes(256).unwrap();
+            let bytes: Vec<u8> = (0..n_bytes).map(|_| random.next() as u8).collect();
+            let w = b.weight(Weight::new("w", dtype, (47, 256), bytes.into()).unwrap());
+            let x = b.embed(embd);
+            let x = b.outputs(x);
+            let y = b.matmul(x, w);
+            let program = b.finish(y);
+            let mut model = cpu(isa, 1, KvType::F16).load(program, LIMITS).unwrap();
+            let n = model.run(&Batch {
+                tokens: &[1, 2, 3],
+                sequences: &[Sequence {
+                    n_tokens: 3,
+                    start: 0,
+                    blocks: &[0],
+                }],
+                outputs: &[0, 1, 2],
+            });
+            assert_eq!(n.len(), 3 * 47);
+        }
+    }
+}

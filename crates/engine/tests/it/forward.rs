@@ -1,0 +1,218 @@
+//! The forward pass of every architecture: however a text is cut into batches, the logits agree.
+
+use minerva_compute::ReferenceBackend;
+use minerva_engine::model::{ARCHITECTURES, Architecture};
+use minerva_engine::{Engine, EngineOptions, Model};
+use minerva_gguf::{Gguf, Metadata};
+
+use crate::tiny::{Tensor, TempFile, Tiny, distance, write};
+
+/// Float sums may be taken in another order.
+const TOLERANCE: f32 = 1e-5;
+
+const TEXT: [u32; 21] =
+    [1, 260, 270, 261, 3, 284, 259, 259, 100, 2, 0, 263, 264, 280, 281, 282, 5, 6, 7, 270, 260];
+
+/// Which optional tensors a model does without.
+const VARIANTS: [&[&str]; 5] = [
+    &[],
+    &["output.weight"],
+    &["rope_freqs.weight"],
+    &[".bias"],
+    &["output.weight", "rope_freqs.weight", ".bias"],
+];
+
+fn for_each_variant(check: impl Fn(&Architecture, Tiny)) {
+    for architecture in ARCHITECTURES {
+        for skip in VARIANTS {
+            check(architecture, Tiny::new(architecture, skip));
+        }
+    }
+}
+
+fn options(batch_tokens: usize) -> EngineOptions {
+    EngineOptions { batch_tokens, ..EngineOptions::default() }
+}
+
+fn logits(tiny: &Tiny) -> Vec<f32> {
+    tiny.engine(&EngineOptions::default()).prefill(&TEXT).unwrap().to_vec()
+}
+
+#[test]
+fn one_by_one_as_at_once() {
+    for_each_variant(|_, tiny| {
+        let mut engine = tiny.engine(&EngineOptions::default());
+        let (first, rest) = TEXT.split_at(1);
+        let mut stepwise = engine.prefill(first).unwrap().to_vec();
+        for &token in rest {
+            stepwise = engine.decode_step(token).unwrap().to_vec();
+        }
+        assert_eq!(engine.cached(), TEXT);
+        assert!(distance(&logits(&tiny), &stepwise) < TOLERANCE);
+    });
+}
+
+#[test]
+fn in_slices_as_at_once() {
+    for_each_variant(|_, tiny| {
+        for batch_tokens in [1, 2, 7, 16, 20, 21] {
+            let sliced = tiny.engine(&options(batch_tokens)).prefill(&TEXT).unwrap().to_vec();
+            assert!(distance(&logits(&tiny), &sliced) < TOLERANCE, "slices of {batch_tokens}");
+        }
+    });
+}
+
+#[test]
+fn after_other_text_as_from_the_start() {
+    for_each_variant(|_, tiny| {
+        let mut engine = tiny.engine(&EngineOptions::default());
+        engine.prefill(&TEXT[..12]).unwrap();
+        engine.prefill(&[9, 8, 7, 6, 5]).unwrap();
+        engine.truncate(12);
+        let warm = engine.prefill(&TEXT[12..]).unwrap().to_vec();
+        assert!(distance(&logits(&tiny), &warm) < TOLERANCE);
+    });
+}
+
+#[test]
+fn every_position_and_token_matters() {
+    for_each_variant(|_, tiny| {
+        let mut other = TEXT;
+        other.swap(3, 8);
+        let swapped = tiny.engine(&options(512)).prefill(&other).unwrap().to_vec();
+        assert!(distance(&logits(&tiny), &swapped) > 100.0 * TOLERANCE);
+    });
+}
+
+#[test]
+fn scores_are_the_log_probabilities_of_the_steps() {
+    for_each_variant(|_, tiny| {
+        let mut engine = tiny.engine(&options(8));
+        let mut wanted = Vec::new();
+        for pair in TEXT.windows(2) {
+            let logits = engine.decode_step(pair[0]).unwrap();
+            let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+            wanted.push((f64::from(logits[pair[1] as usize]) - sum.ln()) as f32);
+        }
+        for (batch_outputs, first) in [(1, 1), (3, 1), (8, 5), (8, 20), (8, 21), (8, 30)] {
+            let options = EngineOptions { batch_outputs, ..options(8) };
+            let mut engine = tiny.engine(&options);
+            engine.prefill(&[3, 3, 3]).unwrap();
+            let scores = engine.score(&TEXT, first).unwrap();
+            let wanted = wanted.get(first - 1..).unwrap_or_default();
+            assert_eq!(scores.len(), wanted.len());
+            let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
+            assert!(scores.iter().zip(wanted).all(is_close), "{scores:?}, {wanted:?}");
+        }
+    });
+}
+
+#[test]
+fn an_untied_copy_of_the_embedding_changes_nothing() {
+    for architecture in ARCHITECTURES {
+        let tied = Tiny::new(architecture, &["output.weight"]);
+        let mut untied = tied.clone();
+        let table = untied.tensor("token_embd.weight").clone();
+        untied.tensors.push(Tensor { name: "output.weight".into(), ..table });
+        assert_eq!(logits(&tied), logits(&untied));
+    }
+}
+
+#[test]
+fn grouped_queries_are_shared_heads() {
+    for architecture in ARCHITECTURES {
+        let grouped = Tiny::new(architecture, &[]);
+        let hparams = grouped.open().unwrap().hparams().clone();
+        let n_shared = hparams.n_heads / hparams.n_kv_heads;
+        assert!(n_shared > 1, "the tiny model has grouped queries");
+        let mut full = grouped.clone();
+        let key = format!("{}.attention.head_count_kv", architecture.name);
+        full.metadata.insert(&key, hparams.n_heads as u32);
+        for tensor in &mut full.tensors {
+            if tensor.name.contains("attn_k.") || tensor.name.contains("attn_v.") {
+                let n_rows = tensor.dims.last_mut().unwrap();
+                let head_len = tensor.values.len() / *n_rows * hparams.head_dim;
+                *n_rows *= n_shared;
+                let heads = tensor.values.chunks(head_len);
+                tensor.values = heads.flat_map(|head| head.repeat(n_shared)).collect();
+            }
+        }
+        assert!(distance(&logits(&grouped), &logits(&full)) < TOLERANCE);
+    }
+}
+
+#[test]
+fn linear_scaling_is_a_factor_on_every_pair() {
+    for architecture in ARCHITECTURES {
+        let mut by_factors = Tiny::new(architecture, &[]);
+        by_factors.tensor("rope_freqs.weight").values.fill(4.0);
+        let plain = Tiny::new(architecture, &["rope_freqs.weight"]);
+        let close = |a: &Tiny, b: &Tiny| distance(&logits(a), &logits(b)) < TOLERANCE;
+        assert!(!close(&plain, &by_factors));
+        for (name, kind) in [("scaling.factor", Some("linear")), ("scale_linear", None)] {
+            let mut scaled = Tiny { tensors: Vec::new(), ..plain.clone() };
+            let key = |name: &str| format!("{}.rope.{name}", architecture.name);
+            scaled.metadata.insert(&key(name), 4.0f32);
+            if let Some(kind) = kind {
+                scaled.metadata.insert(&key("scaling.type"), kind);
+            }
+            scaled.tensors = by_factors.tensors.clone();
+            scaled.tensors.retain(|tensor| tensor.name != "rope_freqs.weight");
+            let mut plain = by_factors.clone();
+            plain.tensors.retain(|tensor| tensor.name != "rope_freqs.weight");
+            assert!(close(&scaled, &by_factors));
+            assert!(!close(&scaled, &plain));
+        }
+    }
+}
+
+#[test]
+fn a_split_model_is_the_same_model() {
+    for architecture in ARCHITECTURES {
+        let tiny = Tiny::new(architecture, &[]);
+        let file = TempFile::new("tiny-00001-of-00003.gguf");
+        let n = tiny.tensors.len();
+        for (part, tensors) in [0..4, 4..5, 5..n].into_iter().enumerate() {
+            let mut metadata =
+                if part == 0 { tiny.metadata.clone() } else { Metadata::default() };
+            metadata.insert("split.no", part as u32);
+            metadata.insert("split.count", 3u32);
+            metadata.insert("split.tensors.count", n as i32);
+            let mut out = Vec::new();
+            write(&mut out, &metadata, &tiny.tensors[tensors]);
+            let name = format!("tiny-{:05}-of-00003.gguf", part + 1);
+            std::fs::write(file.path.with_file_name(name), out).unwrap();
+        }
+        for opened in [1, 2, 3] {
+            let name = format!("tiny-{opened:05}-of-00003.gguf");
+            let model = Model::open(file.path.with_file_name(name)).unwrap();
+            let mut engine =
+                Engine::new(model.into(), &ReferenceBackend, &EngineOptions::default()).unwrap();
+            assert_eq!(engine.prefill(&TEXT).unwrap(), logits(&tiny));
+        }
+        std::fs::remove_file(file.path.with_file_name("tiny-00002-of-00003.gguf")).unwrap();
+        let error = Model::open(&file.path).unwrap_err().to_string();
+        assert!(error.ends_with("tiny-00002-of-00003.gguf: no such file"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_saved_is_what_is_loaded() {
+    for_each_variant(|_, tiny| {
+        let bytes = tiny.bytes();
+        let gguf = Gguf::parse(&bytes).unwrap();
+        let tensors: Vec<Tensor> = gguf
+            .tensors
+            .iter()
+            .map(|info| {
+                let values = bytes[info.range()].chunks(4);
+                let values = values.map(|x| f32::from_le_bytes(x.try_into().unwrap()));
+                let name = info.name.to_string();
+                Tensor { name, dims: info.dims.clone(), values: values.collect() }
+            })
+            .collect();
+        let again = Tiny { metadata: gguf.metadata, tensors };
+        assert_eq!(bytes, again.bytes());
+        assert_eq!(logits(&tiny), logits(&again));
+    });
+}

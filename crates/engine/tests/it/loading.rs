@@ -1,0 +1,178 @@
+//! Files and options that are refused, each with the one message that says why.
+
+use std::sync::Arc;
+
+use minerva_compute::ReferenceBackend;
+use minerva_engine::model::{ARCHITECTURES, TensorSpec};
+use minerva_engine::{Engine, EngineOptions, Model};
+
+use crate::tiny::{Tensor, TempFile, Tiny};
+
+fn check(change: impl Fn(&mut Tiny), wanted: &str) {
+    let mut tiny = Tiny::new(&ARCHITECTURES[0], &[]);
+    change(&mut tiny);
+    let message = match tiny.open() {
+        Err(error) => error.to_string(),
+        // What the elements of a tensor say is found when the program is made.
+        Ok(model) => model.program().expect_err(wanted).to_string(),
+    };
+    assert_eq!(message, wanted);
+}
+
+#[test]
+fn numbers_that_make_no_sense() {
+    for (key, value, wanted) in [
+        ("attention.head_count", 0, "0, expected 1 to 4096"),
+        ("attention.head_count", 1 << 30, "1073741824, expected 1 to 4096"),
+        ("attention.head_count", 6, "6, expected a divisor of the embedding_length of 32"),
+        ("attention.head_count_kv", 3, "3, expected a divisor of the 4 heads"),
+        ("attention.value_length", 9, "9, expected 8, the length of a key"),
+        ("rope.dimension_count", 7, "7, expected an even number up to the head's 8"),
+        ("rope.dimension_count", 10, "10, expected an even number up to the head's 8"),
+        ("embedding_length", u32::MAX, "4294967295, expected 1 to 16777216"),
+        ("feed_forward_length", 0, "0, expected 1 to 16777216"),
+        ("block_count", 5000, "5000, expected 1 to 4096"),
+        ("context_length", 0, "0, expected 1 to 4294967295"),
+        ("expert_count", 4, "4, expected 0: a mixture of experts is not supported"),
+    ] {
+        // The first divisor that does not fit would hide the others.
+        let key = format!("llama.{key}");
+        let found_key = if value == 6 { "llama.attention.head_count" } else { &key };
+        let change = |tiny: &mut Tiny| {
+            if value == 6 {
+                tiny.metadata.insert("llama.attention.head_count_kv", 6u32);
+            }
+            tiny.metadata.insert(&key, value);
+        };
+        check(change, &format!("key {found_key}: {wanted}"));
+    }
+    for (key, value, wanted) in [
+        ("attention.layer_norm_rms_epsilon", f32::NAN, "NaN, expected a finite number of at least 0"),
+        ("rope.freq_base", 1.0, "1, expected a finite number above 1"),
+        ("rope.freq_base", f32::INFINITY, "inf, expected a finite number above 1"),
+        ("rope.scaling.factor", -2.0, "-2, expected a finite number above 0"),
+    ] {
+        let key = format!("llama.{key}");
+        check(|tiny| tiny.metadata.insert(&key, value), &format!("key {key}: {wanted}"));
+    }
+    check(
+        |tiny| tiny.metadata.insert("llama.rope.scaling.type", "longrope"),
+        "key llama.rope.scaling.type: \"longrope\", expected none, linear or yarn",
+    );
+    check(
+        |tiny| tiny.metadata.insert("llama.block_count", "two"),
+        "key llama.block_count: type string, expected u32",
+    );
+}
+
+#[test]
+fn an_unknown_architecture() {
+    check(
+        |tiny| tiny.metadata.insert("general.architecture", "perceptron"),
+        "architecture \"perceptron\": not supported, expected one of: llama",
+    );
+}
+
+#[test]
+fn tensors_that_do_not_fit() {
+    check(
+        |tiny| tiny.tensors.retain(|tensor| tensor.name != "blk.1.ffn_down.weight"),
+        "tensor blk.1.ffn_down.weight: missing, expected shape [64, 32]",
+    );
+    check(
+        |tiny| {
+            let tensor = tiny.tensor("blk.1.attn_q.weight");
+            tensor.dims[1] = 31;
+            tensor.values.truncate(32 * 31);
+        },
+        "tensor blk.1.attn_q.weight: shape [32, 31], expected [32, 32]",
+    );
+    check(
+        |tiny| {
+            let values = vec![0.0];
+            tiny.tensors.push(Tensor { name: "blk.0.adapter".into(), dims: vec![1], values });
+        },
+        "tensor blk.0.adapter: unknown, expected only tensors that the architecture reads",
+    );
+    check(
+        |tiny| tiny.tensor("rope_freqs.weight").values[2] = 0.0,
+        "tensor rope_freqs.weight: factor 0, expected finite numbers above 0",
+    );
+}
+
+#[test]
+fn files_that_are_no_models() {
+    let file = TempFile::new("model.gguf");
+    let check = |wanted: &str| {
+        let message = Model::open(&file.path).unwrap_err().to_string();
+        assert_eq!(message, format!("{}: {wanted}", file.path.display()));
+    };
+    check("no such file");
+    for (bytes, wanted) in [
+        (&b""[..], "empty, expected a GGUF file"),
+        (b"Hello, world", "first bytes \"Hell\", expected \"GGUF\""),
+    ] {
+        std::fs::write(&file.path, bytes).unwrap();
+        check(wanted);
+    }
+    let whole = Tiny::new(&ARCHITECTURES[0], &[]).bytes();
+    std::fs::write(&file.path, &whole[..whole.len() - 1000]).unwrap();
+    let message = Model::open(&file.path).unwrap_err().to_string();
+    assert!(message.contains("but the file ends at byte"), "{message}");
+}
+
+#[test]
+fn options_outside_of_their_range() {
+    let model = Arc::new(Tiny::new(&ARCHITECTURES[0], &[]).open().unwrap());
+    let check = |options: EngineOptions, wanted: &str| {
+        let error = Engine::new(model.clone(), &ReferenceBackend, &options).unwrap_err();
+        assert_eq!(error.to_string(), wanted);
+    };
+    let default = EngineOptions::default();
+    let wanted = "expected 2 to 128, the context length of the model";
+    for context in [1, 129] {
+        let options = EngineOptions { context: Some(context), ..default.clone() };
+        check(options, &format!("context: {context}, {wanted}"));
+    }
+    let options = EngineOptions { batch_tokens: 0, ..default.clone() };
+    check(options, "batch_tokens: 0, expected at least 1");
+    let options = EngineOptions { batch_outputs: 0, ..default };
+    check(options, "batch_outputs: 0, expected at least 1");
+}
+
+#[test]
+fn a_sliding_window_bounds_the_context() {
+    let mut tiny = Tiny::new(&ARCHITECTURES[0], &[]);
+    tiny.metadata.insert("llama.attention.sliding_window", 64u32);
+    assert_eq!(tiny.engine(&EngineOptions::default()).context(), 64);
+}
+
+#[test]
+fn what_a_file_says_of_itself() {
+    for architecture in ARCHITECTURES {
+        let mut tiny = Tiny::new(architecture, &[]);
+        tiny.metadata.insert("general.name", "Tiny");
+        let info = tiny.open().unwrap().info();
+        assert_eq!((info.architecture, info.name.as_deref()), (architecture.name, Some("Tiny")));
+        let n_elements: usize = tiny.tensors.iter().map(|tensor| tensor.values.len()).sum();
+        assert_eq!(info.n_parameters, n_elements as u64);
+        assert_eq!(info.types.len(), 1);
+        assert_eq!(info.types[0].n_tensors, tiny.tensors.len());
+        assert_eq!(info.types[0].n_bytes, 4 * n_elements as u64);
+        assert_eq!(info.file_bytes, tiny.bytes().len() as u64);
+    }
+}
+
+#[test]
+fn architectures_name_their_tensors_once() {
+    for architecture in ARCHITECTURES {
+        let tiny = Tiny::new(architecture, &[]);
+        let hparams = tiny.open().unwrap().hparams().clone();
+        let mut names: Vec<String> =
+            (architecture.tensors)(&hparams).into_iter().map(|spec: TensorSpec| spec.name).collect();
+        let n_names = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), n_names);
+    }
+}

