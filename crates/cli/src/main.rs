@@ -1,4 +1,39 @@
-//! The `minerva` command.
+//! The `minerva` command: reads the command line, runs one command, says what went wrong.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod commands;
+
+mod answer;
+mod backend;
+mod chat;
+mod interrupt;
+mod model;
+mod output;
+mod progress;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::Command;
+
+/// Runs large language models on this machine, from GGUF files.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command.run() {
+        Ok(code) => code,
+        // Whoever reads has read enough, as `head` does.
+        Err(error) if output::is_stdout_closed(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::report_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The list of commands: one file each, with its options (`Args`) and what it does (`run`).
+
+use std::process::ExitCode;
+
+mod bench;
+mod inspect;
+mod list;
+mod perplexity;
+mod pull;
+mod rm;
+mod run;
+mod tokenize;
+mod verify;
+
+/// Everything that `minerva` can be told to do, in the order of `--help`.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Answer a prompt, or chat
+    Run(run::Args),
+    /// Download a model into the model folder
+    Pull(pull::Args),
+    /// List the models in the model folder
+    List(list::Args),
+    /// Remove a model from the model folder
+    Rm(rm::Args),
+    /// Say what is in a model file: architecture, types, tokenizer, memory needed
+    Inspect(inspect::Args),
+    /// Check a whole model file without running it
+    Verify(verify::Args),
+    /// Turn the text on standard input into token ids
+    Tokenize(tokenize::Args),
+    /// Measure prefill and decode speed, as llama-bench does
+    Bench(bench::Args),
+    /// Measure how well a model predicts a text, as llama.cpp does
+    Perplexity(perplexity::Args),
+}
+
+impl Command {
+    /// Runs the command; an error is for [`report_error`](crate::output::report_error).
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Command::Run(args) => return run::run(args),
+            Command::Pull(args) => pull::run(&args)?,
+            Command::List(args) => list::run(&args)?,
+            Command::Rm(args) => rm::run(&args)?,
+            Command::Inspect(args) => inspect::run(&args)?,
+            Command::Verify(args) => return verify::run(&args),
+            Command::Tokenize(args) => tokenize::run(&args)?,
+            Command::Bench(args) => bench::run(&args)?,
+            Command::Perplexity(args) => perplexity::run(&args)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,46 @@
+//! From what the user calls a model to a file on disk.
+
+use std::path::PathBuf;
+
+use minerva_hub::{Found, HubConfig, Pulled};
+
+use crate::output::note_dim;
+use crate::progress::PullProgress;
+
+/// What can stand for a model on the command line.
+pub(crate) const NAME_HELP: &str =
+    "A path, a name of `minerva list`, or hf:owner/repo/file.gguf of Hugging Face";
+
+/// The hub's settings from the environment.
+pub(crate) fn hub() -> anyhow::Result<HubConfig> {
+    Ok(HubConfig::from_env()?)
+}
+
+/// The file of a model that must be there already.
+pub(crate) fn find(model: &str) -> anyhow::Result<PathBuf> {
+    match minerva_hub::find(&hub()?, model)? {
+        Found::OnDisk(path) => Ok(path),
+        Found::Remote { source, .. } => anyhow::bail!(
+            "{model}: not on this machine, it would come from {source}\n`minerva pull {model}` fetches it"
+        ),
+    }
+}
+
+/// The file of a model, pulled first where it is not there.
+pub(crate) fn find_or_pull(model: &str) -> anyhow::Result<PathBuf> {
+    match minerva_hub::find(&hub()?, model)? {
+        Found::OnDisk(path) => Ok(path),
+        Found::Remote { source, .. } => {
+            note_dim(&format!("{model} is not on this machine yet: pulling {source}"));
+            Ok(pull(model)?.path)
+        }
+    }
+}
+
+/// Pulls with a progress bar.
+pub(crate) fn pull(model: &str) -> anyhow::Result<Pulled> {
+    let mut progress = PullProgress::new();
+    let pulled = minerva_hub::pull(&hub()?, model, &mut |report| progress.show(report));
+    progress.finish();
+    Ok(pulled?)
+}

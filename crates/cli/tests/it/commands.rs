@@ -1,0 +1,147 @@
+//! The commands beside `run`, with a model that is right.
+
+use serde_json::Value;
+
+use crate::model::TinyModel;
+use crate::{Folder, minerva, minerva_with_input};
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn inspect_says_what_is_in_the_file() {
+    let folder = Folder::new("inspect");
+    let model = TinyModel::new().write(&folder);
+    let report = minerva(&folder, &["inspect", &model, "--format", "json"]).json();
+    assert_eq!(report["architecture"], "llama");
+    assert_eq!(report["context_length"], 128);
+    assert_eq!(report["n_layers"], 2);
+    assert_eq!(report["tokenizer"]["n_tokens"], 99);
+    assert_eq!(report["types"][0]["type"], "F32");
+    assert_eq!(report["types"][0]["n_tensors"], 21);
+    let n_parameters = report["n_parameters"].as_u64().unwrap();
+    assert_eq!(report["types"][0]["n_bytes"], n_parameters * 4);
+    let memory = &report["memory"];
+    let sum: u64 = ["weights_bytes", "kv_bytes", "scratch_bytes"]
+        .map(|key| memory[key].as_u64().unwrap())
+        .iter()
+        .sum();
+    assert_eq!(memory["total_bytes"], sum);
+    let text = minerva(&folder, &["inspect", &model]).ok();
+    for part in ["llama", "128", "gpt2", "F32"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn verify_accepts_what_is_right_and_lists_what_is_wrong() {
+    let folder = Folder::new("verify");
+    let model = TinyModel::new().write(&folder);
+    assert!(minerva(&folder, &["verify", &model]).ok().contains("valid"));
+    let report = minerva(&folder, &["verify", &model, "--format", "json"]).json();
+    assert_eq!(report["is_valid"], true);
+    assert_eq!(report["sha256"][0].as_str().unwrap().len(), 64);
+
+    let mut broken = TinyModel::new();
+    broken.tensors.retain(|(name, _)| name != "output_norm.weight" && !name.contains("attn_q"));
+    let model = broken.write(&folder);
+    let report = minerva(&folder, &["verify", &model, "--format", "json"]);
+    assert_eq!(report.status, Some(1));
+    let report: Value = serde_json::from_str(&report.stdout).unwrap();
+    assert_eq!(report["is_valid"], false);
+    assert_eq!(report["problems"].as_array().unwrap().len(), 3, "{report}");
+}
+
+#[test]
+fn verify_finds_numbers_that_are_none() {
+    let folder = Folder::new("nan");
+    let path = TinyModel::new().write(&folder);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The last tensor has 64 by 32 elements; some of them become NaN.
+    let end = bytes.len();
+    bytes[end - 64..end - 60].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    minerva(&folder, &["verify", &path]).fails(&["blk.1.ffn_down.weight", "finite"]);
+}
+
+#[test]
+fn tokenize_gives_ids() {
+    let folder = Folder::new("tokenize");
+    let model = TinyModel::new().write(&folder);
+    let tokenize = |rest: &[&str], text: &[u8]| {
+        minerva_with_input(&folder, &[&["tokenize", &model], rest].concat(), text)
+    };
+    // "h" and "e" are merged; 71 is "h", 94 the space.
+    let ids = tokenize(&["--format", "json"], b"he h<|end|>").json();
+    assert_eq!(ids, serde_json::json!([96, 94, 71, 98]));
+    let plain = tokenize(&["--format", "json", "--no-parse-special"], b"<|end|>").json();
+    assert_eq!(plain.as_array().unwrap().len(), 7);
+    assert_eq!(tokenize(&[], b"he").ok(), "    96 \"he\"\n");
+    assert_eq!(tokenize(&["--format", "json"], b"").ok(), "[]\n");
+}
+
+#[test]
+fn bench_has_the_field_names_of_llama_bench() {
+    let folder = Folder::new("bench");
+    let model = TinyModel::new().write(&folder);
+    let lists = ["-p", "8,4", "-n", "2", "-d", "0,5", "-r", "3", "-t", "1,2"];
+    let args = [&["bench", &model][..], &lists].concat();
+    let json = minerva(&folder, &[&args[..], &["--format", "json"]].concat()).json();
+    let tests = json.as_array().unwrap();
+    assert_eq!(tests.len(), 2 * 2 * 3);
+    for test in tests {
+        for key in ["n_prompt", "n_gen", "n_depth", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts",
+            "samples_ns", "samples_ts", "model_filename", "model_type", "n_threads"]
+        {
+            assert!(keys(test).contains(&key), "{key}");
+        }
+        let samples: Vec<u64> = serde_json::from_value(test["samples_ns"].clone()).unwrap();
+        assert_eq!(samples.len(), 3);
+        let avg = samples.iter().sum::<u64>() as f64 / 3.0;
+        assert!((test["avg_ns"].as_f64().unwrap() - avg).abs() <= 0.5);
+    }
+    let seen = |key: &str, value: u64| tests.iter().filter(|test| test[key] == value).count();
+    assert_eq!((seen("n_prompt", 8), seen("n_gen", 2), seen("n_depth", 5)), (4, 4, 6));
+    assert_eq!((seen("n_threads", 1), seen("n_threads", 2)), (6, 6));
+    let text = minerva(&folder, &args).ok();
+    assert!(text.contains("pp8 @ d5") && text.contains("t/s"), "{text}");
+    minerva(&folder, &["bench", &model, "-p", "0", "-n", "0"]).fails(&["tests: none"]);
+}
+
+#[test]
+fn perplexity_scores_the_second_half_of_each_chunk() {
+    let folder = Folder::new("perplexity");
+    let model = TinyModel::new().write(&folder);
+    let text = folder.path("text.txt");
+    std::fs::write(&text, "the quick brown fox jumps over the lazy dog ".repeat(4)).unwrap();
+    let out = minerva(&folder, &["perplexity", &model, &text, "-c", "32"]).ok();
+    assert!(out.starts_with("[1]"), "{out}");
+    assert!(out.contains("Final estimate: PPL = ") && out.contains(" +/- "), "{out}");
+    let final_estimate = |backend: &str| -> f64 {
+        let args = ["perplexity", &model, &text, "-c", "32", "--backend", backend];
+        let out = minerva(&folder, &args).ok();
+        let after = out.split("PPL = ").nth(1).unwrap();
+        after.split(' ').next().unwrap().parse().unwrap()
+    };
+    let (cpu, reference) = (final_estimate("cpu"), final_estimate("reference"));
+    assert!((cpu / reference - 1.0).abs() < 0.05, "{cpu} and {reference}");
+    let args = ["perplexity", &model, &text, "-c", "100"];
+    minerva(&folder, &args).fails(&["expected at least 200"]);
+}
+
+#[test]
+fn list_and_rm_know_the_model_folder() {
+    let folder = Folder::new("list");
+    let home = folder.0.join("home");
+    std::fs::create_dir_all(&home).unwrap();
+    std::fs::write(home.join("mine.gguf"), TinyModel::new().bytes()).unwrap();
+    let list = minerva(&folder, &["list"]).ok();
+    assert!(list.contains("mine"), "{list}");
+    let list = minerva(&folder, &["list", "--format", "json"]).json();
+    assert_eq!(list["models"][0]["name"], "mine");
+    assert!(list["available"].as_array().unwrap().iter().any(|entry| entry["name"] == "smollm2"));
+    assert_eq!(minerva(&folder, &["run", "mine", "hello", "-n", "1"]).status, Some(0));
+    minerva(&folder, &["rm", "mine"]).ok();
+    assert!(!home.join("mine.gguf").exists());
+}
