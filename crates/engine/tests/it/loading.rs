@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use minerva_compute::ReferenceBackend;
-use minerva_engine::model::{ARCHITECTURES, TensorSpec};
+use minerva_engine::model::{ARCHITECTURES, TensorSpec, verify};
 use minerva_engine::{Engine, EngineOptions, Model};
+use minerva_gguf::Gguf;
 
-use crate::tiny::{TempFile, Tensor, Tiny};
+use crate::tiny::{Random, TempFile, Tensor, Tiny};
 
 fn check(change: impl Fn(&mut Tiny), wanted: &str) {
     let mut tiny = Tiny::new(&ARCHITECTURES[0], &[]);
@@ -248,4 +249,46 @@ fn architectures_name_their_tensors_once() {
         names.dedup();
         assert_eq!(names.len(), n_names);
     }
+}
+
+#[test]
+fn a_damaged_file_is_refused_or_runs() {
+    let whole = Tiny::new(&ARCHITECTURES[0], &[]).bytes();
+    // Everything before the tensors' data: header, metadata, directory.
+    let n_head_bytes = Gguf::parse(&whole)
+        .unwrap()
+        .tensors
+        .iter()
+        .map(|t| t.offset)
+        .min()
+        .unwrap();
+    let file = TempFile::new("model.gguf");
+    let mut random = Random(7);
+    let mut below = |n: usize| ((random.next() + 1.0) / 2.0 * n as f32) as usize % n;
+    let mut n_opened = 0;
+    for _ in 0..600 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + below(2) {
+            let at = below(n_head_bytes);
+            bytes[at] = [0, 1, 0x7f, 0x80, 0xff, bytes[at] ^ 1, bytes[at] ^ 0x40][below(7)];
+        }
+        std::fs::write(&file.path, &bytes).unwrap();
+        let problems = verify(&file.path);
+        let Ok(model) = Model::open(&file.path) else {
+            assert!(!problems.is_empty());
+            continue;
+        };
+        n_opened += 1;
+        let Ok(mut engine) =
+            Engine::new(model.into(), &ReferenceBackend, &EngineOptions::default())
+        else {
+            continue;
+        };
+        // Either is fine: a context of 2 has no room for three tokens.
+        let _ = engine.prefill(&[1, 2, 3]);
+    }
+    assert!(
+        n_opened > 100,
+        "most of the head is the texts of tokens: {n_opened}"
+    );
 }

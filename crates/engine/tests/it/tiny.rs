@@ -138,7 +138,7 @@ fn add_tokenizer(metadata: &mut Metadata) {
 }
 
 /// Numbers from -1 to 1.
-pub(crate) struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(crate) fn next(&mut self) -> f32 {
