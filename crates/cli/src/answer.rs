@@ -65,7 +65,10 @@ struct SamplingArgs {
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {
     let wrong = || format!("{text:?}, expected a token id, = and a number, such as 42=-1.5");
     let (id, bias) = text.split_once('=').ok_or_else(wrong)?;
-    Ok((id.parse().map_err(|_| wrong())?, bias.parse().map_err(|_| wrong())?))
+    Ok((
+        id.parse().map_err(|_| wrong())?,
+        bias.parse().map_err(|_| wrong())?,
+    ))
 }
 
 /// What `/set` can change, as `/help` shows it.
@@ -134,7 +137,9 @@ impl AnswerArgs {
 }
 
 fn parse<T: std::str::FromStr>(name: &str, value: &str) -> anyhow::Result<T> {
-    value.parse().map_err(|_| anyhow!("{name}: {value:?}, expected a number"))
+    value
+        .parse()
+        .map_err(|_| anyhow!("{name}: {value:?}, expected a number"))
 }
 
 /// A number that nobody chose: the keys of the standard library's hash maps are random.
@@ -164,7 +169,13 @@ mod tests {
             assert!(answer.describe().contains(&format!("{name} 1")), "{name}");
             assert!(answer.set(name, "many").is_err(), "{name}");
         }
-        assert!(answer.set("heat", "1").unwrap_err().to_string().contains("temperature"));
+        assert!(
+            answer
+                .set("heat", "1")
+                .unwrap_err()
+                .to_string()
+                .contains("temperature")
+        );
     }
 
     #[test]

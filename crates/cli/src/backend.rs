@@ -36,16 +36,27 @@ impl BackendArgs {
         match self.backend {
             BackendName::Cpu => {
                 let threads = n_threads.map(NonZeroUsize::get);
-                let backend = CpuBackend::new(&CpuOptions { threads, ..CpuOptions::default() })?;
+                let backend = CpuBackend::new(&CpuOptions {
+                    threads,
+                    ..CpuOptions::default()
+                })?;
                 let n_threads = backend.n_threads();
-                Ok(Opened { backend: Box::new(backend), name: "cpu", n_threads })
+                Ok(Opened {
+                    backend: Box::new(backend),
+                    name: "cpu",
+                    n_threads,
+                })
             }
             BackendName::Reference => {
                 if let Some(n_threads) = n_threads.filter(|n_threads| n_threads.get() > 1) {
                     bail!("threads: {n_threads}, expected 1: the reference backend has one thread");
                 }
                 let backend = Box::new(ReferenceBackend);
-                Ok(Opened { backend, name: "reference", n_threads: 1 })
+                Ok(Opened {
+                    backend,
+                    name: "reference",
+                    n_threads: 1,
+                })
             }
         }
     }

@@ -20,7 +20,12 @@ pub(crate) fn run(
     is_verbose: bool,
 ) -> anyhow::Result<()> {
     let mut editor = DefaultEditor::new()?;
-    let mut chat = Chat { settings, system, messages: Vec::new(), is_verbose };
+    let mut chat = Chat {
+        settings,
+        system,
+        messages: Vec::new(),
+        is_verbose,
+    };
     note_dim("/help says what can be done, Ctrl-D ends the chat");
     loop {
         let line = match editor.readline(PROMPT) {
@@ -58,7 +63,9 @@ struct Chat {
 
 impl Chat {
     fn command(&mut self, command: &str, session: &Session) -> anyhow::Result<()> {
-        let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        let (name, rest) = command
+            .split_once(char::is_whitespace)
+            .unwrap_or((command, ""));
         let rest = rest.trim();
         match name {
             "help" => note(&help()),
@@ -71,7 +78,11 @@ impl Chat {
             }
             "system" => {
                 self.system = (!rest.is_empty()).then(|| rest.to_owned());
-                note_dim(if rest.is_empty() { "no system message" } else { "system message set" });
+                note_dim(if rest.is_empty() {
+                    "no system message"
+                } else {
+                    "system message set"
+                });
             }
             "set" if rest.is_empty() => note(&self.settings.describe()),
             "set" => match rest.split_once(char::is_whitespace) {
@@ -86,10 +97,18 @@ impl Chat {
     /// Answers a line. The conversation only grows by what was answered.
     fn answer(&mut self, line: String, session: &mut Session) -> anyhow::Result<()> {
         let system = self.system.iter();
-        let system = system.map(|text| Message { role: "system", content: text.clone() });
-        let user = Message { role: "user", content: line };
-        let messages: Vec<Message> =
-            system.chain(self.messages.iter().cloned()).chain([user.clone()]).collect();
+        let system = system.map(|text| Message {
+            role: "system",
+            content: text.clone(),
+        });
+        let user = Message {
+            role: "user",
+            content: line,
+        };
+        let messages: Vec<Message> = system
+            .chain(self.messages.iter().cloned())
+            .chain([user.clone()])
+            .collect();
         let request = self.settings.request(session.encode(&messages)?);
         let mut out = stdout();
         let mut text = String::new();
@@ -111,7 +130,10 @@ impl Chat {
             note_dim(&describe_speed(&done, &request));
         }
         self.messages.push(user);
-        self.messages.push(Message { role: "assistant", content: text });
+        self.messages.push(Message {
+            role: "assistant",
+            content: text,
+        });
         Ok(())
     }
 }

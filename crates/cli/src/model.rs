@@ -31,7 +31,9 @@ pub(crate) fn find_or_pull(model: &str) -> anyhow::Result<PathBuf> {
     match minerva_hub::find(&hub()?, model)? {
         Found::OnDisk(path) => Ok(path),
         Found::Remote { source, .. } => {
-            note_dim(&format!("{model} is not on this machine yet: pulling {source}"));
+            note_dim(&format!(
+                "{model} is not on this machine yet: pulling {source}"
+            ));
             Ok(pull(model)?.path)
         }
     }

@@ -52,7 +52,11 @@ pub(crate) fn is_stdout_closed(error: &anyhow::Error) -> bool {
 pub(crate) fn report_error(error: &anyhow::Error) {
     let text = format!("{error:#}");
     let mut lines = text.lines();
-    let mut message = format!("{} {}", colored("error:", "1;31"), lines.next().unwrap_or_default());
+    let mut message = format!(
+        "{} {}",
+        colored("error:", "1;31"),
+        lines.next().unwrap_or_default()
+    );
     for hint in lines {
         message += &format!("\n{} {hint}", colored("hint:", "1;36"));
     }
@@ -71,7 +75,11 @@ pub(crate) fn note_dim(line: &str) {
 
 /// Text in a color or weight (a code of ECMA-48), where standard error shows them.
 fn colored(text: &str, code: &str) -> String {
-    if stderr_has_color() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    if stderr_has_color() {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
 }
 
 fn stderr_has_color() -> bool {
@@ -128,7 +136,10 @@ pub(crate) fn count(n: u64) -> String {
 pub(crate) fn table(heading: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([heading[column].chars().count()]).max().unwrap_or(0)
+        cells
+            .chain([heading[column].chars().count()])
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..heading.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
@@ -164,14 +175,22 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_cells() {
-        let rows = [vec!["a".to_owned(), "10".to_owned()], vec!["longer".to_owned(), "9".to_owned()]];
-        assert_eq!(table(&["NAME", "N"], &[1], &rows), "NAME     N\na       10\nlonger   9\n");
+        let rows = [
+            vec!["a".to_owned(), "10".to_owned()],
+            vec!["longer".to_owned(), "9".to_owned()],
+        ];
+        assert_eq!(
+            table(&["NAME", "N"], &[1], &rows),
+            "NAME     N\na       10\nlonger   9\n"
+        );
     }
 
     #[test]
     fn only_the_end_of_standard_output_is_quiet() {
         let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
-        assert!(is_stdout_closed(&anyhow::Error::from(mark(pipe())).context("while writing")));
+        assert!(is_stdout_closed(
+            &anyhow::Error::from(mark(pipe())).context("while writing")
+        ));
         assert!(!is_stdout_closed(&anyhow::Error::from(pipe())));
     }
 }

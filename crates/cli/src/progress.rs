@@ -27,7 +27,11 @@ impl PullProgress {
             true => ProgressDrawTarget::stderr_with_hz(DRAW_HZ),
             false => ProgressDrawTarget::hidden(),
         };
-        Self { bar: ProgressBar::with_draw_target(None, target), shown: None, is_terminal }
+        Self {
+            bar: ProgressBar::with_draw_target(None, target),
+            shown: None,
+            is_terminal,
+        }
     }
 
     /// Takes one report; a pull is never stopped from here.
@@ -81,7 +85,9 @@ impl PullProgress {
 
 fn style(has_total: bool) -> ProgressStyle {
     let template = match has_total {
-        true => "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}",
+        true => {
+            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}"
+        }
         false => "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}",
     };
     ProgressStyle::with_template(template).expect("the templates are valid")
@@ -94,7 +100,12 @@ mod tests {
     #[test]
     fn every_phase_can_be_shown() {
         let mut shown = PullProgress::new();
-        for phase in [Phase::Connecting, Phase::Downloading, Phase::Checking, Phase::Unpacking] {
+        for phase in [
+            Phase::Connecting,
+            Phase::Downloading,
+            Phase::Checking,
+            Phase::Unpacking,
+        ] {
             for total_bytes in [None, Some(10)] {
                 let progress = Progress {
                     phase,

@@ -45,16 +45,31 @@ impl Session {
         let path = model::find_or_pull(options.model)?;
         let model = Arc::new(Model::open(path)?);
         let backend = options.backend.open(options.n_threads)?.backend;
-        let engine_options = EngineOptions { context: options.context, ..EngineOptions::default() };
+        let engine_options = EngineOptions {
+            context: options.context,
+            ..EngineOptions::default()
+        };
         let engine = Engine::new(model.clone(), backend.as_ref(), &engine_options)?;
         let info = model.info();
-        let name = info.name.clone().unwrap_or_else(|| options.model.to_owned());
+        let name = info
+            .name
+            .clone()
+            .unwrap_or_else(|| options.model.to_owned());
         let context = engine.context();
         let device = backend.description();
-        note_dim(&format!("{name}: {}, context {context}, {device}", type_name(&info)));
-        let template = if options.is_raw { None } else { model.chat_template()? };
+        note_dim(&format!(
+            "{name}: {}, context {context}, {device}",
+            type_name(&info)
+        ));
+        let template = if options.is_raw {
+            None
+        } else {
+            model.chat_template()?
+        };
         if template.is_none() && !options.is_raw {
-            note(&format!("{name} has no chat template: the prompt is used as it is (--raw)"));
+            note(&format!(
+                "{name} has no chat template: the prompt is used as it is (--raw)"
+            ));
         }
         Ok(Session { engine, template })
     }
@@ -74,8 +89,17 @@ impl Session {
     pub(crate) fn encode(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
         let tokenizer = self.model().tokenizer();
         let Some(template) = &self.template else {
-            let text: String = messages.iter().map(|message| message.content.as_str()).collect();
-            let mut tokens = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true });
+            let text: String = messages
+                .iter()
+                .map(|message| message.content.as_str())
+                .collect();
+            let mut tokens = tokenizer.encode(
+                text,
+                EncodeOptions {
+                    add_special: true,
+                    parse_special: true,
+                },
+            );
             // The text is to go on: an end after it would say that it does not.
             if tokenizer.adds_eos() {
                 tokens.pop();
@@ -83,7 +107,9 @@ impl Session {
             return Ok(tokens);
         };
         let text_of = |id: Option<u32>| {
-            let bytes = id.and_then(|id| tokenizer.token_bytes(id)).unwrap_or_default();
+            let bytes = id
+                .and_then(|id| tokenizer.token_bytes(id))
+                .unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
         };
         let special = tokenizer.special();
@@ -104,7 +130,10 @@ impl Session {
         })?;
         let segments: Vec<Segment<'_>> = rendered
             .iter()
-            .map(|s| Segment { text: s.text.as_bytes(), parse_special: s.parse_special })
+            .map(|s| Segment {
+                text: s.text.as_bytes(),
+                parse_special: s.parse_special,
+            })
             .collect();
         let mut tokens = tokenizer.encode_segments(&segments, false);
         // Many templates write BOS themselves; there must not be two.
@@ -140,7 +169,10 @@ impl Session {
 /// What kind of model it is, as benchmarks call it: `llama 134.5 M Q4_1`.
 pub(crate) fn type_name(info: &ModelInfo) -> String {
     // The types are listed by size, and the largest one gives the file its name.
-    let dtype = info.types.first().map_or("without tensors", |info| info.ggml_type.name());
+    let dtype = info
+        .types
+        .first()
+        .map_or("without tensors", |info| info.ggml_type.name());
     format!("{} {} {dtype}", info.architecture, count(info.n_parameters))
 }
 
@@ -155,7 +187,10 @@ pub(crate) fn describe_speed(done: &Done, request: &GenerateRequest) -> String {
     };
     let prefill = speed(n_prefilled, done.timings.prefill.as_secs_f64());
     let decode = speed(n_decoded, done.timings.decode.as_secs_f64());
-    let seed = request.sampling.seed.map_or(String::new(), |seed| format!(", seed {seed}"));
+    let seed = request
+        .sampling
+        .seed
+        .map_or(String::new(), |seed| format!(", seed {seed}"));
     format!("prompt {prefill}, answer {decode}{seed}")
 }
 

@@ -25,15 +25,33 @@ pub(crate) struct Args {
     model: String,
 
     /// Tokens of a prompt; 0 for no such test
-    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "512"
+    )]
     n_prompt: Vec<usize>,
 
     /// Tokens to decode; 0 for no such test
-    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
     n_gen: Vec<usize>,
 
     /// Tokens before the test, not timed
-    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "0"
+    )]
     n_depth: Vec<usize>,
 
     /// How often each test is timed
@@ -80,7 +98,11 @@ impl Test {
             0 => format!("pp{}", self.n_prompt),
             n_gen => format!("tg{n_gen}"),
         };
-        if self.n_depth == 0 { name } else { format!("{name} @ d{}", self.n_depth) }
+        if self.n_depth == 0 {
+            name
+        } else {
+            format!("{name} @ d{}", self.n_depth)
+        }
     }
 }
 
@@ -90,16 +112,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .n_depth
         .iter()
         .flat_map(|&n_depth| {
-            let prompt = move |&n_prompt: &usize| Test { n_prompt, n_gen: 0, n_depth };
-            let generation = move |&n_gen: &usize| Test { n_prompt: 0, n_gen, n_depth };
-            args.n_prompt.iter().map(prompt).chain(args.n_gen.iter().map(generation))
+            let prompt = move |&n_prompt: &usize| Test {
+                n_prompt,
+                n_gen: 0,
+                n_depth,
+            };
+            let generation = move |&n_gen: &usize| Test {
+                n_prompt: 0,
+                n_gen,
+                n_depth,
+            };
+            args.n_prompt
+                .iter()
+                .map(prompt)
+                .chain(args.n_gen.iter().map(generation))
         })
         .filter(|test| test.n_tokens() > 0)
         .collect();
-    let longest = tests.iter().map(|test| test.n_depth + test.n_tokens()).max();
+    let longest = tests
+        .iter()
+        .map(|test| test.n_depth + test.n_tokens())
+        .max();
     ensure!(longest.is_some(), "tests: none, expected -p or -n above 0");
     let model = Arc::new(Model::open(model::find(&args.model)?)?);
-    let options = EngineOptions { context: longest, ..EngineOptions::default() };
+    let options = EngineOptions {
+        context: longest,
+        ..EngineOptions::default()
+    };
     let threads: Vec<Option<NonZeroUsize>> = match args.threads.is_empty() {
         true => vec![None],
         false => args.threads.iter().copied().map(Some).collect(),
@@ -107,7 +146,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut results = Vec::new();
     let mut out = stdout();
     if args.format == Form::Table {
-        writeln!(out, "{}", row(["model", "size", "params", "threads", "test", "t/s"]))?;
+        writeln!(
+            out,
+            "{}",
+            row(["model", "size", "params", "threads", "test", "t/s"])
+        )?;
         writeln!(out, "{}", row(["---", "--:", "--:", "--:", "--:", "--:"]))?;
     }
     for n_threads in threads {
@@ -116,7 +159,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let mut engine = Engine::new(model.clone(), opened.backend.as_ref(), &options)?;
         for &test in &tests {
             let samples = time(&mut engine, test, args.repetitions)?;
-            let result = Measured { test, n_threads: opened.n_threads, samples };
+            let result = Measured {
+                test,
+                n_threads: opened.n_threads,
+                samples,
+            };
             match args.format {
                 Form::Table => {
                     writeln!(out, "{}", result.row(&model))?;
@@ -148,7 +195,11 @@ fn time(engine: &mut Engine, test: Test, repetitions: NonZeroUsize) -> anyhow::R
         engine.truncate(test.n_depth);
         let is_warm_up = repetition == 0;
         let prompt = take(test.n_prompt);
-        let generated = take(if is_warm_up { test.n_gen.min(1) } else { test.n_gen });
+        let generated = take(if is_warm_up {
+            test.n_gen.min(1)
+        } else {
+            test.n_gen
+        });
         let start = Instant::now();
         if !prompt.is_empty() {
             engine.prefill(&prompt)?;
@@ -157,7 +208,11 @@ fn time(engine: &mut Engine, test: Test, repetitions: NonZeroUsize) -> anyhow::R
             engine.decode_step(token)?;
         }
         if !is_warm_up {
-            samples.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1));
+            samples.push(
+                u64::try_from(start.elapsed().as_nanos())
+                    .unwrap_or(u64::MAX)
+                    .max(1),
+            );
         }
     }
     Ok(samples)
@@ -167,7 +222,9 @@ fn time(engine: &mut Engine, test: Test, repetitions: NonZeroUsize) -> anyhow::R
 fn random_tokens(vocab_size: usize) -> impl Iterator<Item = u32> {
     let mut state = 1u64;
     std::iter::repeat_with(move || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         ((state >> 33) % vocab_size as u64) as u32
     })
 }
@@ -182,7 +239,10 @@ struct Measured {
 impl Measured {
     /// Tokens per second of each repetition.
     fn speeds(&self) -> Vec<f64> {
-        self.samples.iter().map(|&ns| self.test.n_tokens() as f64 * 1e9 / ns as f64).collect()
+        self.samples
+            .iter()
+            .map(|&ns| self.test.n_tokens() as f64 * 1e9 / ns as f64)
+            .collect()
     }
 
     fn row(&self, model: &Model) -> String {
@@ -231,7 +291,14 @@ fn mean(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (mean, if values.len() < 2 { 0.0 } else { (squares / (n - 1.0)).sqrt() })
+    (
+        mean,
+        if values.len() < 2 {
+            0.0
+        } else {
+            (squares / (n - 1.0)).sqrt()
+        },
+    )
 }
 
 fn row([model, size, params, threads, test, speed]: [&str; 6]) -> String {
@@ -252,8 +319,24 @@ mod tests {
 
     #[test]
     fn tests_are_named_as_llama_bench_names_them() {
-        assert_eq!(Test { n_prompt: 512, n_gen: 0, n_depth: 0 }.name(), "pp512");
-        assert_eq!(Test { n_prompt: 0, n_gen: 128, n_depth: 1024 }.name(), "tg128 @ d1024");
+        assert_eq!(
+            Test {
+                n_prompt: 512,
+                n_gen: 0,
+                n_depth: 0
+            }
+            .name(),
+            "pp512"
+        );
+        assert_eq!(
+            Test {
+                n_prompt: 0,
+                n_gen: 128,
+                n_depth: 1024
+            }
+            .name(),
+            "tg128 @ d1024"
+        );
     }
 
     #[test]

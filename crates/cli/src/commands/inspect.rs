@@ -32,7 +32,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let model = Arc::new(Model::open(model::find(&args.model)?)?);
     let backend = args.backend.open(None)?.backend;
-    let options = EngineOptions { context: args.context, ..EngineOptions::default() };
+    let options = EngineOptions {
+        context: args.context,
+        ..EngineOptions::default()
+    };
     let engine = Engine::new(model.clone(), backend.as_ref(), &options)?;
     let report = describe(&model, &engine, &backend.description())?;
     match args.format {
@@ -109,9 +112,19 @@ fn print_text(model: &Model, report: &Value) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String| rows.push(format!("{name:<14}{value}"));
     row("name", text("/name"));
-    row("file", format!("{}, {}", text("/path"), size("/file_bytes")));
+    row(
+        "file",
+        format!("{}, {}", text("/path"), size("/file_bytes")),
+    );
     row("architecture", text("/architecture"));
-    row("parameters", format!("{} ({})", count(number("/n_parameters")), text("/n_parameters")));
+    row(
+        "parameters",
+        format!(
+            "{} ({})",
+            count(number("/n_parameters")),
+            text("/n_parameters")
+        ),
+    );
     row("context", text("/context_length"));
     row(
         "layers",
@@ -124,7 +137,12 @@ fn print_text(model: &Model, report: &Value) -> anyhow::Result<()> {
     );
     row(
         "heads",
-        format!("{}, {} for keys and values, of {}", text("/n_heads"), text("/n_kv_heads"), text("/head_dim")),
+        format!(
+            "{}, {} for keys and values, of {}",
+            text("/n_heads"),
+            text("/n_kv_heads"),
+            text("/head_dim")
+        ),
     );
     row(
         "tokenizer",
@@ -134,12 +152,19 @@ fn print_text(model: &Model, report: &Value) -> anyhow::Result<()> {
             text("/tokenizer/pre"),
             text("/tokenizer/n_tokens"),
             text("/tokenizer/bos"),
-            if model.tokenizer().adds_bos() { " (added)" } else { "" },
+            if model.tokenizer().adds_bos() {
+                " (added)"
+            } else {
+                ""
+            },
             text("/tokenizer/eos"),
         ),
     );
     let template = report["chat_template"].as_str();
-    row("chat template", template.map_or("none".to_owned(), |text| bytes(text.len() as u64)));
+    row(
+        "chat template",
+        template.map_or("none".to_owned(), |text| bytes(text.len() as u64)),
+    );
     row("backend", text("/backend"));
     row(
         "memory",
@@ -169,7 +194,11 @@ fn print_text(model: &Model, report: &Value) -> anyhow::Result<()> {
     for row in rows {
         writeln!(out, "{row}")?;
     }
-    write!(out, "\n{}", table(&["TYPE", "TENSORS", "ELEMENTS", "SIZE"], &[1, 2, 3], &types))?;
+    write!(
+        out,
+        "\n{}",
+        table(&["TYPE", "TENSORS", "ELEMENTS", "SIZE"], &[1, 2, 3], &types)
+    )?;
     out.flush()?;
     Ok(())
 }

@@ -22,7 +22,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let listing = minerva_hub::list(&config)?;
     if args.format == Format::Json {
         let models = listing.installed.iter().map(|model| {
-            let modified = model.modified.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let modified = model
+                .modified
+                .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
             json!({
                 "name": model.name,
                 "path": model.path.display().to_string(),
@@ -44,7 +46,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .installed
         .iter()
         .map(|model| {
-            let source = model.source.clone().unwrap_or_else(|| "a file put there".to_owned());
+            let source = model
+                .source
+                .clone()
+                .unwrap_or_else(|| "a file put there".to_owned());
             vec![model.name.clone(), bytes(model.size_bytes), source]
         })
         .collect();
@@ -53,7 +58,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     out.flush()?;
     note_dim(&format!("model folder: {}", config.home.display()));
     for entry in &listing.available {
-        note_dim(&format!("can be pulled: {:<14} {}", entry.name, entry.about));
+        note_dim(&format!(
+            "can be pulled: {:<14} {}",
+            entry.name, entry.about
+        ));
     }
     Ok(())
 }

@@ -52,7 +52,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let text = std::fs::read(&args.file).with_context(|| format!("{}", args.file.display()))?;
     let model = Arc::new(Model::open(model::find(&args.model)?)?);
     let tokenizer = model.tokenizer();
-    let options = EncodeOptions { add_special: true, parse_special: false };
+    let options = EncodeOptions {
+        add_special: true,
+        parse_special: false,
+    };
     let tokens = tokenizer.encode(&text, options);
     let n_ctx = args.context;
     ensure!(n_ctx >= 4, "context: {n_ctx}, expected at least 4");
@@ -63,7 +66,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         tokens.len(),
         n_ctx.saturating_mul(2),
     );
-    let n_chunks = args.chunks.map_or(usize::MAX, NonZeroUsize::get).min(tokens.len() / n_ctx);
+    let n_chunks = args
+        .chunks
+        .map_or(usize::MAX, NonZeroUsize::get)
+        .min(tokens.len() / n_ctx);
 
     let backend = args.backend.open(args.threads)?.backend;
     note_dim(&backend.description());
@@ -88,7 +94,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         out.flush()?;
     }
     let (perplexity, error) = estimate.perplexity();
-    writeln!(out, "\nFinal estimate: PPL = {perplexity:.4} +/- {error:.5}")?;
+    writeln!(
+        out,
+        "\nFinal estimate: PPL = {perplexity:.4} +/- {error:.5}"
+    )?;
     out.flush()?;
     Ok(())
 }

@@ -14,6 +14,10 @@ pub(crate) struct Args {
 /// Removes, and says how much room that made.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let removed = minerva_hub::remove(&model::hub()?, &args.model)?;
-    note(&format!("removed {}, {} free again", removed.name, bytes(removed.size_bytes)));
+    note(&format!(
+        "removed {}, {} free again",
+        removed.name,
+        bytes(removed.size_bytes)
+    ));
     Ok(())
 }

@@ -107,20 +107,31 @@ fn read_prompt(args: &Args) -> anyhow::Result<Option<String>> {
         (None, None) if io::stdin().is_terminal() => return Ok(None),
         (None, None) => {
             let mut text = String::new();
-            io::stdin().read_to_string(&mut text).context("standard input")?;
+            io::stdin()
+                .read_to_string(&mut text)
+                .context("standard input")?;
             if text.is_empty() {
                 bail!("standard input: empty, expected a prompt");
             }
             text
         }
     };
-    let text = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text)).unwrap_or(&text);
+    let text = text
+        .strip_suffix('\n')
+        .map(|text| text.strip_suffix('\r').unwrap_or(text))
+        .unwrap_or(&text);
     Ok(Some(text.to_owned()))
 }
 
 fn answer(args: &Args, session: &mut Session, prompt: String) -> anyhow::Result<ExitCode> {
-    let system = args.system.iter().map(|text| Message { role: "system", content: text.clone() });
-    let user = Message { role: "user", content: prompt };
+    let system = args.system.iter().map(|text| Message {
+        role: "system",
+        content: text.clone(),
+    });
+    let user = Message {
+        role: "user",
+        content: prompt,
+    };
     let prompt = session.encode(&system.chain([user]).collect::<Vec<_>>())?;
     let mut request = args.answer.request(prompt);
     request.logprobs = args.logprobs;
@@ -174,8 +185,9 @@ fn to_json(args: &Args, prompt: &[u32], mut tokens: Vec<Token>, done: &Done) -> 
         .map(|token| {
             let logprobs = token.logprobs.as_ref();
             let top = logprobs.iter().flat_map(|logprobs| &logprobs.top);
-            let top: Vec<Value> =
-                top.map(|(id, logprob)| json!({"id": id, "logprob": logprob})).collect();
+            let top: Vec<Value> = top
+                .map(|(id, logprob)| json!({"id": id, "logprob": logprob}))
+                .collect();
             let logprob = logprobs.map(|logprobs| logprobs.logprob);
             json!({"id": token.id, "text": token.text, "logprob": logprob, "top": top})
         })

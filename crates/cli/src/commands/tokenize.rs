@@ -33,10 +33,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let model = Model::open(model::find(&args.model)?)?;
     let mut text = Vec::new();
-    io::stdin().read_to_end(&mut text).context("standard input")?;
+    io::stdin()
+        .read_to_end(&mut text)
+        .context("standard input")?;
     let tokenizer = model.tokenizer();
-    let options =
-        EncodeOptions { add_special: !args.no_bos, parse_special: !args.no_parse_special };
+    let options = EncodeOptions {
+        add_special: !args.no_bos,
+        parse_special: !args.no_parse_special,
+    };
     let tokens = tokenizer.encode(&text, options);
     let mut out = io::BufWriter::new(stdout());
     match args.format {

@@ -25,11 +25,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let path = model::find(&args.model)?;
     let mut problems: Vec<anyhow::Error> = Vec::new();
     let mut progress = PullProgress::new();
-    let hashed =
-        minerva_hub::verify(&model::hub()?, &args.model, &mut |report| progress.show(report));
+    let hashed = minerva_hub::verify(&model::hub()?, &args.model, &mut |report| {
+        progress.show(report)
+    });
     progress.finish();
     let hashed = hashed.map_err(|error| problems.push(error.into())).ok();
-    problems.extend(minerva_engine::model::verify(&path).into_iter().map(anyhow::Error::from));
+    problems.extend(
+        minerva_engine::model::verify(&path)
+            .into_iter()
+            .map(anyhow::Error::from),
+    );
     match args.format {
         Format::Json => print_json(&json!({
             "model": args.model,
@@ -52,5 +57,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Format::Text => problems.iter().for_each(report_error),
     }
-    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if problems.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
