@@ -20,7 +20,10 @@ fn main() {
             "--size" => {
                 let value = args.next().unwrap_or_default();
                 let (rows, columns) = value.split_once('x').expect("--size ROWSxCOLS");
-                size = (rows.parse().expect("rows"), columns.parse().expect("columns"));
+                size = (
+                    rows.parse().expect("rows"),
+                    columns.parse().expect("columns"),
+                );
             }
             name => types.push(DType::from_name(name).unwrap_or_else(|| panic!("type {name}"))),
         }
@@ -28,9 +31,21 @@ fn main() {
     if types.is_empty() {
         types = DType::ALL.to_vec();
     }
-    let backend = CpuBackend::new(&CpuOptions { threads, ..Default::default() }).unwrap();
-    println!("{}, {} rows of {}", minerva_compute::Backend::description(&backend), size.0, size.1);
-    println!("{:8} {:>8} {:>8} {:>9} {:>9}", "type", "tokens", "µs", "GB/s", "GOPS");
+    let backend = CpuBackend::new(&CpuOptions {
+        threads,
+        ..Default::default()
+    })
+    .unwrap();
+    println!(
+        "{}, {} rows of {}",
+        minerva_compute::Backend::description(&backend),
+        size.0,
+        size.1
+    );
+    println!(
+        "{:8} {:>8} {:>8} {:>9} {:>9}",
+        "type", "tokens", "µs", "GB/s", "GOPS"
+    );
     for dtype in types {
         for n_tokens in [1, 8, 256] {
             bench(&backend, dtype, size, n_tokens);
@@ -64,13 +79,25 @@ fn bench(backend: &CpuBackend, dtype: DType, (n_rows, row_len): (usize, usize), 
         logits = b.matmul(x, w);
     }
     let program = b.finish(logits);
-    let limits = Limits { max_tokens: n_tokens, max_outputs: n_tokens, n_kv_blocks: 32 };
+    let limits = Limits {
+        max_tokens: n_tokens,
+        max_outputs: n_tokens,
+        n_kv_blocks: 32,
+    };
     let mut model = backend.load(program, limits).unwrap();
     let outputs: Vec<u32> = (0..n_tokens as u32).collect();
     let blocks: Vec<u32> = (0..32).collect();
-    let sequences = [Sequence { n_tokens, start: 0, blocks: &blocks }];
+    let sequences = [Sequence {
+        n_tokens,
+        start: 0,
+        blocks: &blocks,
+    }];
     let tokens = vec![0; n_tokens];
-    let batch = Batch { tokens: &tokens, sequences: &sequences, outputs: &outputs };
+    let batch = Batch {
+        tokens: &tokens,
+        sequences: &sequences,
+        outputs: &outputs,
+    };
     let mut times = Vec::new();
     let begin = Instant::now();
     while times.len() < 5 || begin.elapsed() < Duration::from_millis(400) {

@@ -26,6 +26,10 @@ pub trait Block {
     const BYTES: usize;
     /// How the elements are stored.
     const FORM: Form;
+    /// How many f16 numbers stand at the start of a block of one group and are its scale (1), or
+    /// its scale and its minimum (2); 0 for blocks of another layout. Kernels read them for many
+    /// rows at once, and the codes with [`Block::codes`].
+    const F16_HEADER: usize = 0;
 
     /// Turns one block into f32: `bytes.len() == BYTES`, `out.len() == LEN`.
     ///
@@ -62,9 +66,24 @@ pub trait Block {
     ///
     /// # Panics
     /// [`Form::Float`] types have no integer form.
+    #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
-        let _ = (bytes, q, scales, mins);
-        panic!("a type of Form::Float has no integer form");
+        assert!(
+            Self::F16_HEADER > 0,
+            "a type of Form::Float has no integer form"
+        );
+        scales[0] = f16_at(bytes, 0);
+        if Self::F16_HEADER == 2 {
+            mins[0] = f16_at(bytes, 2);
+        }
+        Self::codes(bytes, q);
+    }
+
+    /// The `q` of a block with an [`Block::F16_HEADER`].
+    #[inline(always)]
+    fn codes(bytes: &[u8], q: &mut [i8]) {
+        let _ = (bytes, q);
+        unreachable!("a type with a header of f16 defines its codes");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Bytes: f16 scale, 16 bytes of codes.
 
-use super::block::{Block, Form, f16_at, spread_nibbles};
+use super::block::{Block, Form, spread_nibbles};
 
 /// A block of Q4_0.
 pub(super) struct Q4_0;
@@ -14,10 +14,10 @@ impl Block for Q4_0 {
         group_len: 32,
         has_min: false,
     };
+    const F16_HEADER: usize = 1;
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
-        scales[0] = f16_at(bytes, 0);
+    fn codes(bytes: &[u8], q: &mut [i8]) {
         spread_nibbles(&bytes[2..], q, |code| code as i8 - 8);
     }
 }

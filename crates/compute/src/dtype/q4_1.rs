@@ -2,7 +2,7 @@
 //!
 //! Bytes: f16 scale, f16 minimum, 16 bytes of codes.
 
-use super::block::{Block, Form, f16_at, spread_nibbles};
+use super::block::{Block, Form, spread_nibbles};
 
 /// A block of Q4_1.
 pub(super) struct Q4_1;
@@ -14,11 +14,10 @@ impl Block for Q4_1 {
         group_len: 32,
         has_min: true,
     };
+    const F16_HEADER: usize = 2;
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
-        scales[0] = f16_at(bytes, 0);
-        mins[0] = f16_at(bytes, 2);
+    fn codes(bytes: &[u8], q: &mut [i8]) {
         spread_nibbles(&bytes[4..], q, |code| code as i8);
     }
 }

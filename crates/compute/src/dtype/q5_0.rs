@@ -2,7 +2,7 @@
 //!
 //! Bytes: f16 scale, 32 fifth bits in the order of the elements, 16 bytes of lower bits.
 
-use super::block::{Block, Form, f16_at, spread_nibbles};
+use super::block::{Block, Form, spread_nibbles};
 
 /// A block of Q5_0.
 pub(super) struct Q5_0;
@@ -14,10 +14,10 @@ impl Block for Q5_0 {
         group_len: 32,
         has_min: false,
     };
+    const F16_HEADER: usize = 1;
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
-        scales[0] = f16_at(bytes, 0);
+    fn codes(bytes: &[u8], q: &mut [i8]) {
         spread_nibbles(&bytes[6..], q, |code| code as i8 - 16);
         for (&byte, q) in bytes[2..6].iter().zip(q.chunks_exact_mut(8)) {
             for (bit, q) in q.iter_mut().enumerate() {

@@ -3,7 +3,7 @@
 //! Bytes: f16 scale, f16 minimum, 32 fifth bits in the order of the elements, 16 bytes of lower
 //! bits.
 
-use super::block::{Block, Form, f16_at, spread_nibbles};
+use super::block::{Block, Form, spread_nibbles};
 
 /// A block of Q5_1.
 pub(super) struct Q5_1;
@@ -15,11 +15,10 @@ impl Block for Q5_1 {
         group_len: 32,
         has_min: true,
     };
+    const F16_HEADER: usize = 2;
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
-        scales[0] = f16_at(bytes, 0);
-        mins[0] = f16_at(bytes, 2);
+    fn codes(bytes: &[u8], q: &mut [i8]) {
         spread_nibbles(&bytes[8..], q, |code| code as i8);
         for (&byte, q) in bytes[4..8].iter().zip(q.chunks_exact_mut(8)) {
             for (bit, q) in q.iter_mut().enumerate() {

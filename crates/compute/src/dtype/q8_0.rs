@@ -2,7 +2,7 @@
 //!
 //! Bytes: f16 scale, 32 signed bytes.
 
-use super::block::{Block, Form, copy_signed, f16_at};
+use super::block::{Block, Form, copy_signed};
 
 /// A block of Q8_0.
 pub(super) struct Q8_0;
@@ -14,10 +14,10 @@ impl Block for Q8_0 {
         group_len: 32,
         has_min: false,
     };
+    const F16_HEADER: usize = 1;
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
-        scales[0] = f16_at(bytes, 0);
+    fn codes(bytes: &[u8], q: &mut [i8]) {
         copy_signed(&bytes[2..], q);
     }
 }

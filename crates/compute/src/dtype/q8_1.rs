@@ -3,7 +3,7 @@
 //! Bytes: f16 scale, f16 sum times scale, 32 signed bytes. The sum serves dot products; the values do
 //! not depend on it.
 
-use super::block::{Block, Form, copy_signed, f16_at};
+use super::block::{Block, Form, copy_signed};
 
 /// A block of Q8_1.
 pub(super) struct Q8_1;
@@ -15,10 +15,10 @@ impl Block for Q8_1 {
         group_len: 32,
         has_min: false,
     };
+    const F16_HEADER: usize = 1;
 
     #[inline(always)]
-    fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
-        scales[0] = f16_at(bytes, 0);
+    fn codes(bytes: &[u8], q: &mut [i8]) {
         copy_signed(&bytes[4..], q);
     }
 }

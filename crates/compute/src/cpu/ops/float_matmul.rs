@@ -79,7 +79,10 @@ fn dots<S: Simd, const R: usize, const T: usize>(
     let n = rows[0].0.len();
     assert!(rows.iter().all(|r| r.0.len() == n) && tokens.iter().all(|t| t.0.len() == n));
     for i in 0..n {
-        let w: [S::F; R] = std::array::from_fn(|r| s.load(&rows[r].0[i]));
+        let mut w = [s.splat(0.0); R];
+        for r in 0..R {
+            w[r] = s.load(&rows[r].0[i]);
+        }
         for t in 0..T {
             let x = s.load(&tokens[t].0[i]);
             for r in 0..R {
@@ -91,15 +94,22 @@ fn dots<S: Simd, const R: usize, const T: usize>(
         let padded = |rest: &[f32]| {
             let mut all = [0.0; LANES];
             all[..rest.len()].copy_from_slice(rest);
-            s.load(&all)
+            all
         };
         for t in 0..T {
+            let x = s.load(&padded(tokens[t].1));
             for r in 0..R {
-                acc[t][r] = s.fma(padded(rows[r].1), padded(tokens[t].1), acc[t][r]);
+                acc[t][r] = s.fma(s.load(&padded(rows[r].1)), x, acc[t][r]);
             }
         }
     }
-    acc.map(|acc| acc.map(|acc| s.sum(acc)))
+    let mut sums = [[0.0; R]; T];
+    for t in 0..T {
+        for r in 0..R {
+            sums[t][r] = s.sum(acc[t][r]);
+        }
+    }
+    sums
 }
 
 #[inline(always)]
@@ -111,10 +121,6 @@ fn widen<S: Simd>(s: S, kind: FloatKind, bytes: &[u8], out: &mut [f32]) {
             }
         }
         FloatKind::F16 | FloatKind::Bf16 => {
-            let load = |x: &[u16; LANES]| match kind {
-                FloatKind::F16 => s.load_f16(x),
-                _ => s.load_bf16(x),
-            };
             let (chunks, rest) = bytes.as_chunks::<{ 2 * LANES }>();
             let (outs, out_rest) = out.as_chunks_mut::<LANES>();
             let halves = |bytes: &[u8]| {
@@ -124,12 +130,28 @@ fn widen<S: Simd>(s: S, kind: FloatKind, bytes: &[u8], out: &mut [f32]) {
                 }
                 halves
             };
+            let is_f16 = kind == FloatKind::F16;
             for (out, bytes) in outs.iter_mut().zip(chunks) {
-                s.store(load(&halves(bytes)), out);
+                let x = halves(bytes);
+                s.store(
+                    if is_f16 {
+                        s.load_f16(&x)
+                    } else {
+                        s.load_bf16(&x)
+                    },
+                    out,
+                );
             }
             if !rest.is_empty() {
-                let mut all = [0.0; LANES];
-                s.store(load(&halves(rest)), &mut all);
+                let (x, mut all) = (halves(rest), [0.0; LANES]);
+                s.store(
+                    if is_f16 {
+                        s.load_f16(&x)
+                    } else {
+                        s.load_bf16(&x)
+                    },
+                    &mut all,
+                );
                 out_rest.copy_from_slice(&all[..out_rest.len()]);
             }
         }

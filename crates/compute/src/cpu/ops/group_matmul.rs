@@ -16,7 +16,7 @@
 //! 3. A panel is used for all tokens of the batch, several at a time, so that each load of
 //!    weights feeds several products.
 
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::{LANES, RUN, Simd};
 use crate::cpu::threads::Tile;
 use crate::dtype::{Block, Form};
 
@@ -47,9 +47,6 @@ impl Panel {
     }
 }
 
-/// Blocks are unpacked in runs of at least 32 elements, so that groups can be interleaved.
-const MAX_RUN: usize = 256;
-
 /// Unpacks up to sixteen rows of `row_len` elements.
 #[inline(always)]
 pub(crate) fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel: &mut Panel) {
@@ -57,35 +54,48 @@ pub(crate) fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel
         unreachable!("chosen by form")
     };
     let n_groups = B::LEN / group_len;
-    let row_bytes = row_len / B::LEN * B::BYTES;
+    let n_mins = if has_min { n_groups } else { 0 };
+    let n_blocks = row_len / B::LEN;
+    let row_bytes = n_blocks * B::BYTES;
     let n_rows = rows.len() / row_bytes;
     assert!(n_rows <= PANEL && rows.len() == n_rows * row_bytes);
-    let mut q = [[0i8; MAX_RUN]; PANEL];
-    let (mut scales, mut mins) = ([0.0f32; MAX_RUN / 16], [0.0f32; MAX_RUN / 16]);
-    for block in 0..row_len / B::LEN {
-        let first_group = block * n_groups;
+    let mut q = [[0i8; RUN]; PANEL];
+    let mut header = [[[0u16; LANES]; RUN / 32]; 2];
+    let (mut scales, mut mins) = ([0.0f32; RUN / 16], [0.0f32; RUN / 16]);
+    for first in (0..n_blocks).step_by(RUN / B::LEN) {
+        let n = (RUN / B::LEN).min(n_blocks - first);
         for (row, q) in q.iter_mut().enumerate().take(n_rows) {
-            let bytes = &rows[row * row_bytes + block * B::BYTES..][..B::BYTES];
-            let n_mins = if has_min { n_groups } else { 0 };
-            B::unpack(
-                bytes,
-                &mut q[..B::LEN],
-                &mut scales[..n_groups],
-                &mut mins[..n_mins],
-            );
-            for g in 0..n_groups {
-                panel.scales[first_group + g][row] = scales[g];
-                if has_min {
-                    panel.mins[first_group + g][row] = mins[g];
+            let bytes = &rows[row * row_bytes + first * B::BYTES..][..n * B::BYTES];
+            let blocks = bytes.chunks_exact(B::BYTES).zip(q.chunks_exact_mut(B::LEN));
+            for (i, (block, q)) in blocks.enumerate() {
+                if B::F16_HEADER > 0 {
+                    header[0][i][row] = u16::from_le_bytes([block[0], block[1]]);
+                    if has_min {
+                        header[1][i][row] = u16::from_le_bytes([block[2], block[3]]);
+                    }
+                    B::codes(block, q);
+                    continue;
+                }
+                B::unpack(block, q, &mut scales[..n_groups], &mut mins[..n_mins]);
+                for g in 0..n_groups {
+                    panel.scales[(first + i) * n_groups + g][row] = scales[g];
+                    if has_min {
+                        panel.mins[(first + i) * n_groups + g][row] = mins[g];
+                    }
                 }
             }
         }
-        for part in 0..B::LEN / 32 {
-            let mut rows = [[0i8; 32]; LANES];
-            for (to, from) in rows.iter_mut().zip(&q) {
-                to.copy_from_slice(&from[part * 32..][..32]);
+        if B::F16_HEADER > 0 {
+            for i in 0..n {
+                s.store(s.load_f16(&header[0][i]), &mut panel.scales[first + i]);
+                if has_min {
+                    s.store(s.load_f16(&header[1][i]), &mut panel.mins[first + i]);
+                }
             }
-            s.interleave(&rows, &mut panel.q[block * (B::LEN / 32) + part]);
+        }
+        let out = &mut panel.q[first * B::LEN / 32..][..n * B::LEN / 32];
+        for (part, out) in out.iter_mut().enumerate() {
+            s.interleave(&q, part * 32, out);
         }
     }
 }
@@ -141,7 +151,10 @@ fn tokens<S: Simd, const G: usize, const HAS_MIN: bool, const N: usize>(
         let weights = weights.as_chunks::<{ 4 * LANES }>().0;
         for half in 0..per32 {
             let g = i32th * per32 + half;
-            let mut dots: [S::I; N] = std::array::from_fn(|t| s.start(biases[t][g]));
+            let mut dots = [s.start(0); N];
+            for t in 0..N {
+                dots[t] = s.start(biases[t][g]);
+            }
             for i in 0..G / 4 {
                 let at = half * (G / 4) + i;
                 for t in 0..N {

@@ -22,6 +22,9 @@ pub(crate) use x86_64::{avx2::Avx2, avx512::Avx512, avx512::Avx512Vnni};
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
+/// Weights of a row that are unpacked at a time.
+pub(crate) const RUN: usize = 256;
+
 /// 16-lane primitives of one instruction set. A value of the type is the proof that the processor
 /// has the instructions, so it can be made only by the type's checked constructor.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
@@ -50,15 +53,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// [`Simd::interleave`] left them) and the activations `x`, each in -127..=127.
     fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I;
     fn to_f32(self, x: Self::I) -> Self::F;
-    /// 16 rows of 32 weights, `[row][32]`, to the layout of [`Simd::dot4`], `[8][row][4]`.
-    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]);
+    /// Columns `at..at + 32` of 16 rows of weights to the layout of [`Simd::dot4`],
+    /// `[8][row][4]`.
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]);
 }
 
 /// The specification of [`Simd::interleave`] without its offset.
 #[inline(always)]
-fn interleave_plain(rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
+fn interleave_plain(rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
     for (row, weights) in rows.iter().enumerate() {
-        for (i, four) in weights.chunks_exact(4).enumerate() {
+        for (i, four) in weights[at..at + 32].chunks_exact(4).enumerate() {
             out[(i * LANES + row) * 4..][..4].copy_from_slice(four);
         }
     }

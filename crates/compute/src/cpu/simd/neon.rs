@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use super::{LANES, Simd, interleave_plain};
+use super::{LANES, RUN, Simd, interleave_plain};
 use crate::dtype::f16_to_f32;
 
 /// 64-bit Arm.
@@ -37,7 +37,11 @@ impl Simd for Neon {
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::F {
         let p = x.as_ptr();
-        std::array::from_fn(|i| unsafe { vld1q_f32(p.add(4 * i)) })
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vld1q_f32(p.add(4 * i)) };
+        }
+        out
     }
     #[inline(always)]
     fn store(self, x: Self::F, out: &mut [f32; LANES]) {
@@ -53,17 +57,27 @@ impl Simd for Neon {
     #[inline(always)]
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
         let p = x.as_ptr();
-        std::array::from_fn(|i| unsafe {
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i))))
-        })
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i)))) };
+        }
+        out
     }
     #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {
-        std::array::from_fn(|i| unsafe { vmulq_f32(a[i], b[i]) })
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vmulq_f32(a[i], b[i]) };
+        }
+        out
     }
     #[inline(always)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        std::array::from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vfmaq_f32(c[i], a[i], b[i]) };
+        }
+        out
     }
     #[inline(always)]
     fn sum(self, x: Self::F) -> f32 {
@@ -78,25 +92,30 @@ impl Simd for Neon {
         unsafe { [vdupq_n_s32(0); 4] }
     }
     #[inline(always)]
-    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
+    fn dot4(self, mut acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
         let p = weights.as_ptr();
         unsafe {
             let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes(x.map(|x| x as u8))));
-            std::array::from_fn(|i| {
+            for (i, acc) in acc.iter_mut().enumerate() {
                 let w = vld1q_s8(p.add(16 * i));
                 // Two products, each at most 128 * 127, fit an i16.
                 let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
                 let high = vmull_high_s8(w, x);
-                vpadalq_s16(acc[i], vpaddq_s16(low, high))
-            })
+                *acc = vpadalq_s16(*acc, vpaddq_s16(low, high));
+            }
+            acc
         }
     }
     #[inline(always)]
     fn to_f32(self, x: Self::I) -> Self::F {
-        std::array::from_fn(|i| unsafe { vcvtq_f32_s32(x[i]) })
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vcvtq_f32_s32(x[i]) };
+        }
+        out
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
-        interleave_plain(rows, out);
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
+        interleave_plain(rows, at, out);
     }
 }

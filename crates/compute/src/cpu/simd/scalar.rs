@@ -1,6 +1,6 @@
 //! The specification: plain loops over 16 lanes. Runs on every processor.
 
-use super::{LANES, Simd, interleave_plain};
+use super::{LANES, RUN, Simd, interleave_plain};
 use crate::dtype::f16_to_f32;
 
 /// No instructions beyond the target's own.
@@ -73,7 +73,7 @@ impl Simd for Scalar {
         x.map(|x| x as f32)
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
-        interleave_plain(rows, out);
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
+        interleave_plain(rows, at, out);
     }
 }

@@ -6,7 +6,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{LANES, Simd};
+use super::super::{LANES, RUN, Simd};
 
 /// The processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -63,10 +63,9 @@ impl Simd for Avx2 {
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
         let p: *const __m128i = x.as_ptr().cast();
         unsafe {
-            [p, p.add(1)].map(|p| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            })
+            let low = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)));
+            let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(1))));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
     }
     #[inline(always)]
@@ -96,16 +95,18 @@ impl Simd for Avx2 {
         unsafe { [_mm256_setzero_si256(); 2] }
     }
     #[inline(always)]
-    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
+    fn dot4(self, mut acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
         let p: *const __m256i = weights.as_ptr().cast();
         unsafe {
-            let x = _mm256_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
-            let dot = |acc, p| {
-                let w = _mm256_loadu_si256(p);
+            let x = _mm256_set1_epi32(i32::from_ne_bytes([
+                x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
+            ]));
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let w = _mm256_loadu_si256(p.add(i));
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            };
-            [dot(acc[0], p), dot(acc[1], p.add(1))]
+                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            }
+            acc
         }
     }
     #[inline(always)]
@@ -113,24 +114,31 @@ impl Simd for Avx2 {
         unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
         let out: *mut __m256i = out.as_mut_ptr().cast();
         for half in 0..2 {
             unsafe {
-                let r: [__m256i; 8] =
-                    std::array::from_fn(|i| _mm256_loadu_si256(rows[8 * half + i].as_ptr().cast()));
-                // Four by four inside each 128-bit lane, then the lanes change places.
-                let pair = |a, b| [_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)];
-                let quad = |a, b| [_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)];
-                let four = |r: [__m256i; 4]| {
-                    let ([a0, a1], [b0, b1]) = (pair(r[0], r[1]), pair(r[2], r[3]));
-                    let ([c0, c1], [c2, c3]) = (quad(a0, b0), quad(a1, b1));
-                    [c0, c1, c2, c3]
-                };
-                let (top, bottom) = (
-                    four([r[0], r[1], r[2], r[3]]),
-                    four([r[4], r[5], r[6], r[7]]),
-                );
+                // Four by four inside each 128-bit lane, then the lanes change places. (No
+                // closures: they would not have the features.)
+                let mut r = [_mm256_setzero_si256(); 8];
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = _mm256_loadu_si256(rows[8 * half + i][at..at + 32].as_ptr().cast());
+                }
+                let mut fours = [[_mm256_setzero_si256(); 4]; 2];
+                for (half, four) in fours.iter_mut().enumerate() {
+                    let r = &r[4 * half..];
+                    let a0 = _mm256_unpacklo_epi32(r[0], r[1]);
+                    let a1 = _mm256_unpackhi_epi32(r[0], r[1]);
+                    let b0 = _mm256_unpacklo_epi32(r[2], r[3]);
+                    let b1 = _mm256_unpackhi_epi32(r[2], r[3]);
+                    *four = [
+                        _mm256_unpacklo_epi64(a0, b0),
+                        _mm256_unpackhi_epi64(a0, b0),
+                        _mm256_unpacklo_epi64(a1, b1),
+                        _mm256_unpackhi_epi64(a1, b1),
+                    ];
+                }
+                let [top, bottom] = fours;
                 for i in 0..4 {
                     let low = _mm256_permute2x128_si256::<0x20>(top[i], bottom[i]);
                     let high = _mm256_permute2x128_si256::<0x31>(top[i], bottom[i]);

@@ -5,7 +5,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{LANES, Simd};
+use super::super::{LANES, RUN, Simd};
 
 /// The processor has AVX-512 F, BW, VL and DQ.
 #[derive(Clone, Copy)]
@@ -29,29 +29,40 @@ impl Avx512 {
     }
 
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES], flip: i32) {
+    fn interleave(
+        self,
+        rows: &[[i8; RUN]; LANES],
+        at: usize,
+        out: &mut [i8; 32 * LANES],
+        flip: i32,
+    ) {
         let out: *mut __m512i = out.as_mut_ptr().cast();
         // SAFETY: `self` proves the instructions; reads and writes stay inside the arrays.
         unsafe {
             // Row i in the lower half, row i + 8 in the upper: an eight by eight transpose of each
-            // half leaves all 16 rows in order.
-            let r: [__m512i; 8] = std::array::from_fn(|i| {
-                let low = _mm256_loadu_si256(rows[i].as_ptr().cast());
-                let high = _mm256_loadu_si256(rows[i + 8].as_ptr().cast());
+            // half leaves all 16 rows in order. (No closures: they would not have the features.)
+            let mut r = [_mm512_setzero_si512(); 8];
+            for (i, r) in r.iter_mut().enumerate() {
+                let low = _mm256_loadu_si256(rows[i][at..at + 32].as_ptr().cast());
+                let high = _mm256_loadu_si256(rows[i + 8][at..at + 32].as_ptr().cast());
                 let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
-                _mm512_xor_si512(both, _mm512_set1_epi32(flip))
-            });
-            let pair = |a, b| [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
-            let quad = |a, b| [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)];
-            let four = |r: [__m512i; 4]| {
-                let ([a0, a1], [b0, b1]) = (pair(r[0], r[1]), pair(r[2], r[3]));
-                let ([c0, c1], [c2, c3]) = (quad(a0, b0), quad(a1, b1));
-                [c0, c1, c2, c3]
-            };
-            let (top, bottom) = (
-                four([r[0], r[1], r[2], r[3]]),
-                four([r[4], r[5], r[6], r[7]]),
-            );
+                *r = _mm512_xor_si512(both, _mm512_set1_epi32(flip));
+            }
+            let mut fours = [[_mm512_setzero_si512(); 4]; 2];
+            for (half, four) in fours.iter_mut().enumerate() {
+                let r = &r[4 * half..];
+                let a0 = _mm512_unpacklo_epi32(r[0], r[1]);
+                let a1 = _mm512_unpackhi_epi32(r[0], r[1]);
+                let b0 = _mm512_unpacklo_epi32(r[2], r[3]);
+                let b1 = _mm512_unpackhi_epi32(r[2], r[3]);
+                *four = [
+                    _mm512_unpacklo_epi64(a0, b0),
+                    _mm512_unpackhi_epi64(a0, b0),
+                    _mm512_unpacklo_epi64(a1, b1),
+                    _mm512_unpackhi_epi64(a1, b1),
+                ];
+            }
+            let [top, bottom] = fours;
             let low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
             let high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
             for i in 0..4 {
@@ -141,15 +152,17 @@ impl Simd for Avx512 {
     fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
         unsafe {
             let w = _mm512_loadu_si512(weights.as_ptr().cast());
-            let x = _mm512_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
+            let x = _mm512_set1_epi32(i32::from_ne_bytes([
+                x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
+            ]));
             let x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
             let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), x);
             _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
-        self.interleave(rows, out, 0);
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
+        self.interleave(rows, at, out, 0);
     }
 }
 
@@ -168,13 +181,16 @@ impl Simd for Avx512Vnni {
     fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
         unsafe {
             let w = _mm512_loadu_si512(weights.as_ptr().cast());
-            let x = _mm512_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
+            let x = _mm512_set1_epi32(i32::from_ne_bytes([
+                x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
+            ]));
             _mm512_dpbusd_epi32(acc, w, x)
         }
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; 32]; LANES], out: &mut [i8; 32 * LANES]) {
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
         // Flipping the sign bit adds 128.
-        self.0.interleave(rows, out, i32::from_ne_bytes([0x80; 4]));
+        self.0
+            .interleave(rows, at, out, i32::from_ne_bytes([0x80; 4]));
     }
 }
