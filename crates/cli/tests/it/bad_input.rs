@@ -18,7 +18,11 @@ fn no_file() {
     let path = folder.path("missing.gguf");
     all_fail(&folder, &path, &["missing.gguf", "no such file"]);
     minerva(&folder, &["verify", &path]).fails(&["no such file"]);
-    all_fail(&folder, "nonesuch", &["no model named nonesuch", "hint: ", "smollm2"]);
+    all_fail(
+        &folder,
+        "nonesuch",
+        &["no model named nonesuch", "hint: ", "smollm2"],
+    );
 }
 
 #[test]
@@ -64,14 +68,28 @@ fn an_unknown_architecture() {
 fn a_missing_tensor_and_a_wrong_shape() {
     let folder = Folder::new("tensors");
     let mut model = TinyModel::new();
-    model.tensors.retain(|(name, _)| name != "blk.1.ffn_up.weight");
-    all_fail(&folder, &model.write(&folder), &["blk.1.ffn_up.weight", "missing"]);
+    model
+        .tensors
+        .retain(|(name, _)| name != "blk.1.ffn_up.weight");
+    all_fail(
+        &folder,
+        &model.write(&folder),
+        &["blk.1.ffn_up.weight", "missing"],
+    );
 
     let mut model = TinyModel::new();
-    let tensor = model.tensors.iter_mut().find(|(name, _)| name == "blk.0.attn_k.weight").unwrap();
+    let tensor = model
+        .tensors
+        .iter_mut()
+        .find(|(name, _)| name == "blk.0.attn_k.weight")
+        .unwrap();
     tensor.1 = vec![32, 15];
     let path = model.write(&folder);
-    all_fail(&folder, &path, &["blk.0.attn_k.weight", "[32, 15]", "[32, 16]"]);
+    all_fail(
+        &folder,
+        &path,
+        &["blk.0.attn_k.weight", "[32, 15]", "[32, 16]"],
+    );
     minerva(&folder, &["verify", &path]).fails(&["[32, 15]"]);
 }
 
@@ -79,7 +97,9 @@ fn a_missing_tensor_and_a_wrong_shape() {
 fn a_broken_tokenizer_and_template() {
     let folder = Folder::new("template-error");
     let mut model = TinyModel::new();
-    model.metadata.insert("tokenizer.chat_template", "{% for %}");
+    model
+        .metadata
+        .insert("tokenizer.chat_template", "{% for %}");
     let path = model.write(&folder);
     minerva(&folder, &["run", &path, "hello"]).fails(&["chat template"]);
     minerva(&folder, &["verify", &path]).fails(&["chat template"]);

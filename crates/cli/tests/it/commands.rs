@@ -6,7 +6,12 @@ use crate::model::TinyModel;
 use crate::{Folder, minerva, minerva_with_input};
 
 fn keys(value: &Value) -> Vec<&str> {
-    value.as_object().unwrap().keys().map(String::as_str).collect()
+    value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
 }
 
 #[test]
@@ -44,7 +49,9 @@ fn verify_accepts_what_is_right_and_lists_what_is_wrong() {
     assert_eq!(report["sha256"][0].as_str().unwrap().len(), 64);
 
     let mut broken = TinyModel::new();
-    broken.tensors.retain(|(name, _)| name != "output_norm.weight" && !name.contains("attn_q"));
+    broken
+        .tensors
+        .retain(|(name, _)| name != "output_norm.weight" && !name.contains("attn_q"));
     let model = broken.write(&folder);
     let report = minerva(&folder, &["verify", &model, "--format", "json"]);
     assert_eq!(report.status, Some(1));
@@ -91,9 +98,20 @@ fn bench_has_the_field_names_of_llama_bench() {
     let tests = json.as_array().unwrap();
     assert_eq!(tests.len(), 2 * 2 * 3);
     for test in tests {
-        for key in ["n_prompt", "n_gen", "n_depth", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts",
-            "samples_ns", "samples_ts", "model_filename", "model_type", "n_threads"]
-        {
+        for key in [
+            "n_prompt",
+            "n_gen",
+            "n_depth",
+            "avg_ns",
+            "stddev_ns",
+            "avg_ts",
+            "stddev_ts",
+            "samples_ns",
+            "samples_ts",
+            "model_filename",
+            "model_type",
+            "n_threads",
+        ] {
             assert!(keys(test).contains(&key), "{key}");
         }
         let samples: Vec<u64> = serde_json::from_value(test["samples_ns"].clone()).unwrap();
@@ -102,7 +120,10 @@ fn bench_has_the_field_names_of_llama_bench() {
         assert!((test["avg_ns"].as_f64().unwrap() - avg).abs() <= 0.5);
     }
     let seen = |key: &str, value: u64| tests.iter().filter(|test| test[key] == value).count();
-    assert_eq!((seen("n_prompt", 8), seen("n_gen", 2), seen("n_depth", 5)), (4, 4, 6));
+    assert_eq!(
+        (seen("n_prompt", 8), seen("n_gen", 2), seen("n_depth", 5)),
+        (4, 4, 6)
+    );
     assert_eq!((seen("n_threads", 1), seen("n_threads", 2)), (6, 6));
     let text = minerva(&folder, &args).ok();
     assert!(text.contains("pp8 @ d5") && text.contains("t/s"), "{text}");
@@ -114,18 +135,36 @@ fn perplexity_scores_the_second_half_of_each_chunk() {
     let folder = Folder::new("perplexity");
     let model = TinyModel::new().write(&folder);
     let text = folder.path("text.txt");
-    std::fs::write(&text, "the quick brown fox jumps over the lazy dog ".repeat(4)).unwrap();
+    std::fs::write(
+        &text,
+        "the quick brown fox jumps over the lazy dog ".repeat(4),
+    )
+    .unwrap();
     let out = minerva(&folder, &["perplexity", &model, &text, "-c", "32"]).ok();
     assert!(out.starts_with("[1]"), "{out}");
-    assert!(out.contains("Final estimate: PPL = ") && out.contains(" +/- "), "{out}");
+    assert!(
+        out.contains("Final estimate: PPL = ") && out.contains(" +/- "),
+        "{out}"
+    );
     let final_estimate = |backend: &str| -> f64 {
-        let args = ["perplexity", &model, &text, "-c", "32", "--backend", backend];
+        let args = [
+            "perplexity",
+            &model,
+            &text,
+            "-c",
+            "32",
+            "--backend",
+            backend,
+        ];
         let out = minerva(&folder, &args).ok();
         let after = out.split("PPL = ").nth(1).unwrap();
         after.split(' ').next().unwrap().parse().unwrap()
     };
     let (cpu, reference) = (final_estimate("cpu"), final_estimate("reference"));
-    assert!((cpu / reference - 1.0).abs() < 0.05, "{cpu} and {reference}");
+    assert!(
+        (cpu / reference - 1.0).abs() < 0.05,
+        "{cpu} and {reference}"
+    );
     let args = ["perplexity", &model, &text, "-c", "100"];
     minerva(&folder, &args).fails(&["expected at least 200"]);
 }
@@ -140,8 +179,17 @@ fn list_and_rm_know_the_model_folder() {
     assert!(list.contains("mine"), "{list}");
     let list = minerva(&folder, &["list", "--format", "json"]).json();
     assert_eq!(list["models"][0]["name"], "mine");
-    assert!(list["available"].as_array().unwrap().iter().any(|entry| entry["name"] == "smollm2"));
-    assert_eq!(minerva(&folder, &["run", "mine", "hello", "-n", "1"]).status, Some(0));
+    assert!(
+        list["available"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|entry| entry["name"] == "smollm2")
+    );
+    assert_eq!(
+        minerva(&folder, &["run", "mine", "hello", "-n", "1"]).status,
+        Some(0)
+    );
     minerva(&folder, &["rm", "mine"]).ok();
     assert!(!home.join("mine.gguf").exists());
 }

@@ -60,8 +60,11 @@ impl Ran {
     fn fails(self, parts: &[&str]) {
         assert_eq!(self.status, Some(1), "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");
-        let errors: Vec<&str> =
-            self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        let errors: Vec<&str> = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("error: "))
+            .collect();
         assert_eq!(errors.len(), 1, "{self:?}");
         for part in parts {
             assert!(self.stderr.contains(part), "{part:?} is not in {self:?}");
@@ -78,7 +81,10 @@ fn command(home: &Folder, args: &[&str]) -> Command {
     for proxy in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"] {
         command.env_remove(proxy).env_remove(proxy.to_lowercase());
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -108,5 +114,8 @@ fn ran(output: &std::process::Output) -> Ran {
 
 /// The root of the workspace.
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .unwrap()
 }

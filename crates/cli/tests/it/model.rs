@@ -7,7 +7,8 @@ use crate::Folder;
 /// Positions of its context.
 pub(crate) const CONTEXT: usize = 128;
 /// Its chat template; the texts of its control tokens are `<|user|>` and `<|end|>`.
-const TEMPLATE: &str = "{% for m in messages %}<|user|>{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}";
+const TEMPLATE: &str =
+    "{% for m in messages %}<|user|>{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}";
 
 const HIDDEN: usize = 32;
 const FFN: usize = 64;
@@ -96,7 +97,9 @@ impl TinyModel {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut state = 7u64;
         let mut random = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
         };
         let data: Vec<Vec<u8>> = self
@@ -111,7 +114,12 @@ impl TinyModel {
             .tensors
             .iter()
             .zip(&data)
-            .map(|((name, dims), data)| NewTensor { name, dims, ggml_type: GgmlType::F32, data })
+            .map(|((name, dims), data)| NewTensor {
+                name,
+                dims,
+                ggml_type: GgmlType::F32,
+                data,
+            })
             .collect();
         let mut file = Vec::new();
         minerva_gguf::write(&mut file, &self.metadata, &tensors).unwrap();

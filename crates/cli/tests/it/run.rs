@@ -18,14 +18,22 @@ fn a_prompt_is_answered_on_standard_output() {
     let folder = Folder::new("answer");
     let model = TinyModel::new().write(&folder);
     let answer = minerva(&folder, &run(&model, &[&["hello"], &GREEDY[..]].concat()));
-    assert!(answer.stderr.starts_with("Tiny: llama "), "{}", answer.stderr);
+    assert!(
+        answer.stderr.starts_with("Tiny: llama "),
+        "{}",
+        answer.stderr
+    );
     assert_eq!(answer.stderr.lines().count(), 1, "{}", answer.stderr);
     let text = answer.ok();
     assert!(text.len() > 1 && text.ends_with('\n'), "{text:?}");
 
     let mut args = run(&model, &GREEDY);
     let piped = minerva_with_input(&folder, &args, b"hello\n");
-    assert_eq!(piped.ok(), text, "one line break at the end is not part of the prompt");
+    assert_eq!(
+        piped.ok(),
+        text,
+        "one line break at the end is not part of the prompt"
+    );
     let file = folder.path("prompt.txt");
     std::fs::write(&file, "hello\r\n").unwrap();
     args.extend(["--prompt-file", &file]);
@@ -38,23 +46,46 @@ fn json_is_one_object_of_the_documented_form() {
     let model = TinyModel::new().write(&folder);
     let json = ["hello", "--format", "json", "--logprobs", "3"];
     let answer = minerva(&folder, &run(&model, &[&json[..], &GREEDY[..]].concat())).json();
-    let keys: Vec<&str> = answer.as_object().unwrap().keys().map(String::as_str).collect();
-    let wanted =
-        ["model", "prompt_tokens", "tokens", "text", "finish_reason", "usage", "timings"];
+    let keys: Vec<&str> = answer
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let wanted = [
+        "model",
+        "prompt_tokens",
+        "tokens",
+        "text",
+        "finish_reason",
+        "usage",
+        "timings",
+    ];
     assert_eq!(keys, wanted);
     assert_eq!(answer["model"], model.as_str());
     assert_eq!(answer["finish_reason"], "length");
     let tokens = answer["tokens"].as_array().unwrap();
     assert_eq!(tokens.len(), 12);
     for token in tokens {
-        let keys: Vec<&str> = token.as_object().unwrap().keys().map(String::as_str).collect();
+        let keys: Vec<&str> = token
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
         assert_eq!(keys, ["id", "text", "logprob", "top"]);
         let top = token["top"].as_array().unwrap();
         assert_eq!(top.len(), 3);
         let logprobs: Vec<f64> = top.iter().map(|t| t["logprob"].as_f64().unwrap()).collect();
-        assert!(logprobs.is_sorted_by(|a, b| a >= b) && logprobs[0] <= 0.0, "{logprobs:?}");
+        assert!(
+            logprobs.is_sorted_by(|a, b| a >= b) && logprobs[0] <= 0.0,
+            "{logprobs:?}"
+        );
     }
-    let text: String = tokens.iter().map(|token| token["text"].as_str().unwrap()).collect();
+    let text: String = tokens
+        .iter()
+        .map(|token| token["text"].as_str().unwrap())
+        .collect();
     assert_eq!(answer["text"], text);
     let n_prompt = answer["prompt_tokens"].as_array().unwrap().len();
     assert_eq!(answer["usage"]["prompt_tokens"], n_prompt);
@@ -74,11 +105,20 @@ fn special_tokens_come_from_the_template_and_from_raw_prompts_only() {
     let prompt = |rest: &[&str]| -> Vec<u64> {
         let args = run(&model, &[rest, &["--format", "json", "-n", "1"]].concat());
         let answer = minerva(&folder, &args).json();
-        answer["prompt_tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+        answer["prompt_tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_u64().unwrap())
+            .collect()
     };
     let count = |tokens: &[u64]| tokens.iter().filter(|&&id| id >= 97).count();
     assert_eq!(count(&prompt(&["<|end|>"])), 2, "those of the template");
-    assert_eq!(count(&prompt(&["x", "--system", "<|user|>"])), 4, "two messages");
+    assert_eq!(
+        count(&prompt(&["x", "--system", "<|user|>"])),
+        4,
+        "two messages"
+    );
     assert_eq!(prompt(&["<|end|>", "--raw"]), [98]);
 }
 
@@ -91,7 +131,11 @@ fn a_stop_string_is_not_shown() {
     let text = text.trim_end_matches('\n');
     let middle: String = text.chars().skip(4).take(3).collect();
     let before = &text[..text.find(&middle).unwrap()];
-    let args = [&args[..], &["--stop", "never", "--stop", &middle, "--format", "json"]].concat();
+    let args = [
+        &args[..],
+        &["--stop", "never", "--stop", &middle, "--format", "json"],
+    ]
+    .concat();
     let answer = minerva(&folder, &args).json();
     assert_eq!(answer["text"], before);
     assert_eq!(answer["finish_reason"], "stop");
@@ -102,7 +146,17 @@ fn the_same_seed_gives_the_same_text() {
     let folder = Folder::new("seed");
     let model = TinyModel::new().write(&folder);
     let text = |seed: &str| {
-        let args = ["hello", "--seed", seed, "-n", "20", "--temperature", "2", "--top-k", "0"];
+        let args = [
+            "hello",
+            "--seed",
+            seed,
+            "-n",
+            "20",
+            "--temperature",
+            "2",
+            "--top-k",
+            "0",
+        ];
         minerva(&folder, &run(&model, &args)).ok()
     };
     assert_eq!(text("1"), text("1"));
@@ -126,7 +180,11 @@ fn a_model_without_a_template_says_so() {
     let folder = Folder::new("template");
     let model = TinyModel::without_template().write(&folder);
     let answer = minerva(&folder, &run(&model, &["hello", "-n", "1"]));
-    assert!(answer.stderr.contains("Tiny has no chat template"), "{}", answer.stderr);
+    assert!(
+        answer.stderr.contains("Tiny has no chat template"),
+        "{}",
+        answer.stderr
+    );
     answer.ok();
     let raw = minerva(&folder, &run(&model, &["hello", "-n", "1", "--raw"]));
     assert!(!raw.stderr.contains("template"), "{}", raw.stderr);
@@ -156,11 +214,18 @@ fn options_that_make_no_sense_are_refused() {
         (&["hello", "--stop", ""], "stop"),
         (&["hello", "--logprobs", "1"], "--format json"),
         (&["--format", "json"], "standard input: empty"),
-        (&["--prompt-file", "/nowhere/prompt.txt"], "/nowhere/prompt.txt"),
+        (
+            &["--prompt-file", "/nowhere/prompt.txt"],
+            "/nowhere/prompt.txt",
+        ),
     ] {
         minerva(&folder, &run(&model, rest)).fails(&[part]);
     }
-    for usage in [&["hello", "--heat", "1"][..], &["hello", "--raw", "--system", "x"], &["-t", "0"]] {
+    for usage in [
+        &["hello", "--heat", "1"][..],
+        &["hello", "--raw", "--system", "x"],
+        &["-t", "0"],
+    ] {
         assert_eq!(minerva(&folder, &run(&model, usage)).status, Some(2));
     }
 }
@@ -170,7 +235,10 @@ fn a_reader_that_leaves_is_no_error() {
     let folder = Folder::new("pipe");
     let model = TinyModel::new().write(&folder);
     let args = run(&model, &[&["hello"], &GREEDY[..]].concat());
-    let mut child = command(&folder, &args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command(&folder, &args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let left = ran(&child.wait_with_output().unwrap());
     assert_eq!(left.status, Some(0), "{left:?}");
@@ -181,7 +249,13 @@ fn a_reader_that_leaves_is_no_error() {
 fn help_tells_the_defaults() {
     let folder = Folder::new("help");
     let help = minerva(&folder, &["run", "--help"]).ok();
-    for option in ["--temperature", "--top-k", "--top-p", "--min-p", "--repeat-penalty"] {
+    for option in [
+        "--temperature",
+        "--top-k",
+        "--top-p",
+        "--min-p",
+        "--repeat-penalty",
+    ] {
         let after = &help[help.find(option).unwrap()..];
         assert!(after[..400].contains("[default: "), "{option}");
     }
