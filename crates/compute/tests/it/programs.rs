@@ -30,29 +30,40 @@ impl Random {
     }
 }
 
-/// Blocks of random bytes whose numbers are of the size that weights are.
+/// A weight whose numbers are of the size that weights are: quantized blocks of random bytes, as
+/// long as their numbers are not too large.
 fn weight(random: &mut Random, name: &str, dtype: DType, shape: (usize, usize)) -> Weight {
     let limit = 3.0 / (shape.1 as f32).sqrt();
     let n_blocks = shape.0 * shape.1 / dtype.block_len();
     let mut bytes = Vec::new();
     let mut numbers = vec![0.0; dtype.block_len()];
     for _ in 0..n_blocks {
-        let mut block = vec![0; dtype.block_bytes()];
-        for attempt in 0..1000 {
-            block
-                .iter_mut()
-                .for_each(|byte| *byte = random.next() as u8);
-            dtype.dequantize_row(&block, &mut numbers);
-            let largest = numbers.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-            if largest > limit / 50.0 && numbers.iter().all(|x| x.abs() < limit) {
-                break;
-            }
-            if attempt == 999 {
-                block.fill(0); // integers
-                block[0] = random.next() as u8 & 3;
+        let x = random.unit() * limit;
+        let integer = (random.next() % 3) as i8 - 1;
+        match dtype {
+            DType::F32 => bytes.extend(x.to_le_bytes()),
+            DType::F16 => bytes.extend(half::f16::from_f32(x).to_le_bytes()),
+            DType::BF16 => bytes.extend(half::bf16::from_f32(x).to_le_bytes()),
+            DType::F64 => bytes.extend(f64::from(x).to_le_bytes()),
+            DType::I8 => bytes.extend(integer.to_le_bytes()),
+            DType::I16 => bytes.extend(i16::from(integer).to_le_bytes()),
+            DType::I32 => bytes.extend(i32::from(integer).to_le_bytes()),
+            DType::I64 => bytes.extend(i64::from(integer).to_le_bytes()),
+            _ => {
+                let mut block = vec![0; dtype.block_bytes()];
+                for _ in 0..100 {
+                    block
+                        .iter_mut()
+                        .for_each(|byte| *byte = random.next() as u8);
+                    dtype.dequantize_row(&block, &mut numbers);
+                    if numbers.iter().all(|x| x.abs() < limit) {
+                        break;
+                    }
+                    block.fill(0); // should no attempt do
+                }
+                bytes.extend(block);
             }
         }
-        bytes.extend(block);
     }
     Weight::new(name, dtype, shape, bytes.into()).unwrap()
 }
@@ -67,7 +78,7 @@ struct Shape {
 
 const SHAPE: Shape = Shape {
     dim: 256,
-    ffn: 512,
+    ffn: 256,
     n_heads: 8,
     n_kv_heads: 2,
     head_dim: 32,
@@ -195,7 +206,7 @@ fn every_type_agrees_with_the_reference() {
         // Quantized weights meet activations of 8 bits: each product is off by some 0.4 % of its
         // size. Otherwise only the order of sums differs.
         let is_float = dtype.form() == minerva_compute::dtype::Form::Float;
-        let tolerance = if is_float { 1e-10 } else { 2e-3 };
+        let tolerance = if is_float { 1e-8 } else { 2e-3 };
         let mut first: Option<Vec<f32>> = None;
         for isa in Isa::available() {
             let backend = cpu(isa, 2, KvType::F32);
