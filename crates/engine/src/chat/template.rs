@@ -5,13 +5,15 @@
 //! same budget as its instructions. What the messages contain is kept apart from what the template
 //! writes; the module `guard` says how.
 //!
-//! Known limits of the engine underneath, minijinja 3.1, that a hostile template can still reach:
-//! turning a list into text with `~` or `join` is paid for only once the text exists, so a list
-//! that holds itself twice, some tens of levels deep, takes all time and memory there; and a list
-//! nested some ten thousand levels deep overflows the stack when it is dropped.
+//! Two things the engine underneath, minijinja 3.1, does not charge for: turning a list into text
+//! or comparing it, however often it holds itself, and dropping a deeply nested list. So a template
+//! runs on a thread of its own, with a stack for the deepest list that its work can build, and is
+//! given up after a time limit. A thread cannot be stopped from outside: a process that meets
+//! such a template should end soon, as the command line does, or render in a process of its own.
 
 use std::io;
-use std::time::SystemTime;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, SystemTime};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
@@ -28,6 +30,11 @@ pub const MAX_OUTPUT_BYTES: usize = 64 << 20;
 /// Work allowed for one rendering: an instruction, or 64 bytes of data made, costs 1. Long chats
 /// need some thousands; this is about a second, and 256 MiB.
 const FUEL: u64 = 4_000_000;
+/// Time allowed for one rendering, beyond what [`FUEL`] takes on a slow machine.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+/// Stack of a rendering. [`FUEL`] allows lists nested some 300,000 deep, and dropping one takes
+/// under 1 KiB a level. Only what is touched is resident.
+const STACK_BYTES: usize = 512 << 20;
 /// Nested calls, loops and conditions, in units of minijinja.
 const RECURSION_LIMIT: usize = 200;
 /// The longest message of `raise_exception` that is passed on.
@@ -67,7 +74,7 @@ pub struct ChatInput<'a> {
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     guard: Guard,
 }
 
@@ -108,7 +115,7 @@ impl ChatTemplate {
             .add_template_owned(NAME, source)
             .map_err(|error| LoadError::ChatTemplate(describe(&error)))?;
         Ok(Self {
-            environment,
+            environment: Arc::new(environment),
             guard: Guard::new(special_tokens),
         })
     }
@@ -155,17 +162,40 @@ impl ChatTemplate {
             (NOW, Value::from(now)),
         ]);
         let context = minijinja::context! { ..inside, ..outside };
-        let template = self
-            .environment
-            .get_template(NAME)
-            .expect("it was added by new");
-        let mut output = LimitedOutput { bytes: Vec::new() };
-        template
-            .render_captured_to(context, &mut output)
-            .map_err(|error| RequestError::ChatTemplate(describe(&error)))?;
-        let rendered = String::from_utf8(output.bytes).expect("a template writes whole strings");
+        let environment = self.environment.clone();
+        let rendered = on_own_thread(TIME_LIMIT, move || run(&environment, context))?;
         Ok(self.guard.split(&rendered, sentinel))
     }
+}
+
+fn run(environment: &Environment<'static>, context: Value) -> Result<String, RequestError> {
+    let template = environment.get_template(NAME).expect("it was added by new");
+    let mut output = LimitedOutput { bytes: Vec::new() };
+    template
+        .render_captured_to(context, &mut output)
+        .map_err(|error| RequestError::ChatTemplate(describe(&error)))?;
+    Ok(String::from_utf8(output.bytes).expect("a template writes whole strings"))
+}
+
+/// Runs `work` with a stack of [`STACK_BYTES`], and gives it up after `limit`.
+fn on_own_thread<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
+) -> Result<T, RequestError> {
+    let failed = |text: String| RequestError::ChatTemplate(text);
+    let (sender, receiver) = mpsc::sync_channel(1);
+    std::thread::Builder::new()
+        .name("chat-template".to_string())
+        .stack_size(STACK_BYTES)
+        // Nobody listens any more after the time limit.
+        .spawn(move || drop(sender.send(work())))
+        .map_err(|error| failed(format!("cannot start a thread: {error}")))?;
+    receiver.recv_timeout(limit).map_err(|error| match error {
+        mpsc::RecvTimeoutError::Timeout => {
+            failed(format!("it ran for {} s, expected less", limit.as_secs()))
+        }
+        mpsc::RecvTimeoutError::Disconnected => failed("rendering it panicked".to_string()),
+    })?
 }
 
 /// Collects what is written, up to [`MAX_OUTPUT_BYTES`].
@@ -599,6 +629,31 @@ mod tests {
                 "{shown}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn deep_lists_do_not_overflow_the_stack() {
+        let deepen = "{% for i in range(90000) %}{% set ns.a = [ns.a] %}{% endfor %}";
+        let source = format!("{{% set ns = namespace(a=[]) %}}{deepen}{deepen}{deepen}done");
+        let result = ChatTemplate::new(&source, &CONTROLS)
+            .expect("it compiles")
+            .render(&input(user("hi")));
+        match result {
+            Ok(segments) => assert_eq!(segments[0].text, "done"),
+            Err(error) => assert!(error.to_string().contains("more work"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn endless_work_is_given_up() {
+        let (keep, wait) = mpsc::channel::<()>();
+        let endless = move || {
+            let _ = wait.recv();
+            Ok(())
+        };
+        let error = on_own_thread(Duration::ZERO, endless).unwrap_err();
+        assert!(error.to_string().contains("it ran for 0 s"), "{error}");
+        drop(keep);
     }
 
     #[test]

@@ -20,15 +20,24 @@ impl ModelFile {
     /// Opens a file; if it is a part of a split model, the other parts too, which lie beside it.
     pub(crate) fn open(path: &Path) -> Result<ModelFile, LoadError> {
         let (map, gguf) = open_part(path)?;
-        let error = |problem: String| LoadError::File { path: path.into(), problem };
+        let error = |problem: String| LoadError::File {
+            path: path.into(),
+            problem,
+        };
         let n_parts = match gguf.split().map_err(|e| error(e.to_string()))? {
             Some(split) => split.n_parts,
             None => 1,
         };
         if n_parts == 1 {
-            return Ok(ModelFile { gguf, parts: vec![map] });
+            return Ok(ModelFile {
+                gguf,
+                parts: vec![map],
+            });
         }
-        let file_name = path.file_name().and_then(|name| name.to_str()).and_then(SplitName::parse);
+        let file_name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(SplitName::parse);
         let Some(name) = file_name.filter(|name| name.n_parts == n_parts) else {
             return Err(error(format!(
                 "a part of a model of {n_parts} files, expected a name like \
@@ -56,13 +65,18 @@ impl ModelFile {
 
     /// The size of all files.
     pub(crate) fn n_bytes(&self) -> u64 {
-        self.parts.iter().map(|part| (**part).as_ref().len() as u64).sum()
+        self.parts
+            .iter()
+            .map(|part| (**part).as_ref().len() as u64)
+            .sum()
     }
 }
 
 fn open_part(path: &Path) -> Result<(Arc<MappedFile>, Gguf), LoadError> {
     let map = MappedFile::open(path)?;
-    let gguf = Gguf::parse(map.as_ref())
-        .map_err(|e| LoadError::File { path: PathBuf::from(path), problem: e.to_string() })?;
+    let gguf = Gguf::parse(map.as_ref()).map_err(|e| LoadError::File {
+        path: PathBuf::from(path),
+        problem: e.to_string(),
+    })?;
     Ok((Arc::new(map), gguf))
 }

@@ -39,10 +39,15 @@ pub struct HParams {
 impl HParams {
     /// Reads the keys of architecture `architecture`.
     pub fn read(metadata: &Metadata, architecture: &str) -> Result<HParams, LoadError> {
-        let keys = Keys { metadata, architecture };
+        let keys = Keys {
+            metadata,
+            architecture,
+        };
         let hidden_size = keys.count("embedding_length", MAX_COUNT)?;
         let n_heads = keys.count("attention.head_count", MAX_LAYERS)?;
-        let n_kv_heads = keys.opt_count("attention.head_count_kv", MAX_LAYERS)?.unwrap_or(n_heads);
+        let n_kv_heads = keys
+            .opt_count("attention.head_count_kv", MAX_LAYERS)?
+            .unwrap_or(n_heads);
         if n_heads % n_kv_heads != 0 {
             let wanted = format!("a divisor of the {n_heads} heads");
             return Err(keys.error("attention.head_count_kv", n_kv_heads, wanted));
@@ -55,7 +60,9 @@ impl HParams {
                 return Err(keys.error("attention.head_count", n_heads, wanted));
             }
         };
-        let value_len = keys.opt_count("attention.value_length", MAX_COUNT)?.unwrap_or(head_dim);
+        let value_len = keys
+            .opt_count("attention.value_length", MAX_COUNT)?
+            .unwrap_or(head_dim);
         if value_len != head_dim {
             let wanted = format!("{head_dim}, the length of a key");
             return Err(keys.error("attention.value_length", value_len, wanted));
@@ -120,7 +127,9 @@ impl Keys<'_> {
     /// A number from 1 to `max` that may be missing.
     pub(crate) fn opt_count(&self, name: &str, max: u32) -> Result<Option<usize>, LoadError> {
         let found = self.metadata.opt_u32(&self.key(name))?;
-        found.map(|found| self.checked_count(name, found, max)).transpose()
+        found
+            .map(|found| self.checked_count(name, found, max))
+            .transpose()
     }
 
     fn checked_count(&self, name: &str, found: u32, max: u32) -> Result<usize, LoadError> {
@@ -147,6 +156,10 @@ impl Keys<'_> {
         found: impl std::fmt::Display,
         wanted: String,
     ) -> LoadError {
-        LoadError::Metadata { key: self.key(name), found: found.to_string(), wanted }
+        LoadError::Metadata {
+            key: self.key(name),
+            found: found.to_string(),
+            wanted,
+        }
     }
 }

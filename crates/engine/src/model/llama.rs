@@ -15,7 +15,11 @@ use crate::error::LoadError;
 pub(super) fn tensors(h: &HParams) -> Vec<TensorSpec> {
     let required = TensorSpec::required;
     let optional = TensorSpec::optional;
-    let (x, q, kv) = (h.hidden_size, h.n_heads * h.head_dim, h.n_kv_heads * h.head_dim);
+    let (x, q, kv) = (
+        h.hidden_size,
+        h.n_heads * h.head_dim,
+        h.n_kv_heads * h.head_dim,
+    );
     let mut tensors = vec![
         required("token_embd.weight", &[x, h.vocab_size]),
         required("output_norm.weight", &[x]),
@@ -87,7 +91,9 @@ pub(super) fn build(h: &HParams, weights: &Weights) -> Result<Program, LoadError
     let last = b.outputs(x);
     let norm = b.weight(weights.required("output_norm.weight"));
     let normed = b.rms_norm(last, norm, h.rms_eps);
-    let output = weights.optional("output.weight").map_or(table, |output| b.weight(output));
+    let output = weights
+        .optional("output.weight")
+        .map_or(table, |output| b.weight(output));
     let logits = b.matmul(normed, output);
     Ok(b.finish(logits))
 }

@@ -52,10 +52,16 @@ impl Architecture {
     /// The one that a file names.
     pub fn of(metadata: &Metadata) -> Result<&'static Architecture, LoadError> {
         let found = metadata.str("general.architecture")?;
-        ARCHITECTURES.iter().find(|architecture| architecture.name == found).ok_or_else(|| {
-            let known: Vec<&str> = ARCHITECTURES.iter().map(|a| a.name).collect();
-            LoadError::Architecture { found: found.into(), known: known.join(", ") }
-        })
+        ARCHITECTURES
+            .iter()
+            .find(|architecture| architecture.name == found)
+            .ok_or_else(|| {
+                let known: Vec<&str> = ARCHITECTURES.iter().map(|a| a.name).collect();
+                LoadError::Architecture {
+                    found: found.into(),
+                    known: known.join(", "),
+                }
+            })
     }
 }
 
@@ -85,7 +91,14 @@ impl Model {
             return Err(problem);
         }
         let tokenizer = Tokenizer::from_metadata(&file.gguf.metadata)?;
-        Ok(Model { path: path.into(), file, architecture, hparams, weights, tokenizer })
+        Ok(Model {
+            path: path.into(),
+            file,
+            architecture,
+            hparams,
+            weights,
+            tokenizer,
+        })
     }
 
     /// Where it was opened.
@@ -125,7 +138,9 @@ impl Model {
         let tensors = &self.file.gguf.tensors;
         let mut types: Vec<TypeInfo> = Vec::new();
         for tensor in tensors.iter() {
-            let at = types.iter().position(|info| info.ggml_type == tensor.ggml_type);
+            let at = types
+                .iter()
+                .position(|info| info.ggml_type == tensor.ggml_type);
             let at = at.unwrap_or_else(|| {
                 types.push(TypeInfo {
                     ggml_type: tensor.ggml_type,
@@ -142,7 +157,12 @@ impl Model {
         types.sort_by_key(|info| std::cmp::Reverse(info.n_bytes));
         ModelInfo {
             architecture: self.architecture.name,
-            name: self.metadata().opt_str("general.name").ok().flatten().map(Into::into),
+            name: self
+                .metadata()
+                .opt_str("general.name")
+                .ok()
+                .flatten()
+                .map(Into::into),
             n_parameters: types.iter().map(|info| info.n_elements).sum(),
             file_bytes: self.file.n_bytes(),
             types,
@@ -230,5 +250,9 @@ fn not_finite(name: &str, dtype: DType, row_len: usize, rows: &[u8]) -> Option<L
         }
         n_elements += n_here;
     }
-    first_row.map(|row| LoadError::NotFinite { name: name.into(), n_elements, row })
+    first_row.map(|row| LoadError::NotFinite {
+        name: name.into(),
+        n_elements,
+        row,
+    })
 }

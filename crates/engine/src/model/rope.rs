@@ -55,7 +55,9 @@ impl RopeParams {
         head_dim: usize,
         context_length: usize,
     ) -> Result<RopeParams, LoadError> {
-        let n_dims = keys.opt_count("rope.dimension_count", u32::MAX)?.unwrap_or(head_dim);
+        let n_dims = keys
+            .opt_count("rope.dimension_count", u32::MAX)?
+            .unwrap_or(head_dim);
         if n_dims % 2 != 0 || n_dims > head_dim {
             let wanted = format!("an even number up to the head's {head_dim}");
             return Err(keys.error("rope.dimension_count", n_dims, wanted));
@@ -78,8 +80,12 @@ impl RopeParams {
                 original_context_length: keys
                     .opt_count("rope.scaling.original_context_length", u32::MAX)?
                     .unwrap_or(context_length),
-                beta_fast: keys.opt_above("rope.scaling.yarn_beta_fast", 0.0)?.unwrap_or(32.0),
-                beta_slow: keys.opt_above("rope.scaling.yarn_beta_slow", 0.0)?.unwrap_or(1.0),
+                beta_fast: keys
+                    .opt_above("rope.scaling.yarn_beta_fast", 0.0)?
+                    .unwrap_or(32.0),
+                beta_slow: keys
+                    .opt_above("rope.scaling.yarn_beta_slow", 0.0)?
+                    .unwrap_or(1.0),
             },
             Some(other) => {
                 let wanted = "none, linear or yarn".into();
@@ -90,7 +96,9 @@ impl RopeParams {
             n_dims,
             freq_base: keys.opt_above("rope.freq_base", 1.0)?.unwrap_or(10000.0),
             scaling,
-            attn_factor: keys.opt_above("rope.scaling.attn_factor", 0.0)?.unwrap_or(1.0),
+            attn_factor: keys
+                .opt_above("rope.scaling.attn_factor", 0.0)?
+                .unwrap_or(1.0),
         })
     }
 
@@ -120,7 +128,11 @@ impl RopeParams {
             _ => 1.0,
         };
         let magnitude = magnitude * self.attn_factor;
-        Ok(Rope { pairing, inv_freq: inv_freq.collect(), magnitude })
+        Ok(Rope {
+            pairing,
+            inv_freq: inv_freq.collect(),
+            magnitude,
+        })
     }
 
     /// What the positions are multiplied with for pair `i`.
@@ -128,7 +140,12 @@ impl RopeParams {
         match self.scaling {
             RopeScaling::None => 1.0,
             RopeScaling::Linear { factor } => 1.0 / f64::from(factor),
-            RopeScaling::Yarn { factor, original_context_length, beta_fast, beta_slow } => {
+            RopeScaling::Yarn {
+                factor,
+                original_context_length,
+                beta_fast,
+                beta_slow,
+            } => {
                 // The pair that makes `turns` turns over the original context.
                 let pair_of = |turns: f32| {
                     let period = original_context_length as f64 / (f64::from(turns) * TAU);
@@ -153,23 +170,45 @@ mod tests {
         let rope = params.rope(Pairing::Halves, factors.as_ref()).unwrap();
         assert_eq!(rope.inv_freq.len(), wanted.len());
         for (found, wanted) in rope.inv_freq.iter().zip(wanted) {
-            assert!((found / wanted - 1.0).abs() < 1e-6, "{:?}, {wanted}", rope.inv_freq);
+            assert!(
+                (found / wanted - 1.0).abs() < 1e-6,
+                "{:?}, {wanted}",
+                rope.inv_freq
+            );
         }
         assert!((rope.magnitude - magnitude).abs() < 1e-6);
     }
 
     fn params(n_dims: usize, freq_base: f32, scaling: RopeScaling) -> RopeParams {
-        RopeParams { n_dims, freq_base, scaling, attn_factor: 1.0 }
+        RopeParams {
+            n_dims,
+            freq_base,
+            scaling,
+            attn_factor: 1.0,
+        }
     }
 
     #[test]
     fn plain_linear_and_factors() {
         let plain = params(8, 10000.0, RopeScaling::None);
         check(&plain, None, &[1.0, 0.1, 0.01, 0.001], 1.0);
-        check(&plain, Some(&[1.0, 2.0, 4.0, 8.0]), &[1.0, 0.05, 0.0025, 0.000125], 1.0);
+        check(
+            &plain,
+            Some(&[1.0, 2.0, 4.0, 8.0]),
+            &[1.0, 0.05, 0.0025, 0.000125],
+            1.0,
+        );
         let linear = params(8, 10000.0, RopeScaling::Linear { factor: 4.0 });
         check(&linear, None, &[0.25, 0.025, 0.0025, 0.00025], 1.0);
-        check(&RopeParams { attn_factor: 1.5, ..plain }, None, &[1.0, 0.1, 0.01, 0.001], 1.5);
+        check(
+            &RopeParams {
+                attn_factor: 1.5,
+                ..plain
+            },
+            None,
+            &[1.0, 0.1, 0.01, 0.001],
+            1.5,
+        );
     }
 
     /// The numbers were computed in Python from the paper's formulas; the models that these were
@@ -183,15 +222,43 @@ mod tests {
             beta_slow,
         };
         let wanted = [
-            1.0, 3.1622777e-1, 1e-1, 2.5693506e-2, 6.25e-3, 1.3834965e-3, 2.5e-4, 7.9056942e-5,
+            1.0,
+            3.1622777e-1,
+            1e-1,
+            2.5693506e-2,
+            6.25e-3,
+            1.3834965e-3,
+            2.5e-4,
+            7.905694e-5,
         ];
-        check(&params(16, 1e4, yarn(4.0, 4096, 32.0, 1.0)), None, &wanted, 1.1386294);
+        check(
+            &params(16, 1e4, yarn(4.0, 4096, 32.0, 1.0)),
+            None,
+            &wanted,
+            1.1386294,
+        );
         let wanted = [
-            1.0, 1.9392274e-1, 3.7606031e-2, 4.1021239e-3, 1.7677670e-4, 3.4281022e-5,
-            6.6478699e-6, 1.2891732e-6,
+            1.0,
+            1.9392274e-1,
+            3.760603e-2,
+            4.102124e-3,
+            1.767767e-4,
+            3.4281022e-5,
+            6.64787e-6,
+            1.2891732e-6,
         ];
-        check(&params(16, 5e5, yarn(8.0, 8192, 16.0, 2.0)), None, &wanted, 1.2079442);
+        check(
+            &params(16, 5e5, yarn(8.0, 8192, 16.0, 2.0)),
+            None,
+            &wanted,
+            1.2079442,
+        );
         let wanted = [1.0, 7.5e-2, 5e-3, 5e-4];
-        check(&params(8, 1e4, yarn(2.0, 64, 32.0, 1.0)), None, &wanted, 1.0693147);
+        check(
+            &params(8, 1e4, yarn(2.0, 64, 32.0, 1.0)),
+            None,
+            &wanted,
+            1.0693147,
+        );
     }
 }

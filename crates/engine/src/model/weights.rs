@@ -22,12 +22,19 @@ pub struct TensorSpec {
 impl TensorSpec {
     /// A tensor that must be there.
     pub fn required(name: &str, dims: &[usize]) -> TensorSpec {
-        TensorSpec { name: name.into(), dims: dims.into(), is_optional: false }
+        TensorSpec {
+            name: name.into(),
+            dims: dims.into(),
+            is_optional: false,
+        }
     }
 
     /// A tensor that may be there.
     pub fn optional(name: &str, dims: &[usize]) -> TensorSpec {
-        TensorSpec { is_optional: true, ..TensorSpec::required(name, dims) }
+        TensorSpec {
+            is_optional: true,
+            ..TensorSpec::required(name, dims)
+        }
     }
 }
 
@@ -63,7 +70,11 @@ impl Weights {
         }
         // A tensor that nothing reads is part of a computation that would not be done.
         let known: HashMap<&str, ()> = specs.iter().map(|spec| (&*spec.name, ())).collect();
-        let unknown = file.gguf.tensors.iter().filter(|t| !known.contains_key(&*t.name));
+        let unknown = file
+            .gguf
+            .tensors
+            .iter()
+            .filter(|t| !known.contains_key(&*t.name));
         problems.extend(unknown.map(|tensor| LoadError::Tensor {
             name: tensor.name.to_string(),
             problem: "unknown, expected only tensors that the architecture reads".into(),
@@ -76,7 +87,8 @@ impl Weights {
     /// # Panics
     /// If its list of tensors does not have it.
     pub fn required(&self, name: &str) -> Weight {
-        self.optional(name).unwrap_or_else(|| panic!("tensor {name} is in the list of tensors"))
+        self.optional(name)
+            .unwrap_or_else(|| panic!("tensor {name} is in the list of tensors"))
     }
 
     /// A weight that the file may have.
@@ -85,8 +97,17 @@ impl Weights {
     }
 }
 
+/// A shape without the dimensions of 1 at its end, which some writers add.
+fn without_ones(dims: &[usize]) -> &[usize] {
+    let n_dims = dims
+        .iter()
+        .rposition(|&dim| dim != 1)
+        .map_or(0, |last| last + 1);
+    &dims[..n_dims]
+}
+
 fn weight(file: &ModelFile, tensor: &TensorInfo, spec: &TensorSpec) -> Result<Weight, LoadError> {
-    if tensor.dims != spec.dims {
+    if without_ones(&tensor.dims) != without_ones(&spec.dims) {
         return Err(LoadError::TensorShape {
             name: spec.name.clone(),
             found: tensor.dims.clone(),
@@ -103,6 +124,10 @@ fn weight(file: &ModelFile, tensor: &TensorInfo, spec: &TensorSpec) -> Result<We
     };
     let row_len = tensor.dims[0];
     let n_rows = tensor.dims[1..].iter().product();
-    Weight::new(&*spec.name, dtype, (n_rows, row_len), file.bytes(tensor))
-        .map_err(|e| LoadError::Tensor { name: spec.name.clone(), problem: e.to_string() })
+    Weight::new(&*spec.name, dtype, (n_rows, row_len), file.bytes(tensor)).map_err(|e| {
+        LoadError::Tensor {
+            name: spec.name.clone(),
+            problem: e.to_string(),
+        }
+    })
 }

@@ -1,17 +1,19 @@
 //! The forward pass of every architecture: however a text is cut into batches, the logits agree.
 
-use minerva_compute::ReferenceBackend;
-use minerva_engine::model::{ARCHITECTURES, Architecture};
+use minerva_compute::cpu::CpuOptions;
+use minerva_compute::{Backend, CpuBackend, ReferenceBackend};
+use minerva_engine::model::ARCHITECTURES;
 use minerva_engine::{Engine, EngineOptions, Model};
 use minerva_gguf::{Gguf, Metadata};
 
-use crate::tiny::{Tensor, TempFile, Tiny, distance, write};
+use crate::tiny::{TempFile, Tensor, Tiny, distance, write};
 
 /// Float sums may be taken in another order.
 const TOLERANCE: f32 = 1e-5;
 
-const TEXT: [u32; 21] =
-    [1, 260, 270, 261, 3, 284, 259, 259, 100, 2, 0, 263, 264, 280, 281, 282, 5, 6, 7, 270, 260];
+const TEXT: [u32; 21] = [
+    1, 260, 270, 261, 3, 284, 259, 259, 100, 2, 0, 263, 264, 280, 281, 282, 5, 6, 7, 270, 260,
+];
 
 /// Which optional tensors a model does without.
 const VARIANTS: [&[&str]; 5] = [
@@ -22,71 +24,106 @@ const VARIANTS: [&[&str]; 5] = [
     &["output.weight", "rope_freqs.weight", ".bias"],
 ];
 
-fn for_each_variant(check: impl Fn(&Architecture, Tiny)) {
+fn for_each_variant(check: impl Fn(&Tiny)) {
     for architecture in ARCHITECTURES {
         for skip in VARIANTS {
-            check(architecture, Tiny::new(architecture, skip));
+            check(&Tiny::new(architecture, skip));
         }
     }
 }
 
+/// What must hold on any backend.
+fn for_each_backend(check: impl Fn(&dyn Backend, &Tiny)) {
+    let threads = Some(2);
+    let cpu = CpuBackend::new(&CpuOptions {
+        threads,
+        ..CpuOptions::default()
+    })
+    .unwrap();
+    for backend in [&ReferenceBackend as &dyn Backend, &cpu] {
+        for_each_variant(|tiny| check(backend, tiny));
+    }
+}
+
 fn options(batch_tokens: usize) -> EngineOptions {
-    EngineOptions { batch_tokens, ..EngineOptions::default() }
+    EngineOptions {
+        batch_tokens,
+        ..EngineOptions::default()
+    }
 }
 
 fn logits(tiny: &Tiny) -> Vec<f32> {
-    tiny.engine(&EngineOptions::default()).prefill(&TEXT).unwrap().to_vec()
+    logits_on(&ReferenceBackend, tiny)
+}
+
+fn logits_on(backend: &dyn Backend, tiny: &Tiny) -> Vec<f32> {
+    let mut engine = tiny.engine_on(backend, &EngineOptions::default());
+    engine.prefill(&TEXT).unwrap().to_vec()
+}
+
+#[test]
+fn the_cpu_backend_agrees_with_the_reference() {
+    // Keys and values are kept in half precision.
+    const TOLERANCE: f32 = 5e-3;
+    for_each_backend(|backend, tiny| {
+        assert!(distance(&logits(tiny), &logits_on(backend, tiny)) < TOLERANCE);
+    });
 }
 
 #[test]
 fn one_by_one_as_at_once() {
-    for_each_variant(|_, tiny| {
-        let mut engine = tiny.engine(&EngineOptions::default());
+    for_each_backend(|backend, tiny| {
+        let mut engine = tiny.engine_on(backend, &EngineOptions::default());
         let (first, rest) = TEXT.split_at(1);
         let mut stepwise = engine.prefill(first).unwrap().to_vec();
         for &token in rest {
             stepwise = engine.decode_step(token).unwrap().to_vec();
         }
         assert_eq!(engine.cached(), TEXT);
-        assert!(distance(&logits(&tiny), &stepwise) < TOLERANCE);
+        assert!(distance(&logits_on(backend, tiny), &stepwise) < TOLERANCE);
     });
 }
 
 #[test]
 fn in_slices_as_at_once() {
-    for_each_variant(|_, tiny| {
+    for_each_backend(|backend, tiny| {
+        let whole = logits_on(backend, tiny);
         for batch_tokens in [1, 2, 7, 16, 20, 21] {
-            let sliced = tiny.engine(&options(batch_tokens)).prefill(&TEXT).unwrap().to_vec();
-            assert!(distance(&logits(&tiny), &sliced) < TOLERANCE, "slices of {batch_tokens}");
+            let mut engine = tiny.engine_on(backend, &options(batch_tokens));
+            let sliced = engine.prefill(&TEXT).unwrap();
+            assert!(
+                distance(&whole, sliced) < TOLERANCE,
+                "slices of {batch_tokens}"
+            );
         }
     });
 }
 
 #[test]
 fn after_other_text_as_from_the_start() {
-    for_each_variant(|_, tiny| {
-        let mut engine = tiny.engine(&EngineOptions::default());
+    for_each_backend(|backend, tiny| {
+        let mut engine = tiny.engine_on(backend, &EngineOptions::default());
         engine.prefill(&TEXT[..12]).unwrap();
         engine.prefill(&[9, 8, 7, 6, 5]).unwrap();
         engine.truncate(12);
-        let warm = engine.prefill(&TEXT[12..]).unwrap().to_vec();
-        assert!(distance(&logits(&tiny), &warm) < TOLERANCE);
+        let warm = engine.prefill(&TEXT[12..]).unwrap();
+        assert!(distance(&logits_on(backend, tiny), warm) < TOLERANCE);
     });
 }
 
 #[test]
 fn every_position_and_token_matters() {
-    for_each_variant(|_, tiny| {
+    for_each_variant(|tiny| {
         let mut other = TEXT;
         other.swap(3, 8);
         let swapped = tiny.engine(&options(512)).prefill(&other).unwrap().to_vec();
-        assert!(distance(&logits(&tiny), &swapped) > 100.0 * TOLERANCE);
+        assert!(distance(&logits(tiny), &swapped) > 100.0 * TOLERANCE);
     });
 }
 
 #[test]
 fn scores_are_the_log_probabilities_of_the_steps() {
-    for_each_variant(|_, tiny| {
+    for_each_variant(|tiny| {
         let mut engine = tiny.engine(&options(8));
         let mut wanted = Vec::new();
         for pair in TEXT.windows(2) {
@@ -95,14 +132,20 @@ fn scores_are_the_log_probabilities_of_the_steps() {
             wanted.push((f64::from(logits[pair[1] as usize]) - sum.ln()) as f32);
         }
         for (batch_outputs, first) in [(1, 1), (3, 1), (8, 5), (8, 20), (8, 21), (8, 30)] {
-            let options = EngineOptions { batch_outputs, ..options(8) };
+            let options = EngineOptions {
+                batch_outputs,
+                ..options(8)
+            };
             let mut engine = tiny.engine(&options);
             engine.prefill(&[3, 3, 3]).unwrap();
             let scores = engine.score(&TEXT, first).unwrap();
             let wanted = wanted.get(first - 1..).unwrap_or_default();
             assert_eq!(scores.len(), wanted.len());
             let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
-            assert!(scores.iter().zip(wanted).all(is_close), "{scores:?}, {wanted:?}");
+            assert!(
+                scores.iter().zip(wanted).all(is_close),
+                "{scores:?}, {wanted:?}"
+            );
         }
     });
 }
@@ -113,7 +156,10 @@ fn an_untied_copy_of_the_embedding_changes_nothing() {
         let tied = Tiny::new(architecture, &["output.weight"]);
         let mut untied = tied.clone();
         let table = untied.tensor("token_embd.weight").clone();
-        untied.tensors.push(Tensor { name: "output.weight".into(), ..table });
+        untied.tensors.push(Tensor {
+            name: "output.weight".into(),
+            ..table
+        });
         assert_eq!(logits(&tied), logits(&untied));
     }
 }
@@ -150,16 +196,23 @@ fn linear_scaling_is_a_factor_on_every_pair() {
         let close = |a: &Tiny, b: &Tiny| distance(&logits(a), &logits(b)) < TOLERANCE;
         assert!(!close(&plain, &by_factors));
         for (name, kind) in [("scaling.factor", Some("linear")), ("scale_linear", None)] {
-            let mut scaled = Tiny { tensors: Vec::new(), ..plain.clone() };
+            let mut scaled = Tiny {
+                tensors: Vec::new(),
+                ..plain.clone()
+            };
             let key = |name: &str| format!("{}.rope.{name}", architecture.name);
             scaled.metadata.insert(&key(name), 4.0f32);
             if let Some(kind) = kind {
                 scaled.metadata.insert(&key("scaling.type"), kind);
             }
             scaled.tensors = by_factors.tensors.clone();
-            scaled.tensors.retain(|tensor| tensor.name != "rope_freqs.weight");
+            scaled
+                .tensors
+                .retain(|tensor| tensor.name != "rope_freqs.weight");
             let mut plain = by_factors.clone();
-            plain.tensors.retain(|tensor| tensor.name != "rope_freqs.weight");
+            plain
+                .tensors
+                .retain(|tensor| tensor.name != "rope_freqs.weight");
             assert!(close(&scaled, &by_factors));
             assert!(!close(&scaled, &plain));
         }
@@ -173,8 +226,11 @@ fn a_split_model_is_the_same_model() {
         let file = TempFile::new("tiny-00001-of-00003.gguf");
         let n = tiny.tensors.len();
         for (part, tensors) in [0..4, 4..5, 5..n].into_iter().enumerate() {
-            let mut metadata =
-                if part == 0 { tiny.metadata.clone() } else { Metadata::default() };
+            let mut metadata = if part == 0 {
+                tiny.metadata.clone()
+            } else {
+                Metadata::default()
+            };
             metadata.insert("split.no", part as u32);
             metadata.insert("split.count", 3u32);
             metadata.insert("split.tensors.count", n as i32);
@@ -192,13 +248,16 @@ fn a_split_model_is_the_same_model() {
         }
         std::fs::remove_file(file.path.with_file_name("tiny-00002-of-00003.gguf")).unwrap();
         let error = Model::open(&file.path).unwrap_err().to_string();
-        assert!(error.ends_with("tiny-00002-of-00003.gguf: no such file"), "{error}");
+        assert!(
+            error.ends_with("tiny-00002-of-00003.gguf: no such file"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn what_is_saved_is_what_is_loaded() {
-    for_each_variant(|_, tiny| {
+    for_each_variant(|tiny| {
         let bytes = tiny.bytes();
         let gguf = Gguf::parse(&bytes).unwrap();
         let tensors: Vec<Tensor> = gguf
@@ -208,11 +267,18 @@ fn what_is_saved_is_what_is_loaded() {
                 let values = bytes[info.range()].chunks(4);
                 let values = values.map(|x| f32::from_le_bytes(x.try_into().unwrap()));
                 let name = info.name.to_string();
-                Tensor { name, dims: info.dims.clone(), values: values.collect() }
+                Tensor {
+                    name,
+                    dims: info.dims.clone(),
+                    values: values.collect(),
+                }
             })
             .collect();
-        let again = Tiny { metadata: gguf.metadata, tensors };
+        let again = Tiny {
+            metadata: gguf.metadata,
+            tensors,
+        };
         assert_eq!(bytes, again.bytes());
-        assert_eq!(logits(&tiny), logits(&again));
+        assert_eq!(logits(tiny), logits(&again));
     });
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use minerva_compute::ReferenceBackend;
-use minerva_engine::model::{ARCHITECTURES, TensorSpec};
+use minerva_engine::model::{ARCHITECTURES, TensorSpec, verify};
 use minerva_engine::{Engine, EngineOptions, Model};
+use minerva_gguf::Gguf;
 
-use crate::tiny::{Tensor, TempFile, Tiny};
+use crate::tiny::{Random, TempFile, Tensor, Tiny};
 
 fn check(change: impl Fn(&mut Tiny), wanted: &str) {
     let mut tiny = Tiny::new(&ARCHITECTURES[0], &[]);
@@ -23,21 +24,57 @@ fn check(change: impl Fn(&mut Tiny), wanted: &str) {
 fn numbers_that_make_no_sense() {
     for (key, value, wanted) in [
         ("attention.head_count", 0, "0, expected 1 to 4096"),
-        ("attention.head_count", 1 << 30, "1073741824, expected 1 to 4096"),
-        ("attention.head_count", 6, "6, expected a divisor of the embedding_length of 32"),
-        ("attention.head_count_kv", 3, "3, expected a divisor of the 4 heads"),
-        ("attention.value_length", 9, "9, expected 8, the length of a key"),
-        ("rope.dimension_count", 7, "7, expected an even number up to the head's 8"),
-        ("rope.dimension_count", 10, "10, expected an even number up to the head's 8"),
-        ("embedding_length", u32::MAX, "4294967295, expected 1 to 16777216"),
+        (
+            "attention.head_count",
+            1 << 30,
+            "1073741824, expected 1 to 4096",
+        ),
+        (
+            "attention.head_count",
+            6,
+            "6, expected a divisor of the embedding_length of 32",
+        ),
+        (
+            "attention.head_count_kv",
+            3,
+            "3, expected a divisor of the 4 heads",
+        ),
+        (
+            "attention.value_length",
+            9,
+            "9, expected 8, the length of a key",
+        ),
+        (
+            "rope.dimension_count",
+            7,
+            "7, expected an even number up to the head's 8",
+        ),
+        (
+            "rope.dimension_count",
+            10,
+            "10, expected an even number up to the head's 8",
+        ),
+        (
+            "embedding_length",
+            u32::MAX,
+            "4294967295, expected 1 to 16777216",
+        ),
         ("feed_forward_length", 0, "0, expected 1 to 16777216"),
         ("block_count", 5000, "5000, expected 1 to 4096"),
         ("context_length", 0, "0, expected 1 to 4294967295"),
-        ("expert_count", 4, "4, expected 0: a mixture of experts is not supported"),
+        (
+            "expert_count",
+            4,
+            "4, expected 0: a mixture of experts is not supported",
+        ),
     ] {
         // The first divisor that does not fit would hide the others.
         let key = format!("llama.{key}");
-        let found_key = if value == 6 { "llama.attention.head_count" } else { &key };
+        let found_key = if value == 6 {
+            "llama.attention.head_count"
+        } else {
+            &key
+        };
         let change = |tiny: &mut Tiny| {
             if value == 6 {
                 tiny.metadata.insert("llama.attention.head_count_kv", 6u32);
@@ -47,13 +84,28 @@ fn numbers_that_make_no_sense() {
         check(change, &format!("key {found_key}: {wanted}"));
     }
     for (key, value, wanted) in [
-        ("attention.layer_norm_rms_epsilon", f32::NAN, "NaN, expected a finite number of at least 0"),
+        (
+            "attention.layer_norm_rms_epsilon",
+            f32::NAN,
+            "NaN, expected a finite number of at least 0",
+        ),
         ("rope.freq_base", 1.0, "1, expected a finite number above 1"),
-        ("rope.freq_base", f32::INFINITY, "inf, expected a finite number above 1"),
-        ("rope.scaling.factor", -2.0, "-2, expected a finite number above 0"),
+        (
+            "rope.freq_base",
+            f32::INFINITY,
+            "inf, expected a finite number above 1",
+        ),
+        (
+            "rope.scaling.factor",
+            -2.0,
+            "-2, expected a finite number above 0",
+        ),
     ] {
         let key = format!("llama.{key}");
-        check(|tiny| tiny.metadata.insert(&key, value), &format!("key {key}: {wanted}"));
+        check(
+            |tiny| tiny.metadata.insert(&key, value),
+            &format!("key {key}: {wanted}"),
+        );
     }
     check(
         |tiny| tiny.metadata.insert("llama.rope.scaling.type", "longrope"),
@@ -76,7 +128,10 @@ fn an_unknown_architecture() {
 #[test]
 fn tensors_that_do_not_fit() {
     check(
-        |tiny| tiny.tensors.retain(|tensor| tensor.name != "blk.1.ffn_down.weight"),
+        |tiny| {
+            tiny.tensors
+                .retain(|tensor| tensor.name != "blk.1.ffn_down.weight")
+        },
         "tensor blk.1.ffn_down.weight: missing, expected shape [64, 32]",
     );
     check(
@@ -90,7 +145,11 @@ fn tensors_that_do_not_fit() {
     check(
         |tiny| {
             let values = vec![0.0];
-            tiny.tensors.push(Tensor { name: "blk.0.adapter".into(), dims: vec![1], values });
+            tiny.tensors.push(Tensor {
+                name: "blk.0.adapter".into(),
+                dims: vec![1],
+                values,
+            });
         },
         "tensor blk.0.adapter: unknown, expected only tensors that the architecture reads",
     );
@@ -131,19 +190,29 @@ fn options_outside_of_their_range() {
     let default = EngineOptions::default();
     let wanted = "expected 2 to 128, the context length of the model";
     for context in [1, 129] {
-        let options = EngineOptions { context: Some(context), ..default.clone() };
+        let options = EngineOptions {
+            context: Some(context),
+            ..default.clone()
+        };
         check(options, &format!("context: {context}, {wanted}"));
     }
-    let options = EngineOptions { batch_tokens: 0, ..default.clone() };
+    let options = EngineOptions {
+        batch_tokens: 0,
+        ..default.clone()
+    };
     check(options, "batch_tokens: 0, expected at least 1");
-    let options = EngineOptions { batch_outputs: 0, ..default };
+    let options = EngineOptions {
+        batch_outputs: 0,
+        ..default
+    };
     check(options, "batch_outputs: 0, expected at least 1");
 }
 
 #[test]
 fn a_sliding_window_bounds_the_context() {
     let mut tiny = Tiny::new(&ARCHITECTURES[0], &[]);
-    tiny.metadata.insert("llama.attention.sliding_window", 64u32);
+    tiny.metadata
+        .insert("llama.attention.sliding_window", 64u32);
     assert_eq!(tiny.engine(&EngineOptions::default()).context(), 64);
 }
 
@@ -153,7 +222,10 @@ fn what_a_file_says_of_itself() {
         let mut tiny = Tiny::new(architecture, &[]);
         tiny.metadata.insert("general.name", "Tiny");
         let info = tiny.open().unwrap().info();
-        assert_eq!((info.architecture, info.name.as_deref()), (architecture.name, Some("Tiny")));
+        assert_eq!(
+            (info.architecture, info.name.as_deref()),
+            (architecture.name, Some("Tiny"))
+        );
         let n_elements: usize = tiny.tensors.iter().map(|tensor| tensor.values.len()).sum();
         assert_eq!(info.n_parameters, n_elements as u64);
         assert_eq!(info.types.len(), 1);
@@ -168,11 +240,55 @@ fn architectures_name_their_tensors_once() {
     for architecture in ARCHITECTURES {
         let tiny = Tiny::new(architecture, &[]);
         let hparams = tiny.open().unwrap().hparams().clone();
-        let mut names: Vec<String> =
-            (architecture.tensors)(&hparams).into_iter().map(|spec: TensorSpec| spec.name).collect();
+        let mut names: Vec<String> = (architecture.tensors)(&hparams)
+            .into_iter()
+            .map(|spec: TensorSpec| spec.name)
+            .collect();
         let n_names = names.len();
         names.sort();
         names.dedup();
         assert_eq!(names.len(), n_names);
     }
+}
+
+#[test]
+fn a_damaged_file_is_refused_or_runs() {
+    let whole = Tiny::new(&ARCHITECTURES[0], &[]).bytes();
+    // Everything before the tensors' data: header, metadata, directory.
+    let n_head_bytes = Gguf::parse(&whole)
+        .unwrap()
+        .tensors
+        .iter()
+        .map(|t| t.offset)
+        .min()
+        .unwrap();
+    let file = TempFile::new("model.gguf");
+    let mut random = Random(7);
+    let mut below = |n: usize| ((random.next() + 1.0) / 2.0 * n as f32) as usize % n;
+    let mut n_opened = 0;
+    for _ in 0..600 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + below(2) {
+            let at = below(n_head_bytes);
+            bytes[at] = [0, 1, 0x7f, 0x80, 0xff, bytes[at] ^ 1, bytes[at] ^ 0x40][below(7)];
+        }
+        std::fs::write(&file.path, &bytes).unwrap();
+        let problems = verify(&file.path);
+        let Ok(model) = Model::open(&file.path) else {
+            assert!(!problems.is_empty());
+            continue;
+        };
+        n_opened += 1;
+        let Ok(mut engine) =
+            Engine::new(model.into(), &ReferenceBackend, &EngineOptions::default())
+        else {
+            continue;
+        };
+        // Either is fine: a context of 2 has no room for three tokens.
+        let _ = engine.prefill(&[1, 2, 3]);
+    }
+    assert!(
+        n_opened > 100,
+        "most of the head is the texts of tokens: {n_opened}"
+    );
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use minerva_compute::ReferenceBackend;
+use minerva_compute::{Backend, ReferenceBackend};
 use minerva_engine::model::Architecture;
 use minerva_engine::{Engine, EngineOptions, HParams, LoadError, Model};
 use minerva_gguf::{GgmlType, Metadata, NewTensor, StringArray};
@@ -33,7 +33,10 @@ impl Tiny {
     pub(crate) fn new(architecture: &Architecture, skip: &[&str]) -> Tiny {
         let mut metadata = (architecture.tiny)();
         add_tokenizer(&mut metadata);
-        let mut tiny = Tiny { metadata, tensors: Vec::new() };
+        let mut tiny = Tiny {
+            metadata,
+            tensors: Vec::new(),
+        };
         tiny.fill(architecture, skip);
         tiny
     }
@@ -43,22 +46,37 @@ impl Tiny {
         let hparams = HParams::read(&self.metadata, architecture.name).unwrap();
         let mut random = Random(1);
         let specs = (architecture.tensors)(&hparams);
-        let specs = specs.into_iter().filter(|spec| {
-            !(spec.is_optional && skip.iter().any(|end| spec.name.ends_with(end)))
-        });
+        let specs = specs
+            .into_iter()
+            .filter(|spec| !(spec.is_optional && skip.iter().any(|end| spec.name.ends_with(end))));
         let tensor = |spec: minerva_engine::model::TensorSpec| {
             let n = spec.dims.iter().product();
             let is_vector = spec.dims.len() == 1;
-            let spread = if is_vector { 0.2 } else { 2.0 / (spec.dims[0] as f32).sqrt() };
-            let mean = if spec.name.ends_with(".bias") || !is_vector { 0.0 } else { 1.0 };
+            let spread = if is_vector {
+                0.2
+            } else {
+                2.0 / (spec.dims[0] as f32).sqrt()
+            };
+            let mean = if spec.name.ends_with(".bias") || !is_vector {
+                0.0
+            } else {
+                1.0
+            };
             let values = (0..n).map(|_| mean + spread * random.next()).collect();
-            Tensor { name: spec.name, dims: spec.dims, values }
+            Tensor {
+                name: spec.name,
+                dims: spec.dims,
+                values,
+            }
         };
         self.tensors = specs.map(tensor).collect();
     }
 
     pub(crate) fn tensor(&mut self, name: &str) -> &mut Tensor {
-        self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap()
+        self.tensors
+            .iter_mut()
+            .find(|tensor| tensor.name == name)
+            .unwrap()
     }
 
     /// Writes it to a file of its own.
@@ -81,7 +99,11 @@ impl Tiny {
 
     /// An engine of it, on the reference backend.
     pub(crate) fn engine(&self, options: &EngineOptions) -> Engine {
-        Engine::new(Arc::new(self.open().unwrap()), &ReferenceBackend, options).unwrap()
+        self.engine_on(&ReferenceBackend, options)
+    }
+
+    pub(crate) fn engine_on(&self, backend: &dyn Backend, options: &EngineOptions) -> Engine {
+        Engine::new(Arc::new(self.open().unwrap()), backend, options).unwrap()
     }
 }
 
@@ -109,16 +131,22 @@ fn add_tokenizer(metadata: &mut Metadata) {
     metadata.insert("tokenizer.ggml.model", "llama");
     metadata.insert("tokenizer.ggml.scores", vec![0.0f32; tokens.len()]);
     metadata.insert("tokenizer.ggml.token_type", types);
-    metadata.insert("tokenizer.ggml.tokens", tokens.iter().collect::<StringArray>());
+    metadata.insert(
+        "tokenizer.ggml.tokens",
+        tokens.iter().collect::<StringArray>(),
+    );
 }
 
 /// Numbers from -1 to 1.
-pub(crate) struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(crate) fn next(&mut self) -> f32 {
         // Knuth's MMIX generator.
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }
@@ -134,7 +162,9 @@ impl TempFile {
         let n = N_FILES.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("minerva-engine-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        TempFile { path: dir.join(name) }
+        TempFile {
+            path: dir.join(name),
+        }
     }
 }
 

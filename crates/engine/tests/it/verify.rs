@@ -5,7 +5,10 @@ use minerva_engine::model::{ARCHITECTURES, verify};
 use crate::tiny::Tiny;
 
 fn problems(tiny: &Tiny) -> Vec<String> {
-    verify(&tiny.write().path).iter().map(|problem| problem.to_string()).collect()
+    verify(&tiny.write().path)
+        .iter()
+        .map(|problem| problem.to_string())
+        .collect()
 }
 
 #[test]
@@ -18,7 +21,8 @@ fn a_good_file_has_no_problems() {
 #[test]
 fn all_problems_are_reported() {
     let mut tiny = Tiny::new(&ARCHITECTURES[0], &[]);
-    tiny.tensors.retain(|tensor| tensor.name != "blk.0.ffn_norm.weight");
+    tiny.tensors
+        .retain(|tensor| tensor.name != "blk.0.ffn_norm.weight");
     tiny.tensor("blk.1.attn_k.weight").dims = vec![16, 32];
     tiny.tensor("blk.1.ffn_up.weight").values[33] = f32::NAN;
     tiny.tensor("blk.1.ffn_up.weight").values[70] = f32::INFINITY;
@@ -26,8 +30,14 @@ fn all_problems_are_reported() {
     tiny.metadata.insert("tokenizer.ggml.scores", vec![0.0f32]);
     let found = problems(&tiny);
     assert_eq!(found.len(), 5, "{found:?}");
-    assert_eq!(found[0], "tensor blk.0.ffn_norm.weight: missing, expected shape [32]");
-    assert_eq!(found[1], "tensor blk.1.attn_k.weight: shape [16, 32], expected [32, 16]");
+    assert_eq!(
+        found[0],
+        "tensor blk.0.ffn_norm.weight: missing, expected shape [32]"
+    );
+    assert_eq!(
+        found[1],
+        "tensor blk.1.attn_k.weight: shape [16, 32], expected [32, 16]"
+    );
     assert!(found[2].starts_with("tokenizer: "), "{}", found[2]);
     assert!(found[3].starts_with("chat template: "), "{}", found[3]);
     let wanted = "tensor blk.1.ffn_up.weight: 2 elements are not finite, the first in row 1";

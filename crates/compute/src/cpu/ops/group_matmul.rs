@@ -86,10 +86,12 @@ pub(crate) fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel
             }
         }
         if B::F16_HEADER > 0 {
-            for i in 0..n {
-                s.store(s.load_f16(&header[0][i]), &mut panel.scales[first + i]);
-                if has_min {
-                    s.store(s.load_f16(&header[1][i]), &mut panel.mins[first + i]);
+            for (bits, scales) in header[0][..n].iter().zip(&mut panel.scales[first..]) {
+                s.store(s.load_f16(bits), scales);
+            }
+            if has_min {
+                for (bits, mins) in header[1][..n].iter().zip(&mut panel.mins[first..]) {
+                    s.store(s.load_f16(bits), mins);
                 }
             }
         }

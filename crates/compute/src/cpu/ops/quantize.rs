@@ -4,6 +4,7 @@
 //! stand what products need of them: their sums, for weights with a minimum and for instruction
 //! sets that read weights with 128 added.
 
+use crate::cpu::simd::{LANES, Simd};
 use crate::cpu::threads::SharedBuf;
 
 /// Elements that share a scale.
@@ -88,7 +89,9 @@ impl QuantBuf {
     /// # Safety
     /// Nobody else reads or writes them while the span lives.
     pub(crate) unsafe fn span(&self, row: usize, column: usize, len: usize) -> QuantSpan<'_> {
-        assert!(column % GROUP == 0 && len % GROUP == 0 && column + len <= self.width);
+        assert!(
+            column.is_multiple_of(GROUP) && len.is_multiple_of(GROUP) && column + len <= self.width
+        );
         let at = row * self.width + column;
         let (at32, n32, at16, n16) = (at / 32, len / 32, at / 16, len / 16);
         // SAFETY: the caller's promise covers every array.
@@ -107,7 +110,7 @@ impl QuantBuf {
 
 /// Quantizes `x` into `out`, of the same length.
 #[inline(always)]
-pub(crate) fn quantize(x: &[f32], out: QuantSpan<'_>) {
+pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], out: &mut QuantSpan<'_>) {
     assert_eq!(x.len(), out.q.len());
     let groups = x
         .as_chunks::<GROUP>()
@@ -115,26 +118,15 @@ pub(crate) fn quantize(x: &[f32], out: QuantSpan<'_>) {
         .iter()
         .zip(out.q.as_chunks_mut::<GROUP>().0);
     for (g, (x, q)) in groups.enumerate() {
-        let mut max = [0.0f32; 8];
-        for x in x.as_chunks::<8>().0 {
-            for (max, x) in max.iter_mut().zip(x) {
-                *max = if x.abs() > *max { x.abs() } else { *max };
-            }
-        }
-        let max = max
-            .into_iter()
-            .fold(0.0, |a: f32, b| if b > a { b } else { a });
+        let (x, q) = (x.as_chunks::<LANES>().0, q.as_chunks_mut::<LANES>().0);
+        let halves = [s.load(&x[0]), s.load(&x[1])];
+        let max = s.max(s.max_abs(s.max_abs(s.splat(0.0), halves[0]), halves[1]));
         let d = max / 127.0;
-        let inverse = if d > 0.0 { 127.0 / max } else { 0.0 };
-        for (q, x) in q.iter_mut().zip(x) {
-            // Adding 1.5 * 2^23 leaves the number, rounded to the nearest integer, ties to even,
-            // in the low bits.
-            *q = (x * inverse + 12_582_912.0).to_bits() as i8;
-        }
-        let mut sums = [0i32; 2];
-        for (sum, q) in sums.iter_mut().zip(q.as_chunks::<16>().0) {
-            *sum = q.iter().map(|&q| i32::from(q)).sum();
-        }
+        let factor = s.splat(if d > 0.0 { 127.0 / max } else { 0.0 });
+        let sums = [
+            s.to_i8(halves[0], factor, &mut q[0]),
+            s.to_i8(halves[1], factor, &mut q[1]),
+        ];
         out.d[g] = d;
         out.sum32[g] = d * (sums[0] + sums[1]) as f32;
         out.bias32[g] = -128 * (sums[0] + sums[1]);

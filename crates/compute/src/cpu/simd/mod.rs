@@ -46,6 +46,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The sum of the lanes: lane i and i + 8 first, then i and i + 4, 2, 1.
     fn sum(self, x: Self::F) -> f32;
 
+    /// The larger of `a` and |x| in each lane; NaN in `x` is passed over.
+    fn max_abs(self, a: Self::F, x: Self::F) -> Self::F;
+    /// The largest lane.
+    fn max(self, x: Self::F) -> f32;
+    /// `x * factor`, at most 127 in size, to the nearest integers, ties to even; answers their
+    /// sum. A lane that is NaN becomes 0.
+    fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32;
+
     /// Where an integer sum starts: `bias` where [`Simd::dot4`] reads its weights with 128 added
     /// (bias is -128 times the sum of the activations), else zero.
     fn start(self, bias: i32) -> Self::I;

@@ -88,6 +88,35 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    fn max_abs(self, a: Self::F, x: Self::F) -> Self::F {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            // vmaxnm takes the number where one operand is NaN.
+            *out = unsafe { vmaxnmq_f32(a[i], vabsq_f32(x[i])) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn max(self, x: Self::F) -> f32 {
+        unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(x[0], x[1]), vmaxq_f32(x[2], x[3]))) }
+    }
+    #[inline(always)]
+    fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32 {
+        let mut sum = 0;
+        let mut all = [0i32; LANES];
+        for i in 0..4 {
+            unsafe {
+                let q = vcvtnq_s32_f32(vmulq_f32(x[i], factor[i])); // NaN becomes 0
+                sum += vaddvq_s32(q);
+                vst1q_s32(all.as_mut_ptr().add(4 * i), q);
+            }
+        }
+        for (out, q) in out.iter_mut().zip(all) {
+            *out = q as i8;
+        }
+        sum
+    }
+    #[inline(always)]
     fn start(self, _bias: i32) -> Self::I {
         unsafe { [vdupq_n_s32(0); 4] }
     }

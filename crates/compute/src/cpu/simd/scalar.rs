@@ -58,6 +58,21 @@ impl Simd for Scalar {
         x[0]
     }
     #[inline(always)]
+    fn max_abs(self, a: Self::F, x: Self::F) -> Self::F {
+        std::array::from_fn(|i| if x[i].abs() > a[i] { x[i].abs() } else { a[i] })
+    }
+    #[inline(always)]
+    fn max(self, x: Self::F) -> f32 {
+        x.into_iter().fold(x[0], f32::max)
+    }
+    #[inline(always)]
+    fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32 {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = (x[i] * factor[i]).round_ties_even() as i8; // NaN becomes 0
+        }
+        out.iter().map(|&q| i32::from(q)).sum()
+    }
+    #[inline(always)]
     fn start(self, _bias: i32) -> Self::I {
         [0; LANES]
     }

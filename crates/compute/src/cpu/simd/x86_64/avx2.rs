@@ -91,6 +91,49 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn max_abs(self, mut a: Self::F, x: Self::F) -> Self::F {
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            for (a, x) in a.iter_mut().zip(x) {
+                // Where one is NaN the second operand is taken.
+                *a = _mm256_max_ps(_mm256_andnot_ps(sign, x), *a);
+            }
+        }
+        a
+    }
+    #[inline(always)]
+    fn max(self, x: Self::F) -> f32 {
+        let mut all = [0.0; LANES];
+        self.store(x, &mut all);
+        all.into_iter().fold(all[0], f32::max)
+    }
+    #[inline(always)]
+    fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32 {
+        unsafe {
+            let mut q = [_mm256_setzero_si256(); 2];
+            for (q, (x, factor)) in q.iter_mut().zip(x.into_iter().zip(factor)) {
+                let x = _mm256_mul_ps(x, factor);
+                // Zero where NaN: it is not equal to itself.
+                let x = _mm256_and_ps(x, _mm256_cmp_ps::<_CMP_EQ_OQ>(x, x));
+                *q = _mm256_cvtps_epi32(x);
+            }
+            // Packing works inside 128-bit lanes; the quarters are put in order afterwards.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(q[0], q[1]));
+            let (low, high) = (
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packs_epi16(low, high));
+            let sum = _mm256_add_epi32(q[0], q[1]);
+            let sum = _mm_add_epi32(
+                _mm256_castsi256_si128(sum),
+                _mm256_extracti128_si256::<1>(sum),
+            );
+            let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
+            _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b10_11_00_01>(sum)))
+        }
+    }
+    #[inline(always)]
     fn start(self, _bias: i32) -> Self::I {
         unsafe { [_mm256_setzero_si256(); 2] }
     }

@@ -129,6 +129,25 @@ macro_rules! common {
             }
         }
         #[inline(always)]
+        fn max_abs(self, a: Self::F, x: Self::F) -> Self::F {
+            // Where one is NaN the second operand is taken.
+            unsafe { _mm512_max_ps(_mm512_abs_ps(x), a) }
+        }
+        #[inline(always)]
+        fn max(self, x: Self::F) -> f32 {
+            unsafe { _mm512_reduce_max_ps(x) }
+        }
+        #[inline(always)]
+        fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32 {
+            unsafe {
+                let x = _mm512_mul_ps(x, factor);
+                let is_number = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(x, x);
+                let q = _mm512_maskz_cvtps_epi32(is_number, x);
+                _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(q));
+                _mm512_reduce_add_epi32(q)
+            }
+        }
+        #[inline(always)]
         fn to_f32(self, x: Self::I) -> Self::F {
             unsafe { _mm512_cvtepi32_ps(x) }
         }
