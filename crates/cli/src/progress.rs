@@ -69,12 +69,12 @@ impl PullProgress {
         } else if !self.is_terminal {
             note(&message);
         }
+        self.bar.set_style(style(progress.total_bytes.is_some()));
+        self.bar.set_message(message);
         // What arrived in an earlier run counts for the bar, and not for the speed.
         self.bar.reset();
         self.bar.set_position(progress.done_bytes);
         self.bar.reset_eta();
-        self.bar.set_style(style(progress.total_bytes.is_some()));
-        self.bar.set_message(message);
     }
 
     /// Takes the bar off the screen.
