@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use minerva_engine::chat::template::{ChatInput, ChatTemplate};
-use minerva_engine::tokenizer::{EncodeOptions, Segment};
+use minerva_engine::tokenizer::EncodeOptions;
 use minerva_engine::{
     Done, Engine, EngineOptions, Event, GenerateRequest, Model, ModelInfo, Token,
 };
@@ -128,14 +128,7 @@ impl Session {
             extra: Vec::new(),
             now: SystemTime::now(),
         })?;
-        let segments: Vec<Segment<'_>> = rendered
-            .iter()
-            .map(|s| Segment {
-                text: s.text.as_bytes(),
-                parse_special: s.parse_special,
-            })
-            .collect();
-        let mut tokens = tokenizer.encode_segments(&segments, false);
+        let mut tokens = tokenizer.encode_segments(&rendered, false);
         // Many templates write BOS themselves; there must not be two.
         if let Some(bos) = special.bos.filter(|_| tokenizer.adds_bos())
             && tokens.first() != Some(&bos)

@@ -7,7 +7,8 @@
 use std::io::BufRead;
 use std::time::{Duration, SystemTime};
 
-use minerva_engine::chat::template::{ChatInput, ChatTemplate, Segment};
+use minerva_engine::chat::template::{ChatInput, ChatTemplate};
+use minerva_engine::tokenizer::Segment;
 use minijinja::Value;
 use minijinja::value::Serde;
 use serde_json::{Value as Json, json};
@@ -35,7 +36,7 @@ fn render(job: &Json) -> Result<Json, String> {
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(job["now"].as_u64().unwrap_or(0)),
     };
     let segments = template.render(&input).map_err(|error| error.to_string())?;
-    let pair = |segment: Segment| json!([segment.text, segment.parse_special]);
+    let pair = |segment: Segment<String>| json!([segment.text, segment.parse_special]);
     Ok(segments.into_iter().map(pair).collect())
 }
 

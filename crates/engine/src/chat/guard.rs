@@ -29,8 +29,8 @@ use std::ops::RangeInclusive;
 use minijinja::Value;
 use minijinja::value::ValueKind;
 
-use super::template::Segment;
 use crate::error::RequestError;
+use crate::tokenizer::Segment;
 
 /// Code points that no text may use for characters (the Unicode standard, section 23.7).
 pub(super) const SENTINELS: RangeInclusive<char> = '\u{fdd0}'..='\u{fdef}';
@@ -246,13 +246,13 @@ impl Guard {
 
     /// Splits what was rendered at the special tokens the template wrote; the text between them
     /// is marked where it had sentinels, which are removed.
-    pub(super) fn split(&self, rendered: &str, sentinel: char) -> Vec<Segment> {
+    pub(super) fn split(&self, rendered: &str, sentinel: char) -> Vec<Segment<String>> {
         let mut segments = Vec::new();
         if !rendered.contains(sentinel) {
             push(&mut segments, rendered.to_string(), true);
             return segments;
         }
-        let plain = |segments: &mut Vec<Segment>, text: &str| {
+        let plain = |segments: &mut Vec<Segment<String>>, text: &str| {
             let parse_special = !text.contains(sentinel);
             push(segments, text.replace(sentinel, ""), parse_special);
         };
@@ -286,7 +286,7 @@ enum Role {
 }
 
 /// Appends text, joined to the last segment if that is of the same kind.
-fn push(segments: &mut Vec<Segment>, text: String, parse_special: bool) {
+fn push(segments: &mut Vec<Segment<String>>, text: String, parse_special: bool) {
     match segments.last_mut() {
         _ if text.is_empty() => {}
         Some(last) if last.parse_special == parse_special => last.text.push_str(&text),

@@ -22,6 +22,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value}
 use super::guard::Guard;
 use super::python;
 use crate::error::{LoadError, RequestError};
+use crate::tokenizer::Segment;
 
 /// The most bytes the source of a template may have; the largest in use have about 30 KiB.
 pub const MAX_SOURCE_BYTES: usize = 1 << 20;
@@ -39,15 +40,6 @@ const STACK_BYTES: usize = 512 << 20;
 const RECURSION_LIMIT: usize = 200;
 /// The longest message of `raise_exception` that is passed on.
 const MAX_ERROR_CHARS: usize = 1000;
-
-/// A piece of a rendered prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
-    /// The text.
-    pub text: String,
-    /// Whether the text of a special token in it means that token.
-    pub parse_special: bool,
-}
 
 /// What a chat template is given.
 ///
@@ -121,7 +113,7 @@ impl ChatTemplate {
     }
 
     /// Renders a chat to the segments of a prompt.
-    pub fn render(&self, input: &ChatInput<'_>) -> Result<Vec<Segment>, RequestError> {
+    pub fn render(&self, input: &ChatInput<'_>) -> Result<Vec<Segment<String>>, RequestError> {
         let none_if_undefined = |value: &Value| match value.is_undefined() {
             true => Value::from(()),
             false => value.clone(),
@@ -336,7 +328,7 @@ mod tests {
         }
     }
 
-    fn render(source: &str, messages: Value) -> Result<Vec<Segment>, RequestError> {
+    fn render(source: &str, messages: Value) -> Result<Vec<Segment<String>>, RequestError> {
         ChatTemplate::new(source, &CONTROLS)
             .unwrap()
             .render(&input(messages))
@@ -357,7 +349,7 @@ mod tests {
     }
 
     /// The special tokens a tokenizer would find.
-    fn controls(segments: &[Segment]) -> Vec<&'static str> {
+    fn controls(segments: &[Segment<String>]) -> Vec<&'static str> {
         let mut found = Vec::new();
         for segment in segments.iter().filter(|segment| segment.parse_special) {
             let mut rest = segment.text.as_str();

@@ -70,9 +70,9 @@ pub struct EncodeOptions {
 
 /// A part of a text; see [`Tokenizer::encode_segments`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment<'a> {
+pub struct Segment<T> {
     /// The text of this part.
-    pub text: &'a [u8],
+    pub text: T,
     /// Take the texts of control tokens in it for these tokens.
     pub parse_special: bool,
 }
@@ -191,22 +191,23 @@ impl Tokenizer {
     ///
     /// This is for chats: the template's own text is parsed, a message's text is not. A control
     /// token must lie in parsed parts entirely; none begins in the template and ends in a message.
-    pub fn encode_segments(&self, segments: &[Segment<'_>], add_special: bool) -> Vec<u32> {
+    pub fn encode_segments<T: AsRef<[u8]>>(
+        &self,
+        segments: &[Segment<T>],
+        add_special: bool,
+    ) -> Vec<u32> {
         let text: Cow<'_, [u8]> = match segments {
-            [segment] => Cow::Borrowed(segment.text),
-            _ => Cow::Owned(
-                segments
-                    .iter()
-                    .flat_map(|segment| segment.text)
-                    .copied()
-                    .collect(),
-            ),
+            [segment] => Cow::Borrowed(segment.text.as_ref()),
+            _ => {
+                let parts = segments.iter().flat_map(|segment| segment.text.as_ref());
+                Cow::Owned(parts.copied().collect())
+            }
         };
         let mut parsed: Vec<Range<usize>> = Vec::new();
         let mut end = 0;
         for segment in segments {
             let start = end;
-            end += segment.text.len();
+            end += segment.text.as_ref().len();
             match parsed.last_mut() {
                 _ if !segment.parse_special => {}
                 Some(last) if last.end == start => last.end = end,
