@@ -33,6 +33,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 16 lanes of i32.
     type I: Copy;
 
+    /// Asks for the line of memory at `at`, which need not be valid, where there is a way to ask.
+    fn prefetch(self, at: *const u8) {
+        let _ = at;
+    }
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
     fn store(self, x: Self::F, out: &mut [f32; LANES]);

@@ -89,6 +89,10 @@ macro_rules! common {
         type I = __m512i;
 
         #[inline(always)]
+        fn prefetch(self, at: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+        #[inline(always)]
         fn splat(self, x: f32) -> Self::F {
             unsafe { _mm512_set1_ps(x) }
         }
