@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
-use crate::program::{Activation, Attention, Program, Rope, Rows};
+use crate::program::{Activation, Attention, Function, Program, Rope, Rows};
 
 use super::CpuBackend;
 use super::kernels::{Attend, Kernels, Store};
@@ -305,9 +305,12 @@ impl<E: CacheElement> Executor<E> {
             _ => n_rows.div_ceil(TILE),
         };
         match step {
-            Step::Embed { out, .. } | Step::RmsNorm { out, .. } | Step::Gather { out, .. } => {
-                self.n_rows(*out)
-            }
+            Step::Embed { out, .. }
+            | Step::RmsNorm { out, .. }
+            | Step::LayerNorm { out, .. }
+            | Step::Map { out, .. }
+            | Step::Add { out, .. }
+            | Step::Gather { out, .. } => self.n_rows(*out),
             Step::Quantize { slot } => self.n_rows(*slot),
             Step::MatMul { x, parts } => parts
                 .iter()
@@ -429,7 +432,51 @@ impl<E: CacheElement> Executor<E> {
             } => {
                 // SAFETY: see the module's doc; row `chunk`.
                 let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
-                (self.kernels.rms_norm)(self.read(*x, chunk), weight, *eps, y);
+                let x = self.read(*x, chunk).chunks_exact(weight.len());
+                for (x, y) in x.zip(y.chunks_exact_mut(weight.len())) {
+                    (self.kernels.rms_norm)(x, weight, *eps, y);
+                }
+                self.quantize_row(*out, chunk, *quantize);
+            }
+            Step::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                out,
+                quantize,
+            } => {
+                // SAFETY: see the module's doc; row `chunk`.
+                let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
+                (self.kernels.layer_norm)(self.read(*x, chunk), (weight, bias), *eps, y);
+                self.quantize_row(*out, chunk, *quantize);
+            }
+            Step::Map {
+                x,
+                function,
+                out,
+                quantize,
+            } => {
+                // SAFETY: see the module's doc; row `chunk`.
+                let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
+                y.copy_from_slice(self.read(*x, chunk));
+                match *function {
+                    Function::Scale(factor) => (self.kernels.scale)(y, factor),
+                    Function::Gelu => (self.kernels.gelu)(y),
+                    Function::SoftCap(cap) => (self.kernels.soft_cap)(y, cap),
+                }
+                self.quantize_row(*out, chunk, *quantize);
+            }
+            Step::Add {
+                a,
+                b,
+                out,
+                quantize,
+            } => {
+                // SAFETY: see the module's doc; row `chunk`.
+                let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
+                y.copy_from_slice(self.read(*a, chunk));
+                (self.kernels.add)(y, self.read(*b, chunk));
                 self.quantize_row(*out, chunk, *quantize);
             }
             Step::Gather { x, out, quantize } => {
@@ -484,9 +531,7 @@ impl<E: CacheElement> Executor<E> {
                         let up = up_buf.get(row * TILE..row * TILE + rows.len());
                         (self.row_mut(*out, row, rows.clone()), up)
                     };
-                    match activation {
-                        Activation::Silu => (self.kernels.silu_mul)(y, up),
-                    }
+                    self.activate(*activation, y, up);
                     if *quantize {
                         // SAFETY: as above.
                         unsafe { self.quantize(*out, row, rows.clone()) };
@@ -499,6 +544,14 @@ impl<E: CacheElement> Executor<E> {
                 slots,
                 quantize,
             } => self.attend(spec, slots, *quantize, chunk),
+        }
+    }
+
+    /// `gate = activation(gate) * up`.
+    fn activate(&self, activation: Activation, gate: &mut [f32], up: &[f32]) {
+        match activation {
+            Activation::Silu => (self.kernels.silu_mul)(gate, up),
+            Activation::Gelu => (self.kernels.gelu_mul)(gate, up),
         }
     }
 
@@ -660,8 +713,12 @@ impl<E: CacheElement> Executor<E> {
                 v,
                 dim: cache.dim,
                 blocks: &self.work.sequences[sequence].1,
-                n_positions: self.work.positions[row] + 1,
+                positions: {
+                    let end = self.work.positions[row] + 1;
+                    spec.window.map_or(0, |n| end.saturating_sub(n))..end
+                },
                 scale: spec.scale,
+                soft_cap: spec.soft_cap,
             };
             let q = &self.read(slots.q, row)[columns.clone()];
             E::attend(self.kernels)(&cache, (q, spec.head_dim), out);

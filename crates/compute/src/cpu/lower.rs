@@ -3,7 +3,9 @@
 //! by the step that writes them, where its chunks are whole groups, else by a step of its own.
 
 use crate::dtype::{DType, Form};
-use crate::program::{Activation, Attention, BufId, BufShape, Op, Program, RopeId, Rows, WeightId};
+use crate::program::{
+    Activation, Attention, BufId, BufShape, Function, Op, Program, RopeId, Rows, WeightId,
+};
 use crate::weight::Weight;
 
 use super::kernels::{Kernels, Multiply, Unpack};
@@ -77,6 +79,26 @@ pub(super) enum Step {
         x: Slot,
         weight: Vec<f32>,
         eps: f32,
+        out: Slot,
+        quantize: bool,
+    },
+    LayerNorm {
+        x: Slot,
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+        eps: f32,
+        out: Slot,
+        quantize: bool,
+    },
+    Map {
+        x: Slot,
+        function: Function,
+        out: Slot,
+        quantize: bool,
+    },
+    Add {
+        a: Slot,
+        b: Slot,
         out: Slot,
         quantize: bool,
     },
@@ -211,6 +233,45 @@ impl<'a> Lowering<'a> {
                     quantize,
                 });
             }
+            Op::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                out,
+            } => {
+                let x = self.slot(*x);
+                let [weight, bias] = [weight, bias].map(|id| self.program.weight(*id).to_f32());
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::LayerNorm {
+                    x,
+                    weight,
+                    bias,
+                    eps: *eps,
+                    out,
+                    quantize,
+                });
+            }
+            Op::Map { x, function, out } => {
+                let (x, function) = (self.slot(*x), *function);
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::Map {
+                    x,
+                    function,
+                    out,
+                    quantize,
+                });
+            }
+            Op::Add { a, b, out } => {
+                let [a, b] = [a, b].map(|id| self.slot(*id));
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::Add {
+                    a,
+                    b,
+                    out,
+                    quantize,
+                });
+            }
             Op::MatMul { x, parts } => {
                 let x = self.slot(*x);
                 let mut late = Vec::new();
@@ -333,7 +394,12 @@ impl<'a> Lowering<'a> {
 fn reads(op: &Op) -> Vec<BufId> {
     match op {
         Op::Embed { .. } => vec![],
-        Op::RmsNorm { x, .. } | Op::GatedMatMul { x, .. } | Op::Gather { x, .. } => vec![*x],
+        Op::RmsNorm { x, .. }
+        | Op::LayerNorm { x, .. }
+        | Op::Map { x, .. }
+        | Op::GatedMatMul { x, .. }
+        | Op::Gather { x, .. } => vec![*x],
+        Op::Add { a, b, .. } => vec![*a, *b],
         Op::MatMul { x, parts } => parts
             .iter()
             .filter_map(|part| part.residual)
@@ -347,6 +413,9 @@ fn writes(op: &Op) -> Vec<BufId> {
     match op {
         Op::Embed { out, .. }
         | Op::RmsNorm { out, .. }
+        | Op::LayerNorm { out, .. }
+        | Op::Map { out, .. }
+        | Op::Add { out, .. }
         | Op::GatedMatMul { out, .. }
         | Op::Gather { out, .. } => vec![*out],
         Op::MatMul { parts, .. } => parts.iter().map(|part| part.out).collect(),
