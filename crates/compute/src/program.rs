@@ -123,6 +123,30 @@ pub struct Attention {
     pub window: Option<usize>,
 }
 
+/// A mixture of experts (<https://arxiv.org/abs/1701.06538>): each token goes through some of many
+/// gated feed-forward blocks.
+#[derive(Clone, Debug)]
+pub struct Experts {
+    /// Input.
+    pub x: BufId,
+    /// How well each expert suits each token, `[n_tokens, n_experts]`.
+    pub scores: BufId,
+    /// All experts' matrices, one after the other, `[n_experts * inner, width]`.
+    pub gate: WeightId,
+    /// Likewise.
+    pub up: WeightId,
+    /// Likewise, `[n_experts * width, inner]`.
+    pub down: WeightId,
+    /// The function on the gate.
+    pub activation: Activation,
+    /// How many experts a token goes through.
+    pub n_used: usize,
+    /// Whether the shares of a token's experts are made to sum to 1.
+    pub normalizes: bool,
+    /// Output, same shape as `x`.
+    pub out: BufId,
+}
+
 /// One operation. `x[t]` is row t of buffer x; every operation treats each row by itself, but for
 /// attention, which also sees earlier positions of the same sequence.
 #[derive(Clone, Debug)]
@@ -197,6 +221,19 @@ pub enum Op {
         /// The function on the gate.
         activation: Activation,
         /// Output, `[n_tokens, rows of gate]`.
+        out: BufId,
+    },
+    /// With `p = softmax(scores[t])` and E its `n_used` largest elements, the first of equals:
+    /// `out[t] = sum over e in E of p[e] * down_e * (activation(gate_e * x[t]) * (up_e * x[t]))`,
+    /// where `p` is divided by its sum over E if it `normalizes`.
+    Experts(Experts),
+    /// `out[t] = sigmoid(by[t]) * x[t]`.
+    Gate {
+        /// Input.
+        x: BufId,
+        /// One number for each row, `[n_tokens, 1]`.
+        by: BufId,
+        /// Output, same shape as `x`.
         out: BufId,
     },
     /// Turns q and k by their positions, puts k and v into the layer's cache, and for each token
@@ -448,6 +485,52 @@ impl Builder {
         out
     }
 
+    /// [`Op::Experts`]; `[gate, up, down]` are all experts' matrices.
+    pub fn experts(
+        &mut self,
+        x: BufId,
+        scores: BufId,
+        [gate, up, down]: [WeightId; 3],
+        spec: &ExpertsSpec,
+    ) -> BufId {
+        let ExpertsSpec {
+            activation,
+            n_used,
+            normalizes,
+        } = *spec;
+        let BufShape { rows, width } = self.shape(x);
+        let n_experts = self.shape(scores).width;
+        assert_eq!(self.shape(scores).rows, rows, "rows of scores");
+        assert!((1..=n_experts).contains(&n_used), "number of experts");
+        let inner = self.matrix(down).1;
+        assert_eq!(self.matrix(gate), (n_experts * inner, width), "gates");
+        assert_eq!(self.matrix(up), (n_experts * inner, width), "ups");
+        assert_eq!(self.matrix(down).0, n_experts * width, "downs");
+        let out = self.buffer(rows, width);
+        self.ops.push(Op::Experts(Experts {
+            x,
+            scores,
+            gate,
+            up,
+            down,
+            activation,
+            n_used,
+            normalizes,
+            out,
+        }));
+        out
+    }
+
+    /// [`Op::Gate`].
+    pub fn gate(&mut self, x: BufId, by: BufId) -> BufId {
+        let BufShape { rows, width } = self.shape(x);
+        assert_eq!(self.shape(by).rows, rows, "rows of a gate");
+        assert_eq!(self.shape(by).width, 1, "one number for each row");
+        let out = self.buffer(rows, width);
+        self.ops.push(Op::Gate { x, by, out });
+        out
+    }
+
     /// [`Op::Attention`] over `[q, k, v]`, in a new layer of the cache.
     pub fn attention(&mut self, [q, k, v]: [BufId; 3], spec: &AttentionSpec) -> BufId {
         let AttentionSpec {
@@ -524,6 +607,17 @@ impl Builder {
             logits,
         }
     }
+}
+
+/// The numbers of an [`Experts`] operation.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertsSpec {
+    /// See [`Experts::activation`].
+    pub activation: Activation,
+    /// See [`Experts::n_used`].
+    pub n_used: usize,
+    /// See [`Experts::normalizes`].
+    pub normalizes: bool,
 }
 
 /// The numbers of an [`Attention`] operation.

@@ -5,7 +5,7 @@
 
 use crate::backend::{Backend, BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
 use crate::program::{
-    Activation, Attention, BufId, Function, Op, Pairing, Program, Rope, WeightId,
+    Activation, Attention, BufId, Experts, Function, Op, Pairing, Program, Rope, WeightId,
 };
 
 /// Runs programs with plain loops, on one thread.
@@ -128,6 +128,15 @@ impl Executable for Reference {
                         .map(|(g, u)| activate(activation, *g) * u);
                     self.buffers[out.0 as usize] = y.collect();
                 }
+                Op::Experts(experts) => self.experts(&experts),
+                Op::Gate { x, by, out } => {
+                    let rows = self.rows(x).chunks(self.width(x)).zip(self.rows(by));
+                    let y = rows.flat_map(|(x, by)| {
+                        let factor = 1.0 / (1.0 + (-by).exp());
+                        x.iter().map(move |x| factor * x)
+                    });
+                    self.buffers[out.0 as usize] = y.collect();
+                }
                 Op::Attention(attention) => self.attention(batch, &attention),
                 Op::Gather { x, out } => {
                     let width = self.width(x);
@@ -182,6 +191,42 @@ impl Reference {
             .iter()
             .map(|&token| &table[token as usize * width..][..width]);
         self.buffers[out.0 as usize] = rows.flatten().copied().collect();
+    }
+
+    fn experts(&mut self, e: &Experts) {
+        let (width, n_experts) = (self.width(e.x), self.width(e.scores));
+        let [gate, up, down] = [e.gate, e.up, e.down].map(|id| self.weight(id));
+        let len = gate.len() / n_experts; // of one expert's matrix
+        let inner = len / width;
+        let mut out = vec![0.0; self.rows(e.x).len()];
+        let rows = self
+            .rows(e.x)
+            .chunks(width)
+            .zip(self.rows(e.scores).chunks(n_experts));
+        for ((x, scores), out) in rows.zip(out.chunks_mut(width)) {
+            let mut shares = scores.to_vec();
+            softmax(&mut shares);
+            let mut order: Vec<usize> = (0..n_experts).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            order.truncate(e.n_used);
+            let total: f32 = match e.normalizes {
+                true => order.iter().map(|&i| shares[i]).sum(),
+                false => 1.0,
+            };
+            for i in order {
+                let part = |all: &'_ [f32], x: &[f32], n| matmul(x, &all[i * len..][..len], n);
+                let (gate, up) = (part(gate, x, width), part(up, x, width));
+                let y: Vec<f32> = gate
+                    .iter()
+                    .zip(&up)
+                    .map(|(g, u)| activate(e.activation, *g) * u)
+                    .collect();
+                for (out, y) in out.iter_mut().zip(part(down, &y, inner)) {
+                    *out += shares[i] / total * y;
+                }
+            }
+        }
+        self.buffers[e.out.0 as usize] = out;
     }
 
     fn attention(&mut self, batch: &Batch<'_>, a: &Attention) {

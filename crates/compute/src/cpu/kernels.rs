@@ -9,6 +9,7 @@ use crate::program::Pairing;
 
 use super::isa::Isa;
 use super::ops::attention::{self, HeadCache};
+use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind};
 use super::ops::group_matmul::{self, Panel};
 use super::ops::quantize::{self, QuantRows, QuantSpan};
@@ -22,6 +23,9 @@ pub(crate) type LayerNorm = fn(&[f32], (&[f32], &[f32]), f32, &mut [f32]);
 pub(crate) type Unpack = fn(&[u8], usize, &mut Panel);
 /// [`group_matmul::multiply`] for one form of weights.
 pub(crate) type Multiply = fn(&Panel, &QuantRows<'_>, &mut Tile<'_, f32>);
+/// [`float_matmul::float_matmul`].
+pub(crate) type FloatMatMul =
+    fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>);
 /// [`attention::attend`] for one pair of cache types.
 pub(crate) type Attend<K, V> = fn(&HeadCache<'_, K, V>, (&[f32], usize), &mut [f32]);
 /// [`attention::store`] for one pair of cache types.
@@ -38,13 +42,15 @@ pub(crate) struct Kernels {
     pub(crate) soft_cap: fn(&mut [f32], f32),
     pub(crate) silu_mul: fn(&mut [f32], &[f32]),
     pub(crate) gelu_mul: fn(&mut [f32], &[f32]),
+    pub(crate) gate: fn(&mut [f32], f32),
+    pub(crate) route: fn(&[f32], bool, &mut [u32], &mut [f32]),
+    pub(crate) add_share: fn(&mut [f32], &[f32], f32),
     pub(crate) rotate: fn(&mut [f32], &[f32], Pairing),
     /// `None` for types of [`Form::Float`].
     pub(crate) unpack: fn(DType) -> Option<Unpack>,
     /// For groups of 16 and 32, without and with a minimum; see [`Kernels::multiply`].
     multiply: [[Multiply; 2]; 2],
-    pub(crate) float_matmul:
-        fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>),
+    pub(crate) float_matmul: FloatMatMul,
     pub(crate) attend_f32: Attend<f32, f32>,
     pub(crate) attend_f16: Attend<u16, u16>,
     pub(crate) store_f32: Store<f32, f32>,
@@ -134,6 +140,12 @@ macro_rules! instance {
                     rows::silu_mul(gate, up)),
                 gelu_mul: enter!($isa, [$($feature)?], |gate: &mut [f32], up: &[f32]| s =>
                     rows::gelu_mul(gate, up)),
+                gate: enter!($isa, [$($feature)?], |x: &mut [f32], by: f32| s => rows::gate(x, by)),
+                route: enter!($isa, [$($feature)?],
+                    |scores: &[f32], normalizes: bool, chosen: &mut [u32], shares: &mut [f32]| s =>
+                    experts::route(scores, normalizes, chosen, shares)),
+                add_share: enter!($isa, [$($feature)?], |y: &mut [f32], x: &[f32], share: f32| s =>
+                    experts::add_share(y, x, share)),
                 rotate: enter!($isa, [$($feature)?],
                     |head: &mut [f32], turns: &[f32], pairing: Pairing| s =>
                     rows::rotate(head, turns, pairing)),

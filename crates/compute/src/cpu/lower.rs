@@ -4,7 +4,7 @@
 
 use crate::dtype::{DType, Form};
 use crate::program::{
-    Activation, Attention, BufId, BufShape, Function, Op, Program, RopeId, Rows, WeightId,
+    Activation, Attention, BufId, BufShape, Experts, Function, Op, Program, RopeId, Rows, WeightId,
 };
 use crate::weight::Weight;
 
@@ -19,6 +19,8 @@ pub(super) const TILE: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SlotShape {
     pub(super) rows: Rows,
+    /// Rows for each of those: one for each expert that a token goes through.
+    pub(super) copies: usize,
     pub(super) width: usize,
     pub(super) has_quant: bool,
 }
@@ -113,6 +115,45 @@ pub(super) enum Step {
         activation: Activation,
         out: Slot,
         quantize: bool,
+        /// The matrices are of so many experts, and the rows are grouped by them.
+        n_experts: Option<usize>,
+    },
+    /// Chooses the experts of each row.
+    Route {
+        scores: Slot,
+        n_used: usize,
+        normalizes: bool,
+    },
+    /// Orders the rows' choices by expert.
+    GroupByExpert {
+        scores: Slot,
+        n_used: usize,
+    },
+    /// Copies each row to where its experts find it.
+    Spread {
+        x: Slot,
+        out: Slot,
+        quantize: bool,
+    },
+    /// A product of rows that are grouped by expert.
+    ExpertMatMul {
+        x: Slot,
+        matrix: Matrix,
+        n_experts: usize,
+        out: Slot,
+    },
+    /// The sum of what a row's experts answered.
+    Combine {
+        x: Slot,
+        n_used: usize,
+        out: Slot,
+        quantize: bool,
+    },
+    Gate {
+        x: Slot,
+        by: Slot,
+        out: Slot,
+        quantize: bool,
     },
     /// Turns queries and keys, and puts keys and values into the cache.
     Store {
@@ -150,6 +191,8 @@ pub(super) struct Plan {
     pub(super) logits: Slot,
     /// The longest row of a matrix.
     pub(super) max_row_len: usize,
+    /// The most experts to choose from, and the most that a token goes through.
+    pub(super) max_experts: (usize, usize),
 }
 
 pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
@@ -165,6 +208,7 @@ pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
         slots: lowering.slots,
         logits,
         max_row_len,
+        max_experts: lowering.max_experts,
     }
 }
 
@@ -177,6 +221,7 @@ struct Lowering<'a> {
     slot_of: Vec<Option<Slot>>, // by buffer, once written
     last_read: Vec<usize>,      // by buffer: index of the operation
     wants_quant: Vec<bool>,     // by buffer
+    max_experts: (usize, usize),
 }
 
 impl<'a> Lowering<'a> {
@@ -203,6 +248,7 @@ impl<'a> Lowering<'a> {
             slot_of: vec![None; n],
             last_read,
             wants_quant,
+            max_experts: (0, 0),
         }
     }
 
@@ -280,7 +326,7 @@ impl<'a> Lowering<'a> {
                     let bias = part.bias.map(|bias| self.program.weight(bias).to_f32());
                     let residual = part.residual.map(|id| self.slot(id));
                     let (out, quantize) = self.write(part.out);
-                    let whole = matrix.weight.n_rows() % GROUP == 0;
+                    let whole = matrix.weight.n_rows().is_multiple_of(GROUP);
                     if quantize && !whole {
                         late.push(out);
                     }
@@ -307,7 +353,7 @@ impl<'a> Lowering<'a> {
                 let x = self.slot(*x);
                 let (gate, up) = (self.matrix(*gate), self.matrix(*up));
                 let (out, quantize) = self.write(*out);
-                let whole = gate.weight.n_rows() % GROUP == 0;
+                let whole = gate.weight.n_rows().is_multiple_of(GROUP);
                 let activation = *activation;
                 let now = quantize && whole;
                 self.steps.push(Step::Gated {
@@ -317,10 +363,22 @@ impl<'a> Lowering<'a> {
                     activation,
                     out,
                     quantize: now,
+                    n_experts: None,
                 });
                 if quantize && !whole {
                     self.steps.push(Step::Quantize { slot: out });
                 }
+            }
+            Op::Experts(experts) => self.experts(experts),
+            Op::Gate { x, by, out } => {
+                let [x, by] = [x, by].map(|id| self.slot(*id));
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::Gate {
+                    x,
+                    by,
+                    out,
+                    quantize,
+                });
             }
             Op::Attention(spec) => {
                 let [q, k, v] = [spec.q, spec.k, spec.v].map(|id| self.slot(id));
@@ -336,7 +394,7 @@ impl<'a> Lowering<'a> {
                     spec: spec.clone(),
                     slots,
                 });
-                let whole = (spec.n_heads / spec.n_kv_heads * spec.head_dim) % GROUP == 0;
+                let whole = (spec.n_heads / spec.n_kv_heads * spec.head_dim).is_multiple_of(GROUP);
                 let now = quantize && whole;
                 self.steps.push(Step::Attend {
                     spec: spec.clone(),
@@ -362,6 +420,71 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    fn experts(&mut self, e: &Experts) {
+        let [x, scores] = [e.x, e.scores].map(|id| self.slot(id));
+        let BufShape { rows, width } = self.program.shape(e.x);
+        let n_experts = self.program.shape(e.scores).width;
+        let (n_used, normalizes) = (e.n_used, e.normalizes);
+        self.max_experts.0 = self.max_experts.0.max(n_experts);
+        self.max_experts.1 = self.max_experts.1.max(n_used);
+        let [gate, up, down] = [e.gate, e.up, e.down].map(|id| self.matrix(id));
+        let inner = down.weight.row_len();
+        let is_group = |matrix: &Matrix| matches!(matrix.kernel, MatrixKernel::Group(..));
+        let grouped = |width, has_quant| SlotShape {
+            rows,
+            copies: n_used,
+            width,
+            has_quant,
+        };
+        let wants_quant = is_group(&gate) || is_group(&up);
+        let copies = self.take(grouped(width, wants_quant));
+        let inners = self.take(grouped(inner, is_group(&down)));
+        let answers = self.take(grouped(width, false));
+        let (out, quantize) = self.write(e.out);
+        let whole = inner.is_multiple_of(GROUP);
+        let quantize_inner = is_group(&down);
+        self.steps.extend([
+            Step::Route {
+                scores,
+                n_used,
+                normalizes,
+            },
+            Step::GroupByExpert { scores, n_used },
+            Step::Spread {
+                x,
+                out: copies,
+                quantize: wants_quant,
+            },
+            Step::Gated {
+                x: copies,
+                gate,
+                up,
+                activation: e.activation,
+                out: inners,
+                quantize: quantize_inner && whole,
+                n_experts: Some(n_experts),
+            },
+        ]);
+        if quantize_inner && !whole {
+            self.steps.push(Step::Quantize { slot: inners });
+        }
+        self.steps.push(Step::ExpertMatMul {
+            x: inners,
+            matrix: down,
+            n_experts,
+            out: answers,
+        });
+        self.steps.push(Step::Combine {
+            x: answers,
+            n_used,
+            out,
+            quantize,
+        });
+        for slot in [copies, inners, answers] {
+            self.is_free[slot] = true;
+        }
+    }
+
     fn slot(&self, id: BufId) -> Slot {
         self.slot_of[id.0 as usize].expect("a program writes a buffer before it reads it")
     }
@@ -374,11 +497,18 @@ impl<'a> Lowering<'a> {
     fn write(&mut self, id: BufId) -> (Slot, bool) {
         let BufShape { rows, width } = self.program.shape(id);
         let has_quant = self.wants_quant[id.0 as usize];
-        let shape = SlotShape {
+        let slot = self.take(SlotShape {
             rows,
+            copies: 1,
             width,
             has_quant,
-        };
+        });
+        self.slot_of[id.0 as usize] = Some(slot);
+        (slot, has_quant)
+    }
+
+    /// A slot that nobody uses.
+    fn take(&mut self, shape: SlotShape) -> Slot {
         let free = (0..self.slots.len()).find(|&s| self.is_free[s] && self.slots[s] == shape);
         let slot = free.unwrap_or_else(|| {
             self.slots.push(shape);
@@ -386,8 +516,7 @@ impl<'a> Lowering<'a> {
             self.slots.len() - 1
         });
         self.is_free[slot] = false;
-        self.slot_of[id.0 as usize] = Some(slot);
-        (slot, has_quant)
+        slot
     }
 }
 
@@ -400,6 +529,8 @@ fn reads(op: &Op) -> Vec<BufId> {
         | Op::GatedMatMul { x, .. }
         | Op::Gather { x, .. } => vec![*x],
         Op::Add { a, b, .. } => vec![*a, *b],
+        Op::Experts(spec) => vec![spec.x, spec.scores],
+        Op::Gate { x, by, .. } => vec![*x, *by],
         Op::MatMul { x, parts } => parts
             .iter()
             .filter_map(|part| part.residual)
@@ -417,7 +548,9 @@ fn writes(op: &Op) -> Vec<BufId> {
         | Op::Map { out, .. }
         | Op::Add { out, .. }
         | Op::GatedMatMul { out, .. }
+        | Op::Gate { out, .. }
         | Op::Gather { out, .. } => vec![*out],
+        Op::Experts(spec) => vec![spec.out],
         Op::MatMul { parts, .. } => parts.iter().map(|part| part.out).collect(),
         Op::Attention(spec) => vec![spec.out],
     }

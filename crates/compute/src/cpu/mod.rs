@@ -116,8 +116,8 @@ impl Backend for CpuBackend {
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
         match self.kv_type {
-            KvType::F32 => exec::load::<f32>(self, program, limits),
-            KvType::F16 => exec::load::<u16>(self, program, limits),
+            KvType::F32 => exec::load::<f32>(self, &program, limits),
+            KvType::F16 => exec::load::<u16>(self, &program, limits),
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use minerva_compute::cpu::{CpuOptions, Isa, KvType};
 use minerva_compute::{
-    Activation, AttentionSpec, Backend, Batch, Builder, CpuBackend, DType, Executable, Function,
-    KV_BLOCK_LEN, Limits, Pairing, Program, ReferenceBackend, Rope, Sequence, Weight,
+    Activation, AttentionSpec, Backend, Batch, Builder, CpuBackend, DType, Executable, ExpertsSpec,
+    Function, KV_BLOCK_LEN, Limits, Pairing, Program, ReferenceBackend, Rope, Sequence, Weight,
 };
 
 const LIMITS: Limits = Limits {
@@ -309,6 +309,76 @@ fn every_operation_agrees_with_the_reference() {
                     run(&mut *model, &tokens, &slices, &blocks) == got,
                     "{dtype}: slices"
                 );
+            }
+        }
+    }
+}
+
+/// A mixture of experts beside a gated block; the third expert's scores are the second's.
+fn experts_program(dtype: DType, inner: usize, normalizes: bool) -> Program {
+    let random = &mut Random(21);
+    let mut b = Builder::new();
+    let (dim, n_experts) = (64, 5);
+    let values: Vec<f32> = (0..VOCAB * dim).map(|_| random.unit()).collect();
+    let embd = b.weight(Weight::from_f32("embd", (VOCAB, dim), &values));
+    let mut router: Vec<f32> = (0..n_experts * dim).map(|_| random.unit()).collect();
+    router.copy_within(dim..2 * dim, 2 * dim);
+    let router = b.weight(Weight::from_f32("router", (n_experts, dim), &router));
+    let by = b.weight(Weight::from_f32("by", (1, dim), &values[..dim]));
+    let matrices = [
+        (n_experts * inner, dim),
+        (n_experts * inner, dim),
+        (n_experts * dim, inner),
+        (VOCAB, dim),
+    ];
+    let [gate, up, down, output] =
+        matrices.map(|shape| b.weight(weight(random, "matrix", dtype, shape)));
+    let spec = ExpertsSpec {
+        activation: Activation::Silu,
+        n_used: 3,
+        normalizes,
+    };
+    let x = b.embed(embd);
+    let scores = b.matmul(x, router);
+    let y = b.experts(x, scores, [gate, up, down], &spec);
+    let by = b.matmul(x, by);
+    let beside = b.gate(x, by);
+    let x = b.add(beside, y);
+    // Again, of the wanted rows.
+    let x = b.outputs(x);
+    let scores = b.matmul(x, router);
+    let x = b.experts(x, scores, [gate, up, down], &spec);
+    let logits = b.matmul(x, output);
+    b.finish(logits)
+}
+
+#[test]
+fn experts_agree_with_the_reference() {
+    let tokens = tokens(37, 8);
+    for (dtype, inner, normalizes, tolerance) in [
+        (DType::F32, 40, true, 1e-10),
+        (DType::F32, 64, false, 1e-10),
+        (DType::Q8_0, 96, true, 2e-3),
+        (DType::Q4_1, 32, false, 2e-3),
+    ] {
+        let program = experts_program(dtype, inner, normalizes);
+        let mut model = ReferenceBackend.load(program.clone(), LIMITS).unwrap();
+        let want = run(&mut *model, &tokens, &[37], &[0, 1, 2]);
+        let mut first: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let mut model = cpu(isa, threads, KvType::F32)
+                    .load(program.clone(), LIMITS)
+                    .unwrap();
+                let got = run(&mut *model, &tokens, &[37], &[0, 1, 2]);
+                let error = error(&got, &want);
+                assert!(error < tolerance, "{dtype} on {isa}: error {error:e}");
+                let first = first.get_or_insert_with(|| got.clone());
+                assert!(*first == got, "{dtype}: {isa} has other bits");
+                for slices in [&[36, 1][..], &[5, 17, 15], &[1; 37]] {
+                    let got = run(&mut *model, &tokens, slices, &[0, 1, 2]);
+                    assert!(got == *first, "{dtype}: slices of {slices:?}");
+                }
             }
         }
     }

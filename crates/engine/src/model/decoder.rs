@@ -9,7 +9,8 @@
 use std::ops::Range;
 
 use minerva_compute::{
-    Activation, AttentionSpec, BufId, Builder, Function, Pairing, Program, Rope, Weight, WeightId,
+    Activation, AttentionSpec, BufId, Builder, ExpertsSpec, Function, Pairing, Program, Rope,
+    Weight, WeightId,
 };
 
 use super::hparams::HParams;
@@ -31,6 +32,10 @@ pub(super) struct Decoder {
     pub(super) has_post_norm: bool,
     /// Whether queries, keys and values are one matrix, and so gate and up.
     pub(super) is_fused: bool,
+    /// Whether the shares of a token's experts are made to sum to 1.
+    pub(super) normalizes_experts: bool,
+    /// Whether every token goes through one more expert, as far as a gate says.
+    pub(super) has_shared_expert: bool,
     /// Whether a file may have `rope_factors_{short,long}.weight` without saying so.
     pub(super) has_long_rope: bool,
     /// Whether embeddings are multiplied with the square root of their width.
@@ -67,6 +72,8 @@ pub(super) const LLAMA: Decoder = Decoder {
     has_pre_norm: true,
     has_post_norm: false,
     is_fused: false,
+    normalizes_experts: true,
+    has_shared_expert: false,
     has_long_rope: false,
     scales_embedding: false,
     attention_scale: |h| 1.0 / (h.head_dim as f32).sqrt(),
@@ -129,6 +136,25 @@ impl Decoder {
             tensors.push(required(&name("attn_output.weight"), &[q, x]));
             tensors.push(optional(&name("attn_output.bias"), &[x]));
             let inner = h.ffn_size;
+            if let Some(e) = &h.experts {
+                let (n, inner) = (e.n_experts, e.ffn_size);
+                tensors.extend([
+                    required(&name("ffn_gate_inp.weight"), &[x, n]),
+                    required(&name("ffn_gate_exps.weight"), &[x, inner, n]),
+                    required(&name("ffn_up_exps.weight"), &[x, inner, n]),
+                    required(&name("ffn_down_exps.weight"), &[inner, x, n]),
+                ]);
+                if self.has_shared_expert {
+                    let inner = e.shared_ffn_size;
+                    tensors.extend([
+                        required(&name("ffn_gate_inp_shexp.weight"), &[x]),
+                        required(&name("ffn_gate_shexp.weight"), &[x, inner]),
+                        required(&name("ffn_up_shexp.weight"), &[x, inner]),
+                        required(&name("ffn_down_shexp.weight"), &[inner, x]),
+                    ]);
+                }
+                continue;
+            }
             if self.is_fused {
                 tensors.push(required(&name("ffn_up.weight"), &[x, 2 * inner]));
             } else {
@@ -351,6 +377,10 @@ impl Layer<'_> {
 
     fn feed_forward(&self, b: &mut Builder, x: BufId) -> BufId {
         let normed = self.pre_norm(b, x, "ffn_norm.weight");
+        if let Some(experts) = &self.h.experts {
+            let y = self.experts(b, normed, experts.n_used);
+            return self.add_result(b, y, "post_ffw_norm.weight", x);
+        }
         let (gate, up) = if self.decoder.is_fused {
             let both = self.weights.required(&self.name("ffn_up.weight"));
             let n = self.h.ffn_size;
@@ -362,5 +392,30 @@ impl Layer<'_> {
         let inner = b.gated_matmul(normed, gate, up, self.decoder.activation);
         let down = self.weight(b, "ffn_down.weight");
         self.add_product(b, inner, (down, None), "post_ffw_norm.weight", x)
+    }
+
+    fn experts(&self, b: &mut Builder, x: BufId, n_used: usize) -> BufId {
+        let activation = self.decoder.activation;
+        let spec = ExpertsSpec {
+            activation,
+            n_used,
+            normalizes: self.decoder.normalizes_experts,
+        };
+        let router = self.weight(b, "ffn_gate_inp.weight");
+        let scores = b.matmul(x, router);
+        let matrices =
+            ["gate", "up", "down"].map(|part| self.weight(b, &format!("ffn_{part}_exps.weight")));
+        let routed = b.experts(x, scores, matrices, &spec);
+        if !self.decoder.has_shared_expert {
+            return routed;
+        }
+        let [gate, up, down] =
+            ["gate", "up", "down"].map(|part| self.weight(b, &format!("ffn_{part}_shexp.weight")));
+        let by = self.weight(b, "ffn_gate_inp_shexp.weight");
+        let by = b.matmul(x, by);
+        let inner = b.gated_matmul(x, gate, up, activation);
+        let shared = b.matmul(inner, down);
+        let shared = b.gate(shared, by);
+        b.add(routed, shared)
     }
 }

@@ -32,6 +32,8 @@ pub struct HParams {
     pub head_dim: usize,
     /// Added to the mean square or the variance in the norms.
     pub norm_eps: f32,
+    /// The mixture of experts that takes the place of a feed-forward block, if there is one.
+    pub experts: Option<ExpertParams>,
     /// Rotary position embedding.
     pub rope: RopeParams,
     /// The base of the frequencies in layers that see a window, where it is another one.
@@ -85,12 +87,6 @@ impl HParams {
             let wanted = format!("{head_dim}, the length of a key");
             return Err(keys.error("attention.value_length", value_len, wanted));
         }
-        if let Some(n_experts) = keys.metadata.opt_u32(&keys.key("expert_count"))?
-            && n_experts > 0
-        {
-            let wanted = "0: a mixture of experts is not supported".into();
-            return Err(keys.error("expert_count", n_experts, wanted));
-        }
         let context_length = keys.count("context_length", u32::MAX)?;
         let n_layers = keys.count("block_count", MAX_LAYERS)?;
         // 0 has always meant none.
@@ -113,11 +109,13 @@ impl HParams {
                 wanted: format!("1 to {MAX_COUNT}"),
             });
         }
+        let ffn_size = keys.count("feed_forward_length", MAX_COUNT)?;
         Ok(HParams {
             vocab_size,
             context_length,
             hidden_size,
-            ffn_size: keys.count("feed_forward_length", MAX_COUNT)?,
+            ffn_size,
+            experts: ExpertParams::read(&keys, ffn_size)?,
             n_layers,
             n_heads,
             n_kv_heads,
@@ -134,6 +132,49 @@ impl HParams {
             attention_soft_cap: keys.opt_above("attn_logit_softcapping", 0.0)?,
             logit_soft_cap: keys.opt_above("final_logit_softcapping", 0.0)?,
         })
+    }
+}
+
+/// The numbers of a mixture of experts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpertParams {
+    /// Experts of a layer.
+    pub n_experts: usize,
+    /// How many of them a token goes through.
+    pub n_used: usize,
+    /// Width inside an expert.
+    pub ffn_size: usize,
+    /// Width inside the expert that every token goes through, where there is one.
+    pub shared_ffn_size: usize,
+}
+
+impl ExpertParams {
+    fn read(keys: &Keys<'_>, ffn_size: usize) -> Result<Option<ExpertParams>, LoadError> {
+        let n_experts = keys.metadata.opt_u32(&keys.key("expert_count"))?;
+        let Some(n_experts) = n_experts.filter(|&n| n > 0) else {
+            return Ok(None);
+        };
+        if n_experts > MAX_LAYERS {
+            let wanted = format!("0 to {MAX_LAYERS}");
+            return Err(keys.error("expert_count", n_experts, wanted));
+        }
+        // 1 is the softmax; 0 in either has always meant that nothing is said.
+        let gating = keys.metadata.opt_u32(&keys.key("expert_gating_func"))?;
+        if let Some(gating) = gating.filter(|gating| *gating > 1) {
+            let wanted = "1, the softmax".into();
+            return Err(keys.error("expert_gating_func", gating, wanted));
+        }
+        let scale = keys.metadata.opt_f32(&keys.key("expert_weights_scale"))?;
+        if let Some(scale) = scale.filter(|scale| *scale != 0.0 && *scale != 1.0) {
+            return Err(keys.error("expert_weights_scale", scale, "1".into()));
+        }
+        let size = |name| keys.opt_count(name, MAX_COUNT);
+        Ok(Some(ExpertParams {
+            n_experts: n_experts as usize,
+            n_used: keys.count("expert_used_count", n_experts)?,
+            ffn_size: size("expert_feed_forward_length")?.unwrap_or(ffn_size),
+            shared_ffn_size: size("expert_shared_feed_forward_length")?.unwrap_or(ffn_size),
+        }))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The decoder of LLaMA 1 to 3 and of what follows it to the letter: Mistral, SmolLM2, TinyLlama
-//! (<https://arxiv.org/abs/2302.13971>).
+//! (<https://arxiv.org/abs/2302.13971>), and Mixtral with its experts
+//! (<https://arxiv.org/abs/2401.04088>).
 
 use minerva_gguf::Metadata;
 

@@ -19,7 +19,9 @@ mod olmo2;
 mod phi2;
 mod phi3;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
 mod smollm3;
 
 mod file;
@@ -34,7 +36,7 @@ use crate::chat::template::ChatTemplate;
 use crate::error::LoadError;
 use crate::tokenizer::{TokenType, Tokenizer};
 
-pub use self::hparams::HParams;
+pub use self::hparams::{ExpertParams, HParams};
 pub use self::rope::{RopeParams, RopeScaling};
 pub use self::weights::{TensorSpec, Weights};
 
@@ -58,6 +60,8 @@ pub const ARCHITECTURES: &[Architecture] = &[
     llama::ARCHITECTURE,
     qwen2::ARCHITECTURE,
     qwen3::ARCHITECTURE,
+    qwen2moe::ARCHITECTURE,
+    qwen3moe::ARCHITECTURE,
     phi3::ARCHITECTURE,
     phi2::ARCHITECTURE,
     granite::ARCHITECTURE,

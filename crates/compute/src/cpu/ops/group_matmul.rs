@@ -86,6 +86,7 @@ pub(crate) fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel
             }
         }
         if B::F16_HEADER > 0 {
+            #[allow(clippy::needless_range_loop, reason = "one index into four arrays")]
             for i in 0..n {
                 s.store(s.load_f16(&header[0][i]), &mut panel.scales[first + i]);
                 if has_min {

@@ -4,6 +4,8 @@
 //! stand what products need of them: their sums, for weights with a minimum and for instruction
 //! sets that read weights with 128 added.
 
+use std::ops::Range;
+
 use crate::cpu::threads::SharedBuf;
 
 /// Elements that share a scale.
@@ -62,23 +64,23 @@ impl QuantBuf {
         self.q.bytes() + floats + self.bias32.bytes() + self.bias16.bytes()
     }
 
-    /// The first `n_rows` rows.
+    /// Some rows.
     ///
     /// # Safety
     /// Nobody writes to them while the view lives.
-    pub(crate) unsafe fn rows(&self, n_rows: usize) -> QuantRows<'_> {
-        let n = n_rows * self.width;
+    pub(crate) unsafe fn rows(&self, rows: Range<usize>) -> QuantRows<'_> {
+        let (from, n) = (rows.start * self.width, rows.end * self.width);
         // SAFETY: the caller's promise covers every array.
         unsafe {
             QuantRows {
-                n_rows,
+                n_rows: rows.len(),
                 width: self.width,
-                q: self.q.get(0..n),
-                d: self.d.get(0..n / 32),
-                sum32: self.sum32.get(0..n / 32),
-                sum16: self.sum16.get(0..n / 16),
-                bias32: self.bias32.get(0..n / 32),
-                bias16: self.bias16.get(0..n / 16),
+                q: self.q.get(from..n),
+                d: self.d.get(from / 32..n / 32),
+                sum32: self.sum32.get(from / 32..n / 32),
+                sum16: self.sum16.get(from / 16..n / 16),
+                bias32: self.bias32.get(from / 32..n / 32),
+                bias16: self.bias16.get(from / 16..n / 16),
             }
         }
     }
@@ -88,7 +90,9 @@ impl QuantBuf {
     /// # Safety
     /// Nobody else reads or writes them while the span lives.
     pub(crate) unsafe fn span(&self, row: usize, column: usize, len: usize) -> QuantSpan<'_> {
-        assert!(column % GROUP == 0 && len % GROUP == 0 && column + len <= self.width);
+        assert!(
+            column.is_multiple_of(GROUP) && len.is_multiple_of(GROUP) && column + len <= self.width
+        );
         let at = row * self.width + column;
         let (at32, n32, at16, n16) = (at / 32, len / 32, at / 16, len / 16);
         // SAFETY: the caller's promise covers every array.
@@ -107,6 +111,10 @@ impl QuantBuf {
 
 /// Quantizes `x` into `out`, of the same length.
 #[inline(always)]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "a span is a loan, used up here"
+)]
 pub(crate) fn quantize(x: &[f32], out: QuantSpan<'_>) {
     assert_eq!(x.len(), out.q.len());
     let groups = x

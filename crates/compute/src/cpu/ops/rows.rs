@@ -112,6 +112,12 @@ pub(crate) fn soft_cap(x: &mut [f32], cap: f32) {
     }
 }
 
+/// `x *= sigmoid(by)`.
+#[inline(always)]
+pub(crate) fn gate(x: &mut [f32], by: f32) {
+    scale(x, 1.0 / (1.0 + exp(-by)));
+}
+
 /// `x *= factor`.
 #[inline(always)]
 pub(crate) fn scale(x: &mut [f32], factor: f32) {
