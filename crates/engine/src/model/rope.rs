@@ -26,6 +26,8 @@ pub struct RopeParams {
     pub original_context_length: usize,
     /// Factor on what is turned, beside that of YaRN.
     pub attn_factor: f32,
+    /// Whether the model was trained with its scaling, if the file says so.
+    pub is_finetuned: Option<bool>,
 }
 
 /// How positions are scaled to contexts longer than the model was trained for.
@@ -103,6 +105,9 @@ impl RopeParams {
             attn_factor: keys
                 .opt_above("rope.scaling.attn_factor", 0.0)?
                 .unwrap_or(1.0),
+            is_finetuned: keys
+                .metadata
+                .opt_bool(&keys.key("rope.scaling.finetuned"))?,
         })
     }
 
@@ -189,6 +194,7 @@ mod tests {
             scaling,
             original_context_length: 4096,
             attn_factor: 1.0,
+            is_finetuned: None,
         }
     }
 

@@ -7,7 +7,7 @@ use super::decoder::{Decoder, LLAMA};
 use super::{Architecture, tiny_decoder};
 
 const DECODER: Decoder = Decoder {
-    has_rope: |layer| (layer + 1) % 4 != 0,
+    has_rope: |_, layer| (layer + 1) % 4 != 0,
     ..LLAMA
 };
 

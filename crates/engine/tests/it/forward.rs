@@ -310,6 +310,35 @@ fn a_context_beyond_the_original_has_its_own_factors() {
 }
 
 #[test]
+fn equal_experts_are_one_feed_forward_block() {
+    let dense = Tiny::new(&ARCHITECTURES[0], &[]);
+    let mut experts = dense.clone();
+    experts.metadata.insert("llama.expert_count", 3u32);
+    experts.metadata.insert("llama.expert_used_count", 2u32);
+    for part in ["gate", "up", "down"] {
+        for layer in 0..2 {
+            let tensor = experts.tensor(&format!("blk.{layer}.ffn_{part}.weight"));
+            tensor.name = format!("blk.{layer}.ffn_{part}_exps.weight");
+            tensor.values = tensor.values.repeat(3);
+            tensor.dims.push(3);
+        }
+    }
+    for layer in 0..2 {
+        experts.tensors.push(Tensor {
+            name: format!("blk.{layer}.ffn_gate_inp.weight"),
+            dims: vec![32, 3],
+            values: (0..96).map(|i| (i as f32).sin()).collect(),
+        });
+    }
+    assert!(distance(&logits(&dense), &logits(&experts)) < TOLERANCE);
+    // The third of layer 0 becomes another one.
+    let values = &mut experts.tensor("blk.0.ffn_down_exps.weight").values;
+    let n = values.len();
+    values[n / 3 * 2..].fill(0.5);
+    assert!(distance(&logits(&dense), &logits(&experts)) > 100.0 * TOLERANCE);
+}
+
+#[test]
 fn a_split_model_is_the_same_model() {
     for architecture in ARCHITECTURES {
         let tiny = Tiny::new(architecture, &[]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minerva_compute::ReferenceBackend;
 use minerva_engine::model::{ARCHITECTURES, TensorSpec, verify};
 use minerva_engine::{Engine, EngineOptions, Model};
-use minerva_gguf::Gguf;
+use minerva_gguf::{Array, Gguf, Value};
 
 use crate::tiny::{Random, TempFile, Tensor, Tiny};
 
@@ -114,6 +114,36 @@ fn numbers_that_make_no_sense() {
     check(
         |tiny| tiny.metadata.insert("llama.block_count", "two"),
         "key llama.block_count: type string, expected u32",
+    );
+}
+
+#[test]
+fn experts_and_windows_that_make_no_sense() {
+    let experts = |tiny: &mut Tiny| tiny.metadata.insert("llama.expert_count", 4u32);
+    check(
+        experts,
+        "key llama.expert_used_count: missing, expected u32",
+    );
+    for (key, value, wanted) in [
+        ("expert_used_count", 5, "5, expected 1 to 4"),
+        ("expert_gating_func", 2, "2, expected 1, the softmax"),
+        ("expert_feed_forward_length", 0, "0, expected 1 to 16777216"),
+    ] {
+        let key = format!("llama.{key}");
+        let change = |tiny: &mut Tiny| {
+            experts(tiny);
+            tiny.metadata.insert("llama.expert_used_count", 2u32);
+            tiny.metadata.insert(&key, value);
+        };
+        check(change, &format!("key {key}: {wanted}"));
+    }
+    check(
+        |tiny| {
+            let key = "llama.attention.sliding_window_pattern";
+            tiny.metadata
+                .insert(key, Value::Array(Array::Bool(vec![true])));
+        },
+        "key llama.attention.sliding_window_pattern: 1 of bool, expected 2 of bool, or a number",
     );
 }
 
