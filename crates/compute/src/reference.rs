@@ -4,7 +4,9 @@
 //! Weights are turned into f32 when a program is loaded, all arithmetic and the KV cache are f32.
 
 use crate::backend::{Backend, BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
-use crate::program::{Activation, Attention, BufId, Op, Pairing, Program, Rope, WeightId};
+use crate::program::{
+    Activation, Attention, BufId, Experts, Function, Op, Pairing, Program, Rope, WeightId,
+};
 
 /// Runs programs with plain loops, on one thread.
 #[derive(Debug, Default)]
@@ -73,6 +75,29 @@ impl Executable for Reference {
                         .flat_map(|row| rms_norm(row, weight, eps));
                     self.buffers[out.0 as usize] = y.collect();
                 }
+                Op::LayerNorm {
+                    x,
+                    weight,
+                    bias,
+                    eps,
+                    out,
+                } => {
+                    let x = self.rows(x);
+                    let (weight, bias) = (self.weight(weight), self.weight(bias));
+                    let y = x
+                        .chunks(weight.len())
+                        .flat_map(|row| layer_norm(row, weight, bias, eps));
+                    self.buffers[out.0 as usize] = y.collect();
+                }
+                Op::Map { x, function, out } => {
+                    let y = self.rows(x).iter().map(|x| apply(function, *x));
+                    self.buffers[out.0 as usize] = y.collect();
+                }
+                Op::Add { a, b, out } => {
+                    let mut y = self.rows(a).to_vec();
+                    add(&mut y, self.rows(b));
+                    self.buffers[out.0 as usize] = y;
+                }
                 Op::MatMul { x, parts } => {
                     for part in parts {
                         let mut y = matmul(self.rows(x), self.weight(part.weight), self.width(x));
@@ -101,6 +126,15 @@ impl Executable for Reference {
                         .iter()
                         .zip(&up)
                         .map(|(g, u)| activate(activation, *g) * u);
+                    self.buffers[out.0 as usize] = y.collect();
+                }
+                Op::Experts(experts) => self.experts(&experts),
+                Op::Gate { x, by, out } => {
+                    let rows = self.rows(x).chunks(self.width(x)).zip(self.rows(by));
+                    let y = rows.flat_map(|(x, by)| {
+                        let factor = 1.0 / (1.0 + (-by).exp());
+                        x.iter().map(move |x| factor * x)
+                    });
                     self.buffers[out.0 as usize] = y.collect();
                 }
                 Op::Attention(attention) => self.attention(batch, &attention),
@@ -159,6 +193,42 @@ impl Reference {
         self.buffers[out.0 as usize] = rows.flatten().copied().collect();
     }
 
+    fn experts(&mut self, e: &Experts) {
+        let (width, n_experts) = (self.width(e.x), self.width(e.scores));
+        let [gate, up, down] = [e.gate, e.up, e.down].map(|id| self.weight(id));
+        let len = gate.len() / n_experts; // of one expert's matrix
+        let inner = len / width;
+        let mut out = vec![0.0; self.rows(e.x).len()];
+        let rows = self
+            .rows(e.x)
+            .chunks(width)
+            .zip(self.rows(e.scores).chunks(n_experts));
+        for ((x, scores), out) in rows.zip(out.chunks_mut(width)) {
+            let mut shares = scores.to_vec();
+            softmax(&mut shares);
+            let mut order: Vec<usize> = (0..n_experts).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            order.truncate(e.n_used);
+            let total: f32 = match e.normalizes {
+                true => order.iter().map(|&i| shares[i]).sum(),
+                false => 1.0,
+            };
+            for i in order {
+                let part = |all: &'_ [f32], x: &[f32], n| matmul(x, &all[i * len..][..len], n);
+                let (gate, up) = (part(gate, x, width), part(up, x, width));
+                let y: Vec<f32> = gate
+                    .iter()
+                    .zip(&up)
+                    .map(|(g, u)| activate(e.activation, *g) * u)
+                    .collect();
+                for (out, y) in out.iter_mut().zip(part(down, &y, inner)) {
+                    *out += shares[i] / total * y;
+                }
+            }
+        }
+        self.buffers[e.out.0 as usize] = out;
+    }
+
     fn attention(&mut self, batch: &Batch<'_>, a: &Attention) {
         let (dim, kv_width) = (a.head_dim, a.n_kv_heads * a.head_dim);
         let mut out = vec![0.0; batch.tokens.len() * a.n_heads * dim];
@@ -181,7 +251,7 @@ impl Reference {
                 self.cache[a.layer].k[slot(position)..][..kv_width].copy_from_slice(&k);
                 self.cache[a.layer].v[slot(position)..][..kv_width].copy_from_slice(&v);
             }
-            // Each query sees the positions up to its own.
+            // Each query sees the positions up to its own, or the last ones of them.
             let cache = &self.cache[a.layer];
             for i in 0..sequence.n_tokens {
                 let (row, position) = (first_row + i, sequence.start + i);
@@ -192,11 +262,17 @@ impl Reference {
                     if let Some(rope) = a.rope {
                         rotate(&mut q, position, &self.program.ropes[rope.0 as usize]);
                     }
-                    let mut scores: Vec<f32> = (0..=position)
+                    let first = a.window.map_or(0, |n| (position + 1).saturating_sub(n));
+                    let mut scores: Vec<f32> = (first..=position)
                         .map(|p| a.scale * dot(&q, &cache.k[slot(p) + kv_at..][..dim]))
                         .collect();
+                    if let Some(cap) = a.soft_cap {
+                        scores
+                            .iter_mut()
+                            .for_each(|x| *x = apply(Function::SoftCap(cap), *x));
+                    }
                     softmax(&mut scores);
-                    for (p, score) in scores.iter().enumerate() {
+                    for (p, score) in (first..).zip(&scores) {
                         let v = &cache.v[slot(p) + kv_at..][..dim];
                         out[at..at + dim]
                             .iter_mut()
@@ -224,6 +300,14 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
 }
 
+fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    let mean = x.iter().sum::<f32>() / x.len() as f32;
+    let x: Vec<f32> = x.iter().map(|x| x - mean).collect();
+    let mut y = rms_norm(&x, weight, eps);
+    add(&mut y, bias);
+    y
+}
+
 /// `[n_tokens, width]` times the transpose of `[n_rows, width]`: `[n_tokens, n_rows]`.
 fn matmul(x: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
     let rows = |x: &[f32]| weight.chunks(width).map(|w| dot(w, x)).collect::<Vec<_>>();
@@ -233,6 +317,18 @@ fn matmul(x: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
 fn activate(activation: Activation, x: f32) -> f32 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => apply(Function::Gelu, x),
+    }
+}
+
+fn apply(function: Function, x: f32) -> f32 {
+    match function {
+        Function::Scale(factor) => factor * x,
+        Function::Gelu => {
+            let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Function::SoftCap(cap) => cap * (x / cap).tanh(),
     }
 }
 

@@ -100,7 +100,7 @@ impl Engine {
             max_outputs,
             n_kv_blocks,
         };
-        let executable = backend.load(model.program()?, limits)?;
+        let executable = backend.load(model.program(context)?, limits)?;
         let blocks = (0..n_kv_blocks as u32).collect();
         Ok(Engine {
             model,

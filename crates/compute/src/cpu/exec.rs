@@ -17,11 +17,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
-use crate::program::{Activation, Attention, Program, Rope, Rows};
+use crate::program::{Activation, Attention, Function, Program, Rope, Rows};
 
 use super::CpuBackend;
 use super::kernels::{Attend, Kernels, Store};
-use super::lower::{AttentionSlots, Matrix, MatrixKernel, Part, Plan, Slot, Step, TILE, lower};
+use super::lower::{
+    AttentionSlots, Matrix, MatrixKernel, Part, Plan, Slot, SlotShape, Step, TILE, lower,
+};
 use super::ops::attention::{Element, HeadCache};
 use super::ops::float_matmul::ROWS;
 use super::ops::group_matmul::{PANEL, Panel};
@@ -64,6 +66,7 @@ struct Executor<E> {
     slots: Vec<SlotMemory>,
     ropes: Vec<(Rope, SharedBuf<f32>)>, // turns of each token, [n_tokens, 2 * n_pairs]
     caches: Vec<LayerCache<E>>,
+    routing: Routing,
     scratch: Vec<Mutex<Scratch>>, // one for each thread
     progress: Vec<Progress>,      // one for each step
     // The batch in work.
@@ -82,6 +85,36 @@ struct LayerCache<E> {
     dim: usize, // head_dim rounded up to whole vectors
 }
 
+/// Which rows go through which experts, for the mixture in work.
+struct Routing {
+    chosen: SharedBuf<u32>,  // [row][rank]: the expert
+    shares: SharedBuf<f32>,  // [row][rank]
+    places: SharedBuf<u32>,  // [row][rank]: the row among those that are grouped by expert
+    sources: SharedBuf<u32>, // by grouped row: the row that it is a copy of
+    /// Experts that some row goes through: which, its first grouped row, and the last one's next.
+    spans: SharedBuf<u32>,
+    n_spans: SharedBuf<u32>, // one number
+}
+
+impl Routing {
+    fn zeroed(n_rows: usize, (n_experts, n_used): (usize, usize)) -> Option<Routing> {
+        let n = n_rows.checked_mul(n_used)?;
+        Some(Routing {
+            chosen: SharedBuf::zeroed(n)?,
+            shares: SharedBuf::zeroed(n)?,
+            places: SharedBuf::zeroed(n)?,
+            sources: SharedBuf::zeroed(n)?,
+            spans: SharedBuf::zeroed(3 * n_experts)?,
+            n_spans: SharedBuf::zeroed(1)?,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        let by_row = self.chosen.bytes() + self.shares.bytes() + self.places.bytes();
+        by_row + self.sources.bytes() + self.spans.bytes() + self.n_spans.bytes()
+    }
+}
+
 /// Memory of one thread.
 struct Scratch {
     panel: Panel,
@@ -89,11 +122,13 @@ struct Scratch {
     up: SharedBuf<f32>, // [max rows, TILE]
 }
 
-/// Where a product goes: columns of a matrix with rows of `width`, from `first` on.
+/// Where a product goes: columns of a matrix with rows of `width`, from `first` on, beginning in row
+/// `first_row`.
 struct Target<'a> {
     buf: &'a SharedBuf<f32>,
     width: usize,
     first: usize,
+    first_row: usize,
 }
 
 /// How far a step is. A line of the cache for each, so that steps don't disturb each other.
@@ -129,7 +164,7 @@ pub(super) fn load<E: CacheElement>(
         Rows::Outputs => limits.max_outputs,
     };
     let slots = plan.slots.iter().map(|shape| {
-        let n = n_rows(shape.rows);
+        let n = n_rows(shape.rows).saturating_mul(shape.copies);
         let no_memory = || no_memory("activations", n.saturating_mul(shape.width * 4));
         let len = n.checked_mul(shape.width).ok_or_else(no_memory)?;
         let quant = shape.has_quant.then(|| QuantBuf::zeroed(n, shape.width));
@@ -164,6 +199,8 @@ pub(super) fn load<E: CacheElement>(
     });
     let ropes = ropes.collect::<Result<_, _>>()?;
     let max_rows = limits.max_tokens.max(limits.max_outputs);
+    let routing = Routing::zeroed(max_rows, plan.max_experts)
+        .ok_or_else(|| no_memory("experts", max_rows.saturating_mul(16 * plan.max_experts.1)))?;
     let scratch = (0..backend.pool.n_threads()).map(|_| {
         let up = SharedBuf::zeroed(max_rows * TILE);
         Ok(Mutex::new(Scratch {
@@ -181,6 +218,7 @@ pub(super) fn load<E: CacheElement>(
         slots,
         ropes,
         caches,
+        routing,
         scratch,
         // One more for the rotations, which come first.
         progress: (0..plan.steps.len() + 1)
@@ -242,7 +280,7 @@ impl<E: CacheElement> Executable for Executor<E> {
         });
         Memory {
             kv_bytes,
-            scratch_bytes: slots.chain(turns).chain(scratch).sum(),
+            scratch_bytes: slots.chain(turns).chain(scratch).sum::<usize>() + self.routing.bytes(),
         }
     }
 }
@@ -293,10 +331,12 @@ impl Work {
 
 impl<E: CacheElement> Executor<E> {
     fn n_rows(&self, slot: Slot) -> usize {
-        match self.plan.slots[slot].rows {
-            Rows::Tokens => self.work.tokens.len(),
-            Rows::Outputs => self.work.outputs.len(),
-        }
+        let SlotShape { rows, copies, .. } = self.plan.slots[slot];
+        copies
+            * match rows {
+                Rows::Tokens => self.work.tokens.len(),
+                Rows::Outputs => self.work.outputs.len(),
+            }
     }
 
     fn n_chunks(&self, step: &Step) -> usize {
@@ -305,15 +345,37 @@ impl<E: CacheElement> Executor<E> {
             _ => n_rows.div_ceil(TILE),
         };
         match step {
-            Step::Embed { out, .. } | Step::RmsNorm { out, .. } | Step::Gather { out, .. } => {
-                self.n_rows(*out)
-            }
+            Step::Embed { out, .. }
+            | Step::RmsNorm { out, .. }
+            | Step::LayerNorm { out, .. }
+            | Step::Map { out, .. }
+            | Step::Add { out, .. }
+            | Step::Spread { out, .. }
+            | Step::Combine { out, .. }
+            | Step::Gate { out, .. }
+            | Step::Gather { out, .. } => self.n_rows(*out),
+            Step::Route { scores, .. } => self.n_rows(*scores),
+            Step::GroupByExpert { .. } => 1,
             Step::Quantize { slot } => self.n_rows(*slot),
             Step::MatMul { x, parts } => parts
                 .iter()
                 .map(|part| tiles(*x, part.matrix.weight.n_rows()))
                 .sum(),
-            Step::Gated { x, gate, .. } => tiles(*x, gate.weight.n_rows()),
+            Step::Gated {
+                x, gate, n_experts, ..
+            } => {
+                let n = n_experts.unwrap_or(1);
+                n.min(self.n_rows(*x)) * tiles(*x, gate.weight.n_rows() / n)
+            }
+            Step::ExpertMatMul {
+                x,
+                matrix,
+                n_experts,
+                ..
+            } => {
+                let n = *n_experts;
+                n.min(self.n_rows(*x)) * tiles(*x, matrix.weight.n_rows() / n)
+            }
             Step::Store { .. } => self.work.block_spans.len(),
             Step::Attend { spec, .. } => self.work.query_spans.len() * spec.n_kv_heads,
         }
@@ -429,7 +491,51 @@ impl<E: CacheElement> Executor<E> {
             } => {
                 // SAFETY: see the module's doc; row `chunk`.
                 let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
-                (self.kernels.rms_norm)(self.read(*x, chunk), weight, *eps, y);
+                let x = self.read(*x, chunk).chunks_exact(weight.len());
+                for (x, y) in x.zip(y.chunks_exact_mut(weight.len())) {
+                    (self.kernels.rms_norm)(x, weight, *eps, y);
+                }
+                self.quantize_row(*out, chunk, *quantize);
+            }
+            Step::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                out,
+                quantize,
+            } => {
+                // SAFETY: see the module's doc; row `chunk`.
+                let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
+                (self.kernels.layer_norm)(self.read(*x, chunk), (weight, bias), *eps, y);
+                self.quantize_row(*out, chunk, *quantize);
+            }
+            Step::Map {
+                x,
+                function,
+                out,
+                quantize,
+            } => {
+                // SAFETY: see the module's doc; row `chunk`.
+                let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
+                y.copy_from_slice(self.read(*x, chunk));
+                match *function {
+                    Function::Scale(factor) => (self.kernels.scale)(y, factor),
+                    Function::Gelu => (self.kernels.gelu)(y),
+                    Function::SoftCap(cap) => (self.kernels.soft_cap)(y, cap),
+                }
+                self.quantize_row(*out, chunk, *quantize);
+            }
+            Step::Add {
+                a,
+                b,
+                out,
+                quantize,
+            } => {
+                // SAFETY: see the module's doc; row `chunk`.
+                let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
+                y.copy_from_slice(self.read(*a, chunk));
+                (self.kernels.add)(y, self.read(*b, chunk));
                 self.quantize_row(*out, chunk, *quantize);
             }
             Step::Gather { x, out, quantize } => {
@@ -457,41 +563,133 @@ impl<E: CacheElement> Executor<E> {
                 activation,
                 out,
                 quantize,
+                n_experts,
             } => {
-                let first = chunk * TILE;
-                let rows = first..gate.weight.n_rows().min(first + TILE);
+                let n_rows = gate.weight.n_rows() / n_experts.unwrap_or(1);
+                let n_tiles = n_rows.div_ceil(TILE);
+                let (base, x_rows, first) = match n_experts {
+                    None => (0, 0..self.n_rows(*x), chunk * TILE),
+                    Some(_) => match self.expert_rows(chunk / n_tiles) {
+                        Some((expert, x_rows)) => (expert * n_rows, x_rows, chunk % n_tiles * TILE),
+                        None => return,
+                    },
+                };
+                let columns = first..n_rows.min(first + TILE);
+                let rows = base + columns.start..base + columns.end;
                 let buf = &self.slots[*out].f32;
                 let gate_out = Target {
                     buf,
                     width: width(*out),
                     first,
+                    first_row: x_rows.start,
                 };
                 let up_buf = &scratch.up;
                 let up_out = Target {
                     buf: up_buf,
                     width: TILE,
                     first: 0,
+                    first_row: 0,
                 };
                 let (panel, wide) = (&mut scratch.panel, &mut scratch.wide[..]);
-                // SAFETY: see the module's doc; columns `rows`, and a tile of this thread.
+                let x = (*x, x_rows.clone());
+                // SAFETY: see the module's doc; these columns of these rows, and a tile of this
+                // thread.
                 unsafe {
-                    self.product(gate, *x, rows.clone(), (panel, wide), &gate_out);
-                    self.product(up, *x, rows.clone(), (panel, wide), &up_out);
+                    self.product(gate, x.clone(), rows.clone(), (panel, wide), &gate_out);
+                    self.product(up, x, rows, (panel, wide), &up_out);
                 }
-                for row in 0..self.n_rows(*x) {
+                for (i, row) in x_rows.enumerate() {
                     // SAFETY: as above.
                     let (y, up) = unsafe {
-                        let up = up_buf.get(row * TILE..row * TILE + rows.len());
-                        (self.row_mut(*out, row, rows.clone()), up)
+                        let up = up_buf.get(i * TILE..i * TILE + columns.len());
+                        (self.row_mut(*out, row, columns.clone()), up)
                     };
-                    match activation {
-                        Activation::Silu => (self.kernels.silu_mul)(y, up),
-                    }
+                    self.activate(*activation, y, up);
                     if *quantize {
                         // SAFETY: as above.
-                        unsafe { self.quantize(*out, row, rows.clone()) };
+                        unsafe { self.quantize(*out, row, columns.clone()) };
                     }
                 }
+            }
+            Step::Route {
+                scores,
+                n_used,
+                normalizes,
+            } => {
+                let all = chunk * n_used..(chunk + 1) * n_used;
+                // SAFETY: see the module's doc; what is kept of this row.
+                let (chosen, shares) = unsafe {
+                    let chosen = self.routing.chosen.get_mut(all.clone());
+                    (chosen, self.routing.shares.get_mut(all))
+                };
+                (self.kernels.route)(self.read(*scores, chunk), *normalizes, chosen, shares);
+            }
+            Step::GroupByExpert { scores, n_used } => {
+                self.group_by_expert(width(*scores), self.n_rows(*scores), *n_used);
+            }
+            Step::Spread { x, out, quantize } => {
+                // SAFETY: see the module's doc; written by an earlier step, and row `chunk`.
+                let (source, y) = unsafe {
+                    let source = self.routing.sources.get(chunk..chunk + 1)[0] as usize;
+                    (source, self.row_mut(*out, chunk, 0..width(*out)))
+                };
+                y.copy_from_slice(self.read(*x, source));
+                self.quantize_row(*out, chunk, *quantize);
+            }
+            Step::ExpertMatMul {
+                x,
+                matrix,
+                n_experts,
+                out,
+            } => {
+                let n_rows = matrix.weight.n_rows() / n_experts;
+                let n_tiles = n_rows.div_ceil(TILE);
+                let Some((expert, x_rows)) = self.expert_rows(chunk / n_tiles) else {
+                    return;
+                };
+                let first = chunk % n_tiles * TILE;
+                let base = expert * n_rows;
+                let rows = base + first..base + n_rows.min(first + TILE);
+                let target = Target {
+                    buf: &self.slots[*out].f32,
+                    width: width(*out),
+                    first,
+                    first_row: x_rows.start,
+                };
+                let scratch = (&mut scratch.panel, &mut scratch.wide[..]);
+                // SAFETY: see the module's doc; these columns of this expert's rows.
+                unsafe { self.product(matrix, (*x, x_rows), rows, scratch, &target) };
+            }
+            Step::Combine {
+                x,
+                n_used,
+                out,
+                quantize,
+            } => {
+                let all = chunk * n_used..(chunk + 1) * n_used;
+                // SAFETY: see the module's doc; written by earlier steps, and row `chunk`.
+                let (places, shares, y) = unsafe {
+                    let places = self.routing.places.get(all.clone());
+                    let y = self.row_mut(*out, chunk, 0..width(*out));
+                    (places, self.routing.shares.get(all), y)
+                };
+                y.fill(0.0);
+                for (place, share) in places.iter().zip(shares) {
+                    (self.kernels.add_share)(y, self.read(*x, *place as usize), *share);
+                }
+                self.quantize_row(*out, chunk, *quantize);
+            }
+            Step::Gate {
+                x,
+                by,
+                out,
+                quantize,
+            } => {
+                // SAFETY: see the module's doc; row `chunk`.
+                let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
+                y.copy_from_slice(self.read(*x, chunk));
+                (self.kernels.gate)(y, self.read(*by, chunk)[0]);
+                self.quantize_row(*out, chunk, *quantize);
             }
             Step::Store { spec, slots } => self.store(spec, slots, chunk),
             Step::Attend {
@@ -502,6 +700,63 @@ impl<E: CacheElement> Executor<E> {
         }
     }
 
+    /// The `index`-th expert that some row goes through, and its grouped rows.
+    fn expert_rows(&self, index: usize) -> Option<(usize, Range<usize>)> {
+        // SAFETY: see the module's doc; written by an earlier step.
+        let (spans, n) = unsafe {
+            let n = self.routing.n_spans.get(0..1)[0] as usize;
+            (self.routing.spans.get(0..3 * n), n)
+        };
+        (index < n).then(|| {
+            let span = &spans[3 * index..3 * index + 3];
+            (span[0] as usize, span[1] as usize..span[2] as usize)
+        })
+    }
+
+    /// Gives every choice of every row a place among the rows that are grouped by expert.
+    fn group_by_expert(&self, n_experts: usize, n_rows: usize, n_used: usize) {
+        let n = n_rows * n_used;
+        let routing = &self.routing;
+        // SAFETY: see the module's doc; this step has one chunk.
+        let (chosen, places, sources, spans, n_spans) = unsafe {
+            (
+                routing.chosen.get(0..n),
+                routing.places.get_mut(0..n),
+                routing.sources.get_mut(0..n),
+                routing.spans.get_mut(0..3 * n_experts),
+                &mut routing.n_spans.get_mut(0..1)[0],
+            )
+        };
+        let mut next = vec![0u32; n_experts]; // how many rows, then the next one's place
+        for &expert in chosen {
+            next[expert as usize] += 1;
+        }
+        let (mut first, mut index) = (0, 0);
+        for (expert, next) in next.iter_mut().enumerate() {
+            let end = first + *next;
+            if *next > 0 {
+                spans[3 * index..3 * index + 3].copy_from_slice(&[expert as u32, first, end]);
+                index += 1;
+            }
+            *next = first;
+            first = end;
+        }
+        *n_spans = index as u32;
+        for (i, (&expert, place)) in chosen.iter().zip(places).enumerate() {
+            *place = next[expert as usize];
+            next[expert as usize] += 1;
+            sources[*place as usize] = (i / n_used) as u32;
+        }
+    }
+
+    /// `gate = activation(gate) * up`.
+    fn activate(&self, activation: Activation, gate: &mut [f32], up: &[f32]) {
+        match activation {
+            Activation::Silu => (self.kernels.silu_mul)(gate, up),
+            Activation::Gelu => (self.kernels.gelu_mul)(gate, up),
+        }
+    }
+
     fn quantize_row(&self, slot: Slot, row: usize, wanted: bool) {
         if wanted {
             // SAFETY: only called by chunks that own the whole row.
@@ -509,25 +764,25 @@ impl<E: CacheElement> Executor<E> {
         }
     }
 
-    /// Rows `rows` of `matrix`, at most [`TILE`], times every row of slot `x`.
+    /// Rows `rows` of `matrix`, at most [`TILE`], times rows of slot `x`.
     ///
     /// # Safety
     /// `out` has columns for these rows that belong to the chunk alone.
     unsafe fn product(
         &self,
         matrix: &Matrix,
-        x: Slot,
+        (x, x_rows): (Slot, Range<usize>),
         rows: Range<usize>,
         (panel, wide): (&mut Panel, &mut [f32]),
         out: &Target<'_>,
     ) {
         let Matrix { weight, kernel } = matrix;
         let row_bytes = weight.row_bytes();
-        let n = self.n_rows(x);
+        let out_rows = out.first_row..out.first_row + x_rows.len();
         let part = |first: usize, end: usize| {
             let columns = out.first + first - rows.start..out.first + end - rows.start;
             // SAFETY: the caller's promise.
-            let tile = unsafe { out.buf.tile(n, out.width, columns) };
+            let tile = unsafe { out.buf.tile(out_rows.clone(), out.width, columns) };
             (&weight.bytes()[first * row_bytes..end * row_bytes], tile)
         };
         match kernel {
@@ -537,7 +792,7 @@ impl<E: CacheElement> Executor<E> {
                     .as_ref()
                     .expect("lowered with a quantized twin");
                 // SAFETY: see the module's doc; nobody writes to a slot that a step reads.
-                let x = unsafe { quant.rows(n) };
+                let x = unsafe { quant.rows(x_rows) };
                 for first in rows.clone().step_by(PANEL) {
                     let (bytes, mut tile) = part(first, rows.end.min(first + PANEL));
                     unpack(bytes, weight.row_len(), panel);
@@ -547,7 +802,11 @@ impl<E: CacheElement> Executor<E> {
             MatrixKernel::Float(kind) => {
                 let width = self.plan.slots[x].width;
                 // SAFETY: as above.
-                let x = unsafe { self.slots[x].f32.get(0..n * width) };
+                let x = unsafe {
+                    self.slots[x]
+                        .f32
+                        .get(x_rows.start * width..x_rows.end * width)
+                };
                 let (bytes, mut tile) = part(rows.start, rows.end);
                 (self.kernels.float_matmul)((*kind, bytes), (x, width), wide, &mut tile);
             }
@@ -570,9 +829,11 @@ impl<E: CacheElement> Executor<E> {
             buf: &self.slots[*out].f32,
             width,
             first,
+            first_row: 0,
         };
+        let all = 0..self.n_rows(x);
         // SAFETY: see the module's doc; columns `rows`.
-        unsafe { self.product(matrix, x, rows.clone(), (panel, wide), &target) };
+        unsafe { self.product(matrix, (x, all), rows.clone(), (panel, wide), &target) };
         if bias.is_none() && residual.is_none() && !quantize {
             return;
         }
@@ -660,8 +921,12 @@ impl<E: CacheElement> Executor<E> {
                 v,
                 dim: cache.dim,
                 blocks: &self.work.sequences[sequence].1,
-                n_positions: self.work.positions[row] + 1,
+                positions: {
+                    let end = self.work.positions[row] + 1;
+                    spec.window.map_or(0, |n| end.saturating_sub(n))..end
+                },
                 scale: spec.scale,
+                soft_cap: spec.soft_cap,
             };
             let q = &self.read(slots.q, row)[columns.clone()];
             E::attend(self.kernels)(&cache, (q, spec.head_dim), out);

@@ -9,6 +9,7 @@ use crate::program::Pairing;
 
 use super::isa::Isa;
 use super::ops::attention::{self, HeadCache};
+use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind};
 use super::ops::group_matmul::{self, Panel};
 use super::ops::quantize::{self, QuantRows, QuantSpan};
@@ -16,6 +17,8 @@ use super::ops::rows;
 use super::simd;
 use super::threads::Tile;
 
+/// [`rows::layer_norm`].
+pub(crate) type LayerNorm = fn(&[f32], (&[f32], &[f32]), f32, &mut [f32]);
 /// [`group_matmul::unpack`] for one type of weights.
 pub(crate) type Unpack = fn(&[u8], usize, &mut Panel);
 /// [`group_matmul::multiply`] for one form of weights.
@@ -32,8 +35,16 @@ pub(crate) type Store<K, V> = fn((&[f32], &[f32]), (&mut [K], &mut [V]), usize);
 pub(crate) struct Kernels {
     pub(crate) quantize: fn(&[f32], &mut QuantSpan<'_>),
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    pub(crate) layer_norm: LayerNorm,
     pub(crate) add: fn(&mut [f32], &[f32]),
+    pub(crate) scale: fn(&mut [f32], f32),
+    pub(crate) gelu: fn(&mut [f32]),
+    pub(crate) soft_cap: fn(&mut [f32], f32),
     pub(crate) silu_mul: fn(&mut [f32], &[f32]),
+    pub(crate) gelu_mul: fn(&mut [f32], &[f32]),
+    pub(crate) gate: fn(&mut [f32], f32),
+    pub(crate) route: fn(&[f32], bool, &mut [u32], &mut [f32]),
+    pub(crate) add_share: fn(&mut [f32], &[f32], f32),
     pub(crate) rotate: fn(&mut [f32], &[f32], Pairing),
     /// `None` for types of [`Form::Float`].
     pub(crate) unpack: fn(DType) -> Option<Unpack>,
@@ -117,8 +128,24 @@ macro_rules! instance {
                     |x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]| s =>
                     rows::rms_norm(x, weight, eps, out)),
                 add: enter!($isa, [$($feature)?], |y: &mut [f32], x: &[f32]| s => rows::add(y, x)),
+                layer_norm: enter!($isa, [$($feature)?],
+                    |x: &[f32], weights: (&[f32], &[f32]), eps: f32, out: &mut [f32]| s =>
+                    rows::layer_norm(x, weights, eps, out)),
+                scale: enter!($isa, [$($feature)?], |y: &mut [f32], factor: f32| s =>
+                    rows::scale(y, factor)),
+                gelu: enter!($isa, [$($feature)?], |y: &mut [f32]| s => rows::gelu(y)),
+                soft_cap: enter!($isa, [$($feature)?], |y: &mut [f32], cap: f32| s =>
+                    rows::soft_cap(y, cap)),
                 silu_mul: enter!($isa, [$($feature)?], |gate: &mut [f32], up: &[f32]| s =>
                     rows::silu_mul(gate, up)),
+                gelu_mul: enter!($isa, [$($feature)?], |gate: &mut [f32], up: &[f32]| s =>
+                    rows::gelu_mul(gate, up)),
+                gate: enter!($isa, [$($feature)?], |x: &mut [f32], by: f32| s => rows::gate(x, by)),
+                route: enter!($isa, [$($feature)?],
+                    |scores: &[f32], normalizes: bool, chosen: &mut [u32], shares: &mut [f32]| s =>
+                    experts::route(scores, normalizes, chosen, shares)),
+                add_share: enter!($isa, [$($feature)?], |y: &mut [f32], x: &[f32], share: f32| s =>
+                    experts::add_share(y, x, share)),
                 rotate: enter!($isa, [$($feature)?],
                     |head: &mut [f32], turns: &[f32], pairing: Pairing| s =>
                     rows::rotate(head, turns, pairing)),

@@ -3,7 +3,9 @@
 //! by the step that writes them, where its chunks are whole groups, else by a step of its own.
 
 use crate::dtype::{DType, Form};
-use crate::program::{Activation, Attention, BufId, BufShape, Op, Program, RopeId, Rows, WeightId};
+use crate::program::{
+    Activation, Attention, BufId, BufShape, Experts, Function, Op, Program, RopeId, Rows, WeightId,
+};
 use crate::weight::Weight;
 
 use super::kernels::{Kernels, Multiply, Unpack};
@@ -17,6 +19,8 @@ pub(super) const TILE: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SlotShape {
     pub(super) rows: Rows,
+    /// Rows for each of those: one for each expert that a token goes through.
+    pub(super) copies: usize,
     pub(super) width: usize,
     pub(super) has_quant: bool,
 }
@@ -80,6 +84,26 @@ pub(super) enum Step {
         out: Slot,
         quantize: bool,
     },
+    LayerNorm {
+        x: Slot,
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+        eps: f32,
+        out: Slot,
+        quantize: bool,
+    },
+    Map {
+        x: Slot,
+        function: Function,
+        out: Slot,
+        quantize: bool,
+    },
+    Add {
+        a: Slot,
+        b: Slot,
+        out: Slot,
+        quantize: bool,
+    },
     MatMul {
         x: Slot,
         parts: Vec<Part>,
@@ -89,6 +113,45 @@ pub(super) enum Step {
         gate: Matrix,
         up: Matrix,
         activation: Activation,
+        out: Slot,
+        quantize: bool,
+        /// The matrices are of so many experts, and the rows are grouped by them.
+        n_experts: Option<usize>,
+    },
+    /// Chooses the experts of each row.
+    Route {
+        scores: Slot,
+        n_used: usize,
+        normalizes: bool,
+    },
+    /// Orders the rows' choices by expert.
+    GroupByExpert {
+        scores: Slot,
+        n_used: usize,
+    },
+    /// Copies each row to where its experts find it.
+    Spread {
+        x: Slot,
+        out: Slot,
+        quantize: bool,
+    },
+    /// A product of rows that are grouped by expert.
+    ExpertMatMul {
+        x: Slot,
+        matrix: Matrix,
+        n_experts: usize,
+        out: Slot,
+    },
+    /// The sum of what a row's experts answered.
+    Combine {
+        x: Slot,
+        n_used: usize,
+        out: Slot,
+        quantize: bool,
+    },
+    Gate {
+        x: Slot,
+        by: Slot,
         out: Slot,
         quantize: bool,
     },
@@ -128,6 +191,8 @@ pub(super) struct Plan {
     pub(super) logits: Slot,
     /// The longest row of a matrix.
     pub(super) max_row_len: usize,
+    /// The most experts to choose from, and the most that a token goes through.
+    pub(super) max_experts: (usize, usize),
 }
 
 pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
@@ -143,6 +208,7 @@ pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
         slots: lowering.slots,
         logits,
         max_row_len,
+        max_experts: lowering.max_experts,
     }
 }
 
@@ -155,6 +221,7 @@ struct Lowering<'a> {
     slot_of: Vec<Option<Slot>>, // by buffer, once written
     last_read: Vec<usize>,      // by buffer: index of the operation
     wants_quant: Vec<bool>,     // by buffer
+    max_experts: (usize, usize),
 }
 
 impl<'a> Lowering<'a> {
@@ -181,6 +248,7 @@ impl<'a> Lowering<'a> {
             slot_of: vec![None; n],
             last_read,
             wants_quant,
+            max_experts: (0, 0),
         }
     }
 
@@ -207,6 +275,45 @@ impl<'a> Lowering<'a> {
                     x,
                     weight,
                     eps: *eps,
+                    out,
+                    quantize,
+                });
+            }
+            Op::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                out,
+            } => {
+                let x = self.slot(*x);
+                let [weight, bias] = [weight, bias].map(|id| self.program.weight(*id).to_f32());
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::LayerNorm {
+                    x,
+                    weight,
+                    bias,
+                    eps: *eps,
+                    out,
+                    quantize,
+                });
+            }
+            Op::Map { x, function, out } => {
+                let (x, function) = (self.slot(*x), *function);
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::Map {
+                    x,
+                    function,
+                    out,
+                    quantize,
+                });
+            }
+            Op::Add { a, b, out } => {
+                let [a, b] = [a, b].map(|id| self.slot(*id));
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::Add {
+                    a,
+                    b,
                     out,
                     quantize,
                 });
@@ -256,10 +363,22 @@ impl<'a> Lowering<'a> {
                     activation,
                     out,
                     quantize: now,
+                    n_experts: None,
                 });
                 if quantize && !whole {
                     self.steps.push(Step::Quantize { slot: out });
                 }
+            }
+            Op::Experts(experts) => self.experts(experts),
+            Op::Gate { x, by, out } => {
+                let [x, by] = [x, by].map(|id| self.slot(*id));
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::Gate {
+                    x,
+                    by,
+                    out,
+                    quantize,
+                });
             }
             Op::Attention(spec) => {
                 let [q, k, v] = [spec.q, spec.k, spec.v].map(|id| self.slot(id));
@@ -301,6 +420,71 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    fn experts(&mut self, e: &Experts) {
+        let [x, scores] = [e.x, e.scores].map(|id| self.slot(id));
+        let BufShape { rows, width } = self.program.shape(e.x);
+        let n_experts = self.program.shape(e.scores).width;
+        let (n_used, normalizes) = (e.n_used, e.normalizes);
+        self.max_experts.0 = self.max_experts.0.max(n_experts);
+        self.max_experts.1 = self.max_experts.1.max(n_used);
+        let [gate, up, down] = [e.gate, e.up, e.down].map(|id| self.matrix(id));
+        let inner = down.weight.row_len();
+        let is_group = |matrix: &Matrix| matches!(matrix.kernel, MatrixKernel::Group(..));
+        let grouped = |width, has_quant| SlotShape {
+            rows,
+            copies: n_used,
+            width,
+            has_quant,
+        };
+        let wants_quant = is_group(&gate) || is_group(&up);
+        let copies = self.take(grouped(width, wants_quant));
+        let inners = self.take(grouped(inner, is_group(&down)));
+        let answers = self.take(grouped(width, false));
+        let (out, quantize) = self.write(e.out);
+        let whole = inner.is_multiple_of(GROUP);
+        let quantize_inner = is_group(&down);
+        self.steps.extend([
+            Step::Route {
+                scores,
+                n_used,
+                normalizes,
+            },
+            Step::GroupByExpert { scores, n_used },
+            Step::Spread {
+                x,
+                out: copies,
+                quantize: wants_quant,
+            },
+            Step::Gated {
+                x: copies,
+                gate,
+                up,
+                activation: e.activation,
+                out: inners,
+                quantize: quantize_inner && whole,
+                n_experts: Some(n_experts),
+            },
+        ]);
+        if quantize_inner && !whole {
+            self.steps.push(Step::Quantize { slot: inners });
+        }
+        self.steps.push(Step::ExpertMatMul {
+            x: inners,
+            matrix: down,
+            n_experts,
+            out: answers,
+        });
+        self.steps.push(Step::Combine {
+            x: answers,
+            n_used,
+            out,
+            quantize,
+        });
+        for slot in [copies, inners, answers] {
+            self.is_free[slot] = true;
+        }
+    }
+
     fn slot(&self, id: BufId) -> Slot {
         self.slot_of[id.0 as usize].expect("a program writes a buffer before it reads it")
     }
@@ -313,11 +497,18 @@ impl<'a> Lowering<'a> {
     fn write(&mut self, id: BufId) -> (Slot, bool) {
         let BufShape { rows, width } = self.program.shape(id);
         let has_quant = self.wants_quant[id.0 as usize];
-        let shape = SlotShape {
+        let slot = self.take(SlotShape {
             rows,
+            copies: 1,
             width,
             has_quant,
-        };
+        });
+        self.slot_of[id.0 as usize] = Some(slot);
+        (slot, has_quant)
+    }
+
+    /// A slot that nobody uses.
+    fn take(&mut self, shape: SlotShape) -> Slot {
         let free = (0..self.slots.len()).find(|&s| self.is_free[s] && self.slots[s] == shape);
         let slot = free.unwrap_or_else(|| {
             self.slots.push(shape);
@@ -325,15 +516,21 @@ impl<'a> Lowering<'a> {
             self.slots.len() - 1
         });
         self.is_free[slot] = false;
-        self.slot_of[id.0 as usize] = Some(slot);
-        (slot, has_quant)
+        slot
     }
 }
 
 fn reads(op: &Op) -> Vec<BufId> {
     match op {
         Op::Embed { .. } => vec![],
-        Op::RmsNorm { x, .. } | Op::GatedMatMul { x, .. } | Op::Gather { x, .. } => vec![*x],
+        Op::RmsNorm { x, .. }
+        | Op::LayerNorm { x, .. }
+        | Op::Map { x, .. }
+        | Op::GatedMatMul { x, .. }
+        | Op::Gather { x, .. } => vec![*x],
+        Op::Add { a, b, .. } => vec![*a, *b],
+        Op::Experts(spec) => vec![spec.x, spec.scores],
+        Op::Gate { x, by, .. } => vec![*x, *by],
         Op::MatMul { x, parts } => parts
             .iter()
             .filter_map(|part| part.residual)
@@ -347,8 +544,13 @@ fn writes(op: &Op) -> Vec<BufId> {
     match op {
         Op::Embed { out, .. }
         | Op::RmsNorm { out, .. }
+        | Op::LayerNorm { out, .. }
+        | Op::Map { out, .. }
+        | Op::Add { out, .. }
         | Op::GatedMatMul { out, .. }
+        | Op::Gate { out, .. }
         | Op::Gather { out, .. } => vec![*out],
+        Op::Experts(spec) => vec![spec.out],
         Op::MatMul { parts, .. } => parts.iter().map(|part| part.out).collect(),
         Op::Attention(spec) => vec![spec.out],
     }

@@ -209,6 +209,7 @@ impl Wait {
 pub(crate) trait Plain: Copy + Send + Sync + 'static {}
 impl Plain for f32 {}
 impl Plain for i32 {}
+impl Plain for u32 {}
 impl Plain for u16 {}
 impl Plain for i8 {}
 
@@ -280,18 +281,19 @@ impl<T: Plain> SharedBuf<T> {
     /// Nobody else reads or writes the tile while it lives.
     pub(crate) unsafe fn tile(
         &self,
-        n_rows: usize,
+        rows: Range<usize>,
         width: usize,
         columns: Range<usize>,
     ) -> Tile<'_, T> {
         assert!(
-            columns.end <= width && n_rows * width <= self.len,
+            columns.end <= width && rows.end * width <= self.len,
             "tile of a shared buffer"
         );
-        let ptr = self.at(&(columns.start..columns.start));
+        let first = rows.start * width + columns.start;
+        let ptr = self.at(&(first..first));
         Tile {
             ptr,
-            n_rows,
+            n_rows: rows.len(),
             stride: width,
             width: columns.len(),
             _buf: self,
@@ -386,7 +388,7 @@ mod tests {
         let buf = SharedBuf::<f32>::zeroed(12).unwrap();
         // SAFETY: one thread, one tile at a time.
         unsafe {
-            let mut tile = buf.tile(3, 4, 1..3);
+            let mut tile = buf.tile(0..3, 4, 1..3);
             tile.row(2).copy_from_slice(&[1.0, 2.0]);
             assert_eq!(buf.get(8..12), [0.0, 1.0, 2.0, 0.0]);
         }

@@ -3,8 +3,8 @@
 
 use minerva_compute::cpu::{CpuOptions, Isa, KvType};
 use minerva_compute::{
-    Activation, AttentionSpec, Backend, Batch, Builder, CpuBackend, DType, Executable,
-    KV_BLOCK_LEN, Limits, Pairing, Program, ReferenceBackend, Rope, Sequence, Weight,
+    Activation, AttentionSpec, Backend, Batch, Builder, CpuBackend, DType, Executable, ExpertsSpec,
+    Function, KV_BLOCK_LEN, Limits, Pairing, Program, ReferenceBackend, Rope, Sequence, Weight,
 };
 
 const LIMITS: Limits = Limits {
@@ -129,6 +129,8 @@ fn program(dtype: DType, shape: &Shape, pairing: Pairing) -> Program {
         head_dim,
         scale,
         rope: Some(rope),
+        soft_cap: None,
+        window: None,
     };
     let a = b.attention(qkv, &spec);
     let x = b.matmul_add(a, wo, Some(bias), x);
@@ -220,6 +222,175 @@ fn every_type_agrees_with_the_reference() {
                 "{dtype}: {isa} has other bits than {}",
                 Isa::available()[0]
             );
+        }
+    }
+}
+
+/// Two layers of everything that a plain layer does not have.
+fn rich_program(dtype: DType, window: usize) -> Program {
+    let random = &mut Random(11);
+    let mut b = Builder::new();
+    let (dim, n_heads, n_kv_heads, head_dim) = (64, 4, 2, 24);
+    let mut vector = |b: &mut Builder, len: usize, mean: f32| {
+        let values: Vec<f32> = (0..len).map(|_| mean + random.unit() / 4.0).collect();
+        b.weight(Weight::from_f32("vector", (1, len), &values))
+    };
+    let weights = &mut Random(12);
+    let mut matrix = |b: &mut Builder, rows, row_len| {
+        b.weight(weight(weights, "matrix", dtype, (rows, row_len)))
+    };
+    let embd = {
+        let values: Vec<f32> = (0..VOCAB * dim).map(|i| (i as f32 * 0.7).sin()).collect();
+        b.weight(Weight::from_f32("embd", (VOCAB, dim), &values))
+    };
+    let inv_freq = (0..head_dim / 4).map(|i| 0.5f32.powi(i as i32)).collect();
+    let rope = b.rope(Rope {
+        pairing: Pairing::Halves,
+        inv_freq,
+        magnitude: 1.2,
+    });
+    let x = b.embed(embd);
+    let mut x = b.map(x, Function::Scale(3.0));
+    for window in [Some(window), None] {
+        let (norm, bias) = (vector(&mut b, dim, 1.0), vector(&mut b, dim, 0.0));
+        let h = b.layer_norm(x, norm, bias, 1e-5);
+        let kv = n_kv_heads * head_dim;
+        let projections = [n_heads * head_dim, kv, kv].map(|rows| {
+            let weight = matrix(&mut b, rows, dim);
+            (weight, Some(vector(&mut b, rows, 0.0)))
+        });
+        let [q, k, v] = b.matmul_parts(h, projections);
+        let (by_head, whole) = (vector(&mut b, head_dim, 1.0), vector(&mut b, kv, 1.0));
+        let q = b.rms_norm(q, by_head, 1e-5);
+        let k = b.rms_norm(k, whole, 1e-5);
+        let spec = AttentionSpec {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            scale: 0.7,
+            rope: Some(rope),
+            soft_cap: Some(3.0),
+            window,
+        };
+        let a = b.attention([q, k, v], &spec);
+        let output = matrix(&mut b, dim, n_heads * head_dim);
+        let y = b.matmul(a, output);
+        let x_beside = b.add(x, y);
+        let [up, gate, down] = [(96, dim), (96, dim), (dim, 96)].map(|(n, m)| matrix(&mut b, n, m));
+        let inner = b.matmul(h, up);
+        let inner = b.map(inner, Function::Gelu);
+        let y = b.matmul_add(inner, down, None, x_beside);
+        let inner = b.gated_matmul(y, gate, up, Activation::Gelu);
+        x = b.matmul_add(inner, down, None, y);
+    }
+    let x = b.outputs(x);
+    let output = matrix(&mut b, VOCAB, dim);
+    let logits = b.matmul(x, output);
+    let logits = b.map(logits, Function::SoftCap(2.0));
+    b.finish(logits)
+}
+
+#[test]
+fn every_operation_agrees_with_the_reference() {
+    let limits = Limits {
+        max_tokens: 600,
+        max_outputs: 600,
+        n_kv_blocks: 48,
+    };
+    let blocks: Vec<u32> = (0..38).collect();
+    // Windows that begin within a span, a tile, and at the border of a span.
+    for (window, n) in [(1, 40), (5, 40), (300, 600), (256, 600)] {
+        for (dtype, tolerance) in [(DType::F32, 1e-9), (DType::Q8_0, 2e-3)] {
+            let program = rich_program(dtype, window);
+            let tokens = tokens(n, 6);
+            let mut model = ReferenceBackend.load(program.clone(), limits).unwrap();
+            let want = run(&mut *model, &tokens, &[n], &blocks);
+            let mut first: Option<Vec<f32>> = None;
+            for isa in Isa::available() {
+                let mut model = cpu(isa, 2, KvType::F32)
+                    .load(program.clone(), limits)
+                    .unwrap();
+                let got = run(&mut *model, &tokens, &[n], &blocks);
+                let error = error(&got, &want);
+                assert!(error < tolerance, "{dtype} on {isa}: error {error:e}");
+                let first = first.get_or_insert_with(|| got.clone());
+                assert!(*first == got, "{dtype}: {isa} has other bits");
+                let slices = [n - 33, 9, 24];
+                assert!(
+                    run(&mut *model, &tokens, &slices, &blocks) == got,
+                    "{dtype}: slices"
+                );
+            }
+        }
+    }
+}
+
+/// A mixture of experts beside a gated block; the third expert's scores are the second's.
+fn experts_program(dtype: DType, inner: usize, normalizes: bool) -> Program {
+    let random = &mut Random(21);
+    let mut b = Builder::new();
+    let (dim, n_experts) = (64, 5);
+    let values: Vec<f32> = (0..VOCAB * dim).map(|_| random.unit()).collect();
+    let embd = b.weight(Weight::from_f32("embd", (VOCAB, dim), &values));
+    let mut router: Vec<f32> = (0..n_experts * dim).map(|_| random.unit()).collect();
+    router.copy_within(dim..2 * dim, 2 * dim);
+    let router = b.weight(Weight::from_f32("router", (n_experts, dim), &router));
+    let by = b.weight(Weight::from_f32("by", (1, dim), &values[..dim]));
+    let matrices = [
+        (n_experts * inner, dim),
+        (n_experts * inner, dim),
+        (n_experts * dim, inner),
+        (VOCAB, dim),
+    ];
+    let [gate, up, down, output] =
+        matrices.map(|shape| b.weight(weight(random, "matrix", dtype, shape)));
+    let spec = ExpertsSpec {
+        activation: Activation::Silu,
+        n_used: 3,
+        normalizes,
+    };
+    let x = b.embed(embd);
+    let scores = b.matmul(x, router);
+    let y = b.experts(x, scores, [gate, up, down], &spec);
+    let by = b.matmul(x, by);
+    let beside = b.gate(x, by);
+    let x = b.add(beside, y);
+    // Again, of the wanted rows.
+    let x = b.outputs(x);
+    let scores = b.matmul(x, router);
+    let x = b.experts(x, scores, [gate, up, down], &spec);
+    let logits = b.matmul(x, output);
+    b.finish(logits)
+}
+
+#[test]
+fn experts_agree_with_the_reference() {
+    let tokens = tokens(37, 8);
+    for (dtype, inner, normalizes, tolerance) in [
+        (DType::F32, 40, true, 1e-10),
+        (DType::F32, 64, false, 1e-10),
+        (DType::Q8_0, 96, true, 2e-3),
+        (DType::Q4_1, 32, false, 2e-3),
+    ] {
+        let program = experts_program(dtype, inner, normalizes);
+        let mut model = ReferenceBackend.load(program.clone(), LIMITS).unwrap();
+        let want = run(&mut *model, &tokens, &[37], &[0, 1, 2]);
+        let mut first: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let mut model = cpu(isa, threads, KvType::F32)
+                    .load(program.clone(), LIMITS)
+                    .unwrap();
+                let got = run(&mut *model, &tokens, &[37], &[0, 1, 2]);
+                let error = error(&got, &want);
+                assert!(error < tolerance, "{dtype} on {isa}: error {error:e}");
+                let first = first.get_or_insert_with(|| got.clone());
+                assert!(*first == got, "{dtype}: {isa} has other bits");
+                for slices in [&[36, 1][..], &[5, 17, 15], &[1; 37]] {
+                    let got = run(&mut *model, &tokens, slices, &[0, 1, 2]);
+                    assert!(got == *first, "{dtype}: slices of {slices:?}");
+                }
+            }
         }
     }
 }

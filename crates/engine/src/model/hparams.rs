@@ -1,6 +1,6 @@
 //! From metadata to the numbers of a model, all of them checked.
 
-use minerva_gguf::Metadata;
+use minerva_gguf::{Array, Metadata, Value};
 
 use super::rope::RopeParams;
 use crate::error::LoadError;
@@ -30,10 +30,30 @@ pub struct HParams {
     pub n_kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Added to the mean square in the norms.
-    pub rms_eps: f32,
+    /// Added to the mean square or the variance in the norms.
+    pub norm_eps: f32,
+    /// The mixture of experts that takes the place of a feed-forward block, if there is one.
+    pub experts: Option<ExpertParams>,
     /// Rotary position embedding.
     pub rope: RopeParams,
+    /// The base of the frequencies in layers that see a window, where it is another one.
+    pub local_freq_base: Option<f32>,
+    /// Positions that a layer with a window sees, the token's own included.
+    pub window: Option<usize>,
+    /// Which layers have that window; `None` for the architecture's own choice.
+    pub local_layers: Option<Vec<bool>>,
+    /// Factor on the embeddings.
+    pub embedding_scale: f32,
+    /// Factor on what is added to the stream.
+    pub residual_scale: f32,
+    /// Factor on the product of a query and a key; `None` for the architecture's own.
+    pub attention_scale: Option<f32>,
+    /// What the logits are divided by.
+    pub logit_divisor: f32,
+    /// Bound on the attention's scores.
+    pub attention_soft_cap: Option<f32>,
+    /// Bound on the logits.
+    pub logit_soft_cap: Option<f32>,
 }
 
 impl HParams {
@@ -67,21 +87,19 @@ impl HParams {
             let wanted = format!("{head_dim}, the length of a key");
             return Err(keys.error("attention.value_length", value_len, wanted));
         }
-        if let Some(n_experts) = keys.metadata.opt_u32(&keys.key("expert_count"))?
-            && n_experts > 0
-        {
-            let wanted = "0: a mixture of experts is not supported".into();
-            return Err(keys.error("expert_count", n_experts, wanted));
-        }
-        let mut context_length = keys.count("context_length", u32::MAX)?;
-        // Up to its length, a sliding window masks nothing: there the model is exact.
-        if let Some(window) = keys.opt_count("attention.sliding_window", u32::MAX)? {
-            context_length = context_length.min(window);
-        }
-        let rms_eps = metadata.f32(&keys.key("attention.layer_norm_rms_epsilon"))?;
-        if !(rms_eps.is_finite() && rms_eps >= 0.0) {
+        let context_length = keys.count("context_length", u32::MAX)?;
+        let n_layers = keys.count("block_count", MAX_LAYERS)?;
+        // 0 has always meant none.
+        let window = metadata.opt_u32(&keys.key("attention.sliding_window"))?;
+        let eps_key = ["layer_norm_epsilon", "layer_norm_rms_epsilon"]
+            .map(|name| format!("attention.{name}"))
+            .into_iter()
+            .find(|name| metadata.contains(&keys.key(name)))
+            .unwrap_or_else(|| "attention.layer_norm_rms_epsilon".into());
+        let norm_eps = metadata.f32(&keys.key(&eps_key))?;
+        if !(norm_eps.is_finite() && norm_eps >= 0.0) {
             let wanted = "a finite number of at least 0".into();
-            return Err(keys.error("attention.layer_norm_rms_epsilon", rms_eps, wanted));
+            return Err(keys.error(&eps_key, norm_eps, wanted));
         }
         let vocab_size = metadata.strings("tokenizer.ggml.tokens")?.len();
         if vocab_size == 0 || vocab_size > MAX_COUNT as usize {
@@ -91,18 +109,72 @@ impl HParams {
                 wanted: format!("1 to {MAX_COUNT}"),
             });
         }
+        let ffn_size = keys.count("feed_forward_length", MAX_COUNT)?;
         Ok(HParams {
             vocab_size,
             context_length,
             hidden_size,
-            ffn_size: keys.count("feed_forward_length", MAX_COUNT)?,
-            n_layers: keys.count("block_count", MAX_LAYERS)?,
+            ffn_size,
+            experts: ExpertParams::read(&keys, ffn_size)?,
+            n_layers,
             n_heads,
             n_kv_heads,
             head_dim,
-            rms_eps,
+            norm_eps,
             rope: RopeParams::read(&keys, head_dim, context_length)?,
+            local_freq_base: keys.opt_above("rope.freq_base_swa", 1.0)?,
+            window: window.filter(|&n| n > 0).map(|n| n as usize),
+            local_layers: keys.local_layers(n_layers)?,
+            embedding_scale: keys.opt_above("embedding_scale", 0.0)?.unwrap_or(1.0),
+            residual_scale: keys.opt_above("residual_scale", 0.0)?.unwrap_or(1.0),
+            attention_scale: keys.opt_above("attention.scale", 0.0)?,
+            logit_divisor: keys.opt_above("logit_scale", 0.0)?.unwrap_or(1.0),
+            attention_soft_cap: keys.opt_above("attn_logit_softcapping", 0.0)?,
+            logit_soft_cap: keys.opt_above("final_logit_softcapping", 0.0)?,
         })
+    }
+}
+
+/// The numbers of a mixture of experts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpertParams {
+    /// Experts of a layer.
+    pub n_experts: usize,
+    /// How many of them a token goes through.
+    pub n_used: usize,
+    /// Width inside an expert.
+    pub ffn_size: usize,
+    /// Width inside the expert that every token goes through, where there is one.
+    pub shared_ffn_size: usize,
+}
+
+impl ExpertParams {
+    fn read(keys: &Keys<'_>, ffn_size: usize) -> Result<Option<ExpertParams>, LoadError> {
+        let n_experts = keys.metadata.opt_u32(&keys.key("expert_count"))?;
+        let Some(n_experts) = n_experts.filter(|&n| n > 0) else {
+            return Ok(None);
+        };
+        if n_experts > MAX_LAYERS {
+            let wanted = format!("0 to {MAX_LAYERS}");
+            return Err(keys.error("expert_count", n_experts, wanted));
+        }
+        // 1 is the softmax; 0 in either has always meant that nothing is said.
+        let gating = keys.metadata.opt_u32(&keys.key("expert_gating_func"))?;
+        if let Some(gating) = gating.filter(|gating| *gating > 1) {
+            let wanted = "1, the softmax".into();
+            return Err(keys.error("expert_gating_func", gating, wanted));
+        }
+        let scale = keys.metadata.opt_f32(&keys.key("expert_weights_scale"))?;
+        if let Some(scale) = scale.filter(|scale| *scale != 0.0 && *scale != 1.0) {
+            return Err(keys.error("expert_weights_scale", scale, "1".into()));
+        }
+        let size = |name| keys.opt_count(name, MAX_COUNT);
+        Ok(Some(ExpertParams {
+            n_experts: n_experts as usize,
+            n_used: keys.count("expert_used_count", n_experts)?,
+            ffn_size: size("expert_feed_forward_length")?.unwrap_or(ffn_size),
+            shared_ffn_size: size("expert_shared_feed_forward_length")?.unwrap_or(ffn_size),
+        }))
     }
 }
 
@@ -137,6 +209,27 @@ impl Keys<'_> {
             return Err(self.error(name, found, format!("1 to {max}")));
         }
         Ok(found as usize)
+    }
+
+    /// Which layers see only a window: a list, or a number n for all but each n-th layer.
+    fn local_layers(&self, n_layers: usize) -> Result<Option<Vec<bool>>, LoadError> {
+        let name = "attention.sliding_window_pattern";
+        match self.metadata.get(&self.key(name)) {
+            None => Ok(None),
+            Some(Value::Array(Array::Bool(layers))) if layers.len() >= n_layers => {
+                Ok(Some(layers[..n_layers].to_vec()))
+            }
+            Some(Value::Array(array)) => {
+                let found = format!("{} of {}", array.len(), array.element_type_name());
+                let wanted = format!("{n_layers} of bool, or a number");
+                Err(self.error(name, found, wanted))
+            }
+            Some(_) => {
+                let n = self.metadata.u32(&self.key(name))? as usize;
+                let is_local = |i| n == 0 || i % n < n - 1;
+                Ok(Some((0..n_layers).map(is_local).collect()))
+            }
+        }
     }
 
     /// A finite number above `min` that may be missing.

@@ -1,28 +1,42 @@
 //! Models: what a file holds, checked, and its forward pass.
 //!
-//! An architecture is one file here and one row of [`ARCHITECTURES`]. Everything else about a model
-//! is data: numbers from the metadata ([`HParams`]), and weights by name.
+//! An architecture is one file here and one row of [`ARCHITECTURES`]; most of them only set what
+//! differs in the shared decoder (`decoder`). Everything else about a model is data: numbers from
+//! the metadata ([`HParams`]), and weights by name.
 
 mod hparams;
 mod rope;
 
 mod weights;
 
+mod decoder;
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod granite;
 mod llama;
+mod olmo2;
+mod phi2;
+mod phi3;
+mod qwen2;
+mod qwen2moe;
+mod qwen3;
+mod qwen3moe;
+mod smollm3;
 
 mod file;
 
 use std::path::{Path, PathBuf};
 
 use minerva_compute::{DType, Program};
-use minerva_gguf::{GgmlType, Metadata};
+use minerva_gguf::{GgmlType, Metadata, Value};
 
 use self::file::ModelFile;
 use crate::chat::template::ChatTemplate;
 use crate::error::LoadError;
 use crate::tokenizer::{TokenType, Tokenizer};
 
-pub use self::hparams::HParams;
+pub use self::hparams::{ExpertParams, HParams};
 pub use self::rope::{RopeParams, RopeScaling};
 pub use self::weights::{TensorSpec, Weights};
 
@@ -35,18 +49,47 @@ pub struct Architecture {
     pub tensors: fn(&HParams) -> Vec<TensorSpec>,
     /// Its forward pass, of weights that were checked against `tensors`; it fails only where a
     /// tensor's elements, such as RoPE's factors, make no sense.
-    pub build: fn(&HParams, &Weights) -> Result<Program, LoadError>,
+    /// The last argument is the longest context that it will be used for.
+    pub build: fn(&HParams, &Weights, usize) -> Result<Program, LoadError>,
     /// The metadata of a small model, without a tokenizer, for tests.
     pub tiny: fn() -> Metadata,
 }
 
 /// The architectures, by name.
-pub const ARCHITECTURES: &[Architecture] = &[Architecture {
-    name: "llama",
-    tensors: llama::tensors,
-    build: llama::build,
-    tiny: llama::tiny,
-}];
+pub const ARCHITECTURES: &[Architecture] = &[
+    llama::ARCHITECTURE,
+    qwen2::ARCHITECTURE,
+    qwen3::ARCHITECTURE,
+    qwen2moe::ARCHITECTURE,
+    qwen3moe::ARCHITECTURE,
+    phi3::ARCHITECTURE,
+    phi2::ARCHITECTURE,
+    granite::ARCHITECTURE,
+    smollm3::ARCHITECTURE,
+    olmo2::ARCHITECTURE,
+    gemma::ARCHITECTURE,
+    gemma2::ARCHITECTURE,
+    gemma3::ARCHITECTURE,
+];
+
+/// The smallest metadata of a decoder that has everything: several layers, grouped queries, uneven
+/// widths.
+fn tiny_decoder(architecture: &str) -> Metadata {
+    let mut metadata = Metadata::new();
+    metadata.insert("general.architecture", architecture);
+    let mut insert = |key: &str, value: Value| {
+        metadata.insert(&format!("{architecture}.{key}"), value);
+    };
+    insert("context_length", 128u32.into());
+    insert("embedding_length", 32u32.into());
+    insert("block_count", 2u32.into());
+    insert("feed_forward_length", 64u32.into());
+    insert("attention.head_count", 4u32.into());
+    insert("attention.head_count_kv", 2u32.into());
+    insert("attention.layer_norm_rms_epsilon", 1e-5f32.into());
+    insert("rope.dimension_count", 8u32.into());
+    metadata
+}
 
 impl Architecture {
     /// The one that a file names.
@@ -169,9 +212,10 @@ impl Model {
         }
     }
 
-    /// The forward pass, for a backend to load.
-    pub fn program(&self) -> Result<Program, LoadError> {
-        (self.architecture.build)(&self.hparams, &self.weights)
+    /// The forward pass, for a backend to load; `context` is the longest context that it will be
+    /// used for.
+    pub fn program(&self, context: usize) -> Result<Program, LoadError> {
+        (self.architecture.build)(&self.hparams, &self.weights, context)
     }
 }
 
@@ -217,7 +261,8 @@ pub fn verify(path: impl AsRef<Path>) -> Vec<LoadError> {
         Ok((architecture, hparams)) => {
             let weights = Weights::load(&file, &(architecture.tensors)(&hparams), &mut problems);
             if problems.is_empty() {
-                problems.extend((architecture.build)(&hparams, &weights).err());
+                let context = hparams.context_length;
+                problems.extend((architecture.build)(&hparams, &weights, context).err());
             }
         }
         Err(problem) => problems.push(problem),

@@ -22,8 +22,12 @@ pub struct RopeParams {
     pub freq_base: f32,
     /// How positions are scaled.
     pub scaling: RopeScaling,
+    /// Positions that the model was first trained for.
+    pub original_context_length: usize,
     /// Factor on what is turned, beside that of YaRN.
     pub attn_factor: f32,
+    /// Whether the model was trained with its scaling, if the file says so.
+    pub is_finetuned: Option<bool>,
 }
 
 /// How positions are scaled to contexts longer than the model was trained for.
@@ -40,13 +44,14 @@ pub enum RopeScaling {
     Yarn {
         /// Above 0.
         factor: f32,
-        /// Positions that the model was first trained for.
-        original_context_length: usize,
         /// Turns over that context from which on a pair keeps its frequency.
         beta_fast: f32,
         /// Turns up to which a pair is divided.
         beta_slow: f32,
     },
+    /// Each pair has its own factor, one for contexts up to the original length and another for
+    /// longer ones (<https://arxiv.org/abs/2402.13753>): tensors `rope_factors_{short,long}.weight`.
+    Long,
 }
 
 impl RopeParams {
@@ -77,9 +82,6 @@ impl RopeParams {
             None | Some("linear") => RopeScaling::Linear { factor },
             Some("yarn") => RopeScaling::Yarn {
                 factor,
-                original_context_length: keys
-                    .opt_count("rope.scaling.original_context_length", u32::MAX)?
-                    .unwrap_or(context_length),
                 beta_fast: keys
                     .opt_above("rope.scaling.yarn_beta_fast", 0.0)?
                     .unwrap_or(32.0),
@@ -87,8 +89,9 @@ impl RopeParams {
                     .opt_above("rope.scaling.yarn_beta_slow", 0.0)?
                     .unwrap_or(1.0),
             },
+            Some("longrope") => RopeScaling::Long,
             Some(other) => {
-                let wanted = "none, linear or yarn".into();
+                let wanted = "none, linear, yarn or longrope".into();
                 return Err(keys.error("rope.scaling.type", format!("{other:?}"), wanted));
             }
         };
@@ -96,9 +99,15 @@ impl RopeParams {
             n_dims,
             freq_base: keys.opt_above("rope.freq_base", 1.0)?.unwrap_or(10000.0),
             scaling,
+            original_context_length: keys
+                .opt_count("rope.scaling.original_context_length", u32::MAX)?
+                .unwrap_or(context_length),
             attn_factor: keys
                 .opt_above("rope.scaling.attn_factor", 0.0)?
                 .unwrap_or(1.0),
+            is_finetuned: keys
+                .metadata
+                .opt_bool(&keys.key("rope.scaling.finetuned"))?,
         })
     }
 
@@ -138,17 +147,16 @@ impl RopeParams {
     /// What the positions are multiplied with for pair `i`.
     fn position_scale(&self, i: usize) -> f64 {
         match self.scaling {
-            RopeScaling::None => 1.0,
+            RopeScaling::None | RopeScaling::Long => 1.0,
             RopeScaling::Linear { factor } => 1.0 / f64::from(factor),
             RopeScaling::Yarn {
                 factor,
-                original_context_length,
                 beta_fast,
                 beta_slow,
             } => {
                 // The pair that makes `turns` turns over the original context.
                 let pair_of = |turns: f32| {
-                    let period = original_context_length as f64 / (f64::from(turns) * TAU);
+                    let period = self.original_context_length as f64 / (f64::from(turns) * TAU);
                     self.n_dims as f64 * period.ln() / (2.0 * f64::from(self.freq_base).ln())
                 };
                 let low = pair_of(beta_fast).floor().max(0.0);
@@ -184,7 +192,9 @@ mod tests {
             n_dims,
             freq_base,
             scaling,
+            original_context_length: 4096,
             attn_factor: 1.0,
+            is_finetuned: None,
         }
     }
 
@@ -215,11 +225,16 @@ mod tests {
     /// taken for agree with llama.cpp.
     #[test]
     fn yarn() {
-        let yarn = |factor, original_context_length, beta_fast, beta_slow| RopeScaling::Yarn {
-            factor,
-            original_context_length,
-            beta_fast,
-            beta_slow,
+        let yarn = |n_dims, base, factor, original_context_length, beta_fast, beta_slow| {
+            let scaling = RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+            };
+            RopeParams {
+                original_context_length,
+                ..params(n_dims, base, scaling)
+            }
         };
         let wanted = [
             1.0,
@@ -232,7 +247,7 @@ mod tests {
             7.905694e-5,
         ];
         check(
-            &params(16, 1e4, yarn(4.0, 4096, 32.0, 1.0)),
+            &yarn(16, 1e4, 4.0, 4096, 32.0, 1.0),
             None,
             &wanted,
             1.1386294,
@@ -248,17 +263,12 @@ mod tests {
             1.2891732e-6,
         ];
         check(
-            &params(16, 5e5, yarn(8.0, 8192, 16.0, 2.0)),
+            &yarn(16, 5e5, 8.0, 8192, 16.0, 2.0),
             None,
             &wanted,
             1.2079442,
         );
         let wanted = [1.0, 7.5e-2, 5e-3, 5e-4];
-        check(
-            &params(8, 1e4, yarn(2.0, 64, 32.0, 1.0)),
-            None,
-            &wanted,
-            1.0693147,
-        );
+        check(&yarn(8, 1e4, 2.0, 64, 32.0, 1.0), None, &wanted, 1.0693147);
     }
 }

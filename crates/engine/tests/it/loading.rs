@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minerva_compute::ReferenceBackend;
 use minerva_engine::model::{ARCHITECTURES, TensorSpec, verify};
 use minerva_engine::{Engine, EngineOptions, Model};
-use minerva_gguf::Gguf;
+use minerva_gguf::{Array, Gguf, Value};
 
 use crate::tiny::{Random, TempFile, Tensor, Tiny};
 
@@ -15,7 +15,7 @@ fn check(change: impl Fn(&mut Tiny), wanted: &str) {
     let message = match tiny.open() {
         Err(error) => error.to_string(),
         // What the elements of a tensor say is found when the program is made.
-        Ok(model) => model.program().expect_err(wanted).to_string(),
+        Ok(model) => model.program(128).expect_err(wanted).to_string(),
     };
     assert_eq!(message, wanted);
 }
@@ -62,11 +62,7 @@ fn numbers_that_make_no_sense() {
         ("feed_forward_length", 0, "0, expected 1 to 16777216"),
         ("block_count", 5000, "5000, expected 1 to 4096"),
         ("context_length", 0, "0, expected 1 to 4294967295"),
-        (
-            "expert_count",
-            4,
-            "4, expected 0: a mixture of experts is not supported",
-        ),
+        ("expert_count", 5000, "5000, expected 0 to 4096"),
     ] {
         // The first divisor that does not fit would hide the others.
         let key = format!("llama.{key}");
@@ -108,8 +104,12 @@ fn numbers_that_make_no_sense() {
         );
     }
     check(
+        |tiny| tiny.metadata.insert("llama.rope.scaling.type", "dynamic"),
+        "key llama.rope.scaling.type: \"dynamic\", expected none, linear, yarn or longrope",
+    );
+    check(
         |tiny| tiny.metadata.insert("llama.rope.scaling.type", "longrope"),
-        "key llama.rope.scaling.type: \"longrope\", expected none, linear or yarn",
+        "tensor rope_factors_short.weight: missing, expected shape [4]",
     );
     check(
         |tiny| tiny.metadata.insert("llama.block_count", "two"),
@@ -118,10 +118,48 @@ fn numbers_that_make_no_sense() {
 }
 
 #[test]
+fn experts_and_windows_that_make_no_sense() {
+    let experts = |tiny: &mut Tiny| tiny.metadata.insert("llama.expert_count", 4u32);
+    check(
+        experts,
+        "key llama.expert_used_count: missing, expected u32",
+    );
+    for (key, value, wanted) in [
+        ("expert_used_count", 5, "5, expected 1 to 4"),
+        ("expert_gating_func", 2, "2, expected 1, the softmax"),
+        ("expert_feed_forward_length", 0, "0, expected 1 to 16777216"),
+    ] {
+        let key = format!("llama.{key}");
+        let change = |tiny: &mut Tiny| {
+            experts(tiny);
+            tiny.metadata.insert("llama.expert_used_count", 2u32);
+            tiny.metadata.insert(&key, value);
+        };
+        check(change, &format!("key {key}: {wanted}"));
+    }
+    check(
+        |tiny| {
+            let key = "llama.attention.sliding_window_pattern";
+            tiny.metadata
+                .insert(key, Value::Array(Array::Bool(vec![true])));
+        },
+        "key llama.attention.sliding_window_pattern: 1 of bool, expected 2 of bool, or a number",
+    );
+}
+
+fn names() -> String {
+    let names: Vec<&str> = ARCHITECTURES.iter().map(|a| a.name).collect();
+    names.join(", ")
+}
+
+#[test]
 fn an_unknown_architecture() {
     check(
         |tiny| tiny.metadata.insert("general.architecture", "perceptron"),
-        "architecture \"perceptron\": not supported, expected one of: llama",
+        &format!(
+            "architecture \"perceptron\": not supported, expected one of: {}",
+            names()
+        ),
     );
 }
 
@@ -206,14 +244,6 @@ fn options_outside_of_their_range() {
         ..default
     };
     check(options, "batch_outputs: 0, expected at least 1");
-}
-
-#[test]
-fn a_sliding_window_bounds_the_context() {
-    let mut tiny = Tiny::new(&ARCHITECTURES[0], &[]);
-    tiny.metadata
-        .insert("llama.attention.sliding_window", 64u32);
-    assert_eq!(tiny.engine(&EngineOptions::default()).context(), 64);
 }
 
 #[test]

@@ -46,9 +46,27 @@ impl Tiny {
         let hparams = HParams::read(&self.metadata, architecture.name).unwrap();
         let mut random = Random(1);
         let specs = (architecture.tensors)(&hparams);
-        let specs = specs
-            .into_iter()
-            .filter(|spec| !(spec.is_optional && skip.iter().any(|end| spec.name.ends_with(end))));
+        // Where projections may be one matrix or three, a file has either.
+        let mut is_left_out: Vec<&str> = skip.to_vec();
+        if specs
+            .iter()
+            .any(|s| s.is_optional && s.name.ends_with("attn_qkv.weight"))
+        {
+            is_left_out.extend(match skip.contains(&"attn_qkv.weight") {
+                true => ["attn_qkv.bias"; 6],
+                false => [
+                    "attn_q.weight",
+                    "attn_q.bias",
+                    "attn_k.weight",
+                    "attn_k.bias",
+                    "attn_v.weight",
+                    "attn_v.bias",
+                ],
+            });
+        }
+        let specs = specs.into_iter().filter(|spec| {
+            !(spec.is_optional && is_left_out.iter().any(|end| spec.name.ends_with(end)))
+        });
         let tensor = |spec: minerva_engine::model::TensorSpec| {
             let n = spec.dims.iter().product();
             let is_vector = spec.dims.len() == 1;

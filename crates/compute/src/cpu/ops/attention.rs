@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each span of 256 positions, by absolute position:
-//!     score[p] = scale * (q . k[p])                 summed over the head in order
+//!     score[p] = cap(scale * (q . k[p]))            summed over the head in order
 //!     m = max score, e[p] = exp(score[p] - m), l = sum of e, o = sum of e[p] * v[p] in order
 //!     merge (m, l, o) into the running (M, L, O)    (online softmax, arXiv 1805.02867)
 //! out = O / L
@@ -14,11 +14,13 @@
 //! 3. Spans start at multiples of 256 whatever the batch, so that a token's bits are the same in
 //!    decode and in any slice of a prompt, and long contexts can be shared among threads.
 
+use std::ops::Range;
+
 use crate::backend::KV_BLOCK_LEN;
 use crate::cpu::simd::{LANES, Simd};
 use crate::cpu::threads::Plain;
 
-use super::rows::{exp, tree_sum};
+use super::rows::{exp, soft_cap, tree_sum};
 
 const _: () = assert!(
     KV_BLOCK_LEN == LANES,
@@ -91,10 +93,12 @@ pub(crate) struct HeadCache<'a, K, V> {
     pub(crate) dim: usize,
     /// Block of each 16 positions.
     pub(crate) blocks: &'a [u32],
-    /// Positions that are seen.
-    pub(crate) n_positions: usize,
+    /// Positions that are seen; at least one.
+    pub(crate) positions: Range<usize>,
     /// Factor on a score.
     pub(crate) scale: f32,
+    /// Scores go through `soft_cap`.
+    pub(crate) soft_cap: Option<f32>,
 }
 
 /// `out` gets the result for each head in `q`; both are `[n_heads, head_dim]`.
@@ -132,12 +136,17 @@ fn attend_heads<S: Simd, K: Element, V: Element, const N: usize>(
     let mut total_max = [f32::NEG_INFINITY; N];
     let mut total_sum = [0.0f32; N];
     heads.iter_mut().for_each(|(_, out)| out.fill(0.0));
-    for span in (0..cache.n_positions).step_by(SPAN) {
-        let n = SPAN.min(cache.n_positions - span);
+    let Range { start, end } = cache.positions;
+    let first_span = start / SPAN * SPAN;
+    for span in (first_span..end).step_by(SPAN) {
+        let n = SPAN.min(end - span);
+        // Where a window begins within the span: whole tiles before it are passed over.
+        let hidden = start.saturating_sub(span);
         let blocks = &cache.blocks[span / LANES..(span + n).div_ceil(LANES)];
+        let first_tile = hidden / LANES;
 
         let mut scores = [[0.0f32; SPAN]; N];
-        for (tile, &block) in blocks.iter().enumerate() {
+        for (tile, &block) in blocks.iter().enumerate().skip(first_tile) {
             let k = cache.k[block as usize * dim * LANES..][..dim * LANES]
                 .as_chunks::<LANES>()
                 .0;
@@ -157,13 +166,16 @@ fn attend_heads<S: Simd, K: Element, V: Element, const N: usize>(
         let mut keep = [1.0f32; N]; // factor on what came before
         let mut enter = [1.0f32; N]; // factor on this span
         for (h, scores) in scores.iter_mut().enumerate() {
-            let (max, sum) = softmax(scores, n);
+            if let Some(cap) = cache.soft_cap {
+                soft_cap(&mut scores[..n], cap);
+            }
+            let (max, sum) = softmax(scores, hidden..n);
             let new_max = if max > total_max[h] {
                 max
             } else {
                 total_max[h]
             };
-            if span > 0 {
+            if span > first_span {
                 (keep[h], enter[h]) = (exp(total_max[h] - new_max), exp(max - new_max));
             }
             total_max[h] = new_max;
@@ -172,7 +184,7 @@ fn attend_heads<S: Simd, K: Element, V: Element, const N: usize>(
 
         for at in (0..dim).step_by(LANES) {
             let mut acc = [s.splat(0.0); N];
-            for (tile, &block) in blocks.iter().enumerate() {
+            for (tile, &block) in blocks.iter().enumerate().skip(first_tile) {
                 let v = &cache.v[block as usize * dim * LANES..][..dim * LANES];
                 for p in 0..LANES.min(n - tile * LANES) {
                     let v = V::load(s, v[p * dim + at..].first_chunk().expect("in a tile"));
@@ -197,9 +209,12 @@ fn attend_heads<S: Simd, K: Element, V: Element, const N: usize>(
     }
 }
 
-/// Turns the first `n` scores into `exp(score - max)`; answers the maximum and the sum.
+/// Turns the scores `seen` into `exp(score - max)` and those before into 0; answers the maximum and
+/// the sum.
 #[inline(always)]
-fn softmax(scores: &mut [f32; SPAN], n: usize) -> (f32, f32) {
+fn softmax(scores: &mut [f32; SPAN], seen: Range<usize>) -> (f32, f32) {
+    let n = seen.end;
+    scores[..seen.start].fill(f32::NEG_INFINITY);
     scores[n..n.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
     let scores = &mut scores.as_chunks_mut::<LANES>().0[..n.div_ceil(LANES)];
     let mut maxes = [f32::NEG_INFINITY; LANES];

@@ -7,6 +7,7 @@
 //! threads and on any instruction set.
 
 pub(crate) mod attention;
+pub(crate) mod experts;
 pub(crate) mod float_matmul;
 pub(crate) mod group_matmul;
 pub(crate) mod quantize;

@@ -4,6 +4,8 @@
 //! stand what products need of them: their sums, for weights with a minimum and for instruction
 //! sets that read weights with 128 added.
 
+use std::ops::Range;
+
 use crate::cpu::simd::{LANES, Simd};
 use crate::cpu::threads::SharedBuf;
 
@@ -63,23 +65,23 @@ impl QuantBuf {
         self.q.bytes() + floats + self.bias32.bytes() + self.bias16.bytes()
     }
 
-    /// The first `n_rows` rows.
+    /// Some rows.
     ///
     /// # Safety
     /// Nobody writes to them while the view lives.
-    pub(crate) unsafe fn rows(&self, n_rows: usize) -> QuantRows<'_> {
-        let n = n_rows * self.width;
+    pub(crate) unsafe fn rows(&self, rows: Range<usize>) -> QuantRows<'_> {
+        let (from, n) = (rows.start * self.width, rows.end * self.width);
         // SAFETY: the caller's promise covers every array.
         unsafe {
             QuantRows {
-                n_rows,
+                n_rows: rows.len(),
                 width: self.width,
-                q: self.q.get(0..n),
-                d: self.d.get(0..n / 32),
-                sum32: self.sum32.get(0..n / 32),
-                sum16: self.sum16.get(0..n / 16),
-                bias32: self.bias32.get(0..n / 32),
-                bias16: self.bias16.get(0..n / 16),
+                q: self.q.get(from..n),
+                d: self.d.get(from / 32..n / 32),
+                sum32: self.sum32.get(from / 32..n / 32),
+                sum16: self.sum16.get(from / 16..n / 16),
+                bias32: self.bias32.get(from / 32..n / 32),
+                bias16: self.bias16.get(from / 16..n / 16),
             }
         }
     }

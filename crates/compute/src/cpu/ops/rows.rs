@@ -10,21 +10,47 @@ const LANES: usize = 16;
 #[inline(always)]
 pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len());
+    let scale = 1.0 / (mean_square(x, 0.0) + eps).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * weight;
+    }
+}
+
+/// `out = (x - m) / sqrt(mean((x - m)^2) + eps) * weight + bias` with m the mean, all of one length.
+#[inline(always)]
+pub(crate) fn layer_norm(x: &[f32], (weight, bias): (&[f32], &[f32]), eps: f32, out: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == bias.len() && x.len() == out.len());
     let mut sums = [0.0f32; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for x in chunks {
         for (sum, x) in sums.iter_mut().zip(x) {
-            *sum = x.mul_add(*x, *sum);
+            *sum += x;
         }
     }
     for (sum, x) in sums.iter_mut().zip(rest) {
-        *sum = x.mul_add(*x, *sum);
+        *sum += x;
     }
     let mean = tree_sum(sums) / x.len() as f32;
-    let scale = 1.0 / (mean + eps).sqrt();
-    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-        *out = x * scale * weight;
+    let scale = 1.0 / (mean_square(x, mean) + eps).sqrt();
+    for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+        *out = (x - mean) * scale * weight + bias;
     }
+}
+
+/// `mean((x - center)^2)`.
+#[inline(always)]
+fn mean_square(x: &[f32], center: f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum = (x - center).mul_add(x - center, *sum);
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum = (x - center).mul_add(x - center, *sum);
+    }
+    tree_sum(sums) / x.len() as f32
 }
 
 /// Lane i and i + 8 first, then i and i + 4, 2, 1.
@@ -55,6 +81,48 @@ pub(crate) fn silu_mul(gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len());
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
+    }
+}
+
+/// `gate = gelu(gate) * up`.
+#[inline(always)]
+pub(crate) fn gelu_mul(gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len());
+    gelu(gate);
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate *= up;
+    }
+}
+
+/// `x = x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, written as
+/// `x / (1 + exp(-2u))`.
+#[inline(always)]
+pub(crate) fn gelu(x: &mut [f32]) {
+    const FACTOR: f32 = -1.595_769_2; // -2 sqrt(2 / pi)
+    for x in x {
+        *x /= 1.0 + exp(FACTOR * (*x + 0.044_715 * *x * *x * *x));
+    }
+}
+
+/// `x = cap * tanh(x / cap)`.
+#[inline(always)]
+pub(crate) fn soft_cap(x: &mut [f32], cap: f32) {
+    for x in x {
+        *x = cap * (1.0 - 2.0 / (1.0 + exp(2.0 * (*x / cap))));
+    }
+}
+
+/// `x *= sigmoid(by)`.
+#[inline(always)]
+pub(crate) fn gate(x: &mut [f32], by: f32) {
+    scale(x, 1.0 / (1.0 + exp(-by)));
+}
+
+/// `x *= factor`.
+#[inline(always)]
+pub(crate) fn scale(x: &mut [f32], factor: f32) {
+    for x in x {
+        *x *= factor;
     }
 }
 
