@@ -33,7 +33,8 @@ impl Random {
 /// A weight whose numbers are of the size that weights are: quantized blocks of random bytes, as
 /// long as their numbers are not too large.
 fn weight(random: &mut Random, name: &str, dtype: DType, shape: (usize, usize)) -> Weight {
-    let limit = 3.0 / (shape.1 as f32).sqrt();
+    // Evenly spread up to this they keep the size of what they multiply.
+    let limit = (3.0 / shape.1 as f32).sqrt();
     let n_blocks = shape.0 * shape.1 / dtype.block_len();
     let mut bytes = Vec::new();
     let mut numbers = vec![0.0; dtype.block_len()];
