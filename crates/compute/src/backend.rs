@@ -1,5 +1,6 @@
 //! The two traits that every device implements, and what is handed to them.
 
+use crate::dtype::DType;
 use crate::program::Program;
 
 /// Positions in one block of the KV cache, for every backend.
@@ -9,6 +10,9 @@ pub const KV_BLOCK_LEN: usize = 16;
 pub trait Backend: Send + Sync {
     /// What it is, for logs: device, instruction set, threads.
     fn description(&self) -> String;
+
+    /// How it multiplies with weights of a type, for people: the kernel and what it works on.
+    fn kernel(&self, dtype: DType) -> String;
 
     /// Makes a program ready to run: chooses kernels, allocates scratch and cache.
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError>;

@@ -4,6 +4,7 @@
 //! Weights are turned into f32 when a program is loaded, all arithmetic and the KV cache are f32.
 
 use crate::backend::{Backend, BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
+use crate::dtype::DType;
 use crate::program::{
     Activation, Attention, BufId, Experts, Function, Op, Pairing, Program, Rope, WeightId,
 };
@@ -15,6 +16,10 @@ pub struct ReferenceBackend;
 impl Backend for ReferenceBackend {
     fn description(&self) -> String {
         "reference (plain f32 loops)".into()
+    }
+
+    fn kernel(&self, _dtype: DType) -> String {
+        "f32 loops".into()
     }
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use minerva_engine::{Engine, EngineOptions, Model};
+use minerva_compute::{Backend, DType};
+use minerva_engine::{Engine, EngineOptions, Model, TypeInfo};
 use serde_json::{Value, json};
 
 use crate::backend::BackendArgs;
@@ -37,15 +38,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         ..EngineOptions::default()
     };
     let engine = Engine::new(model.clone(), backend.as_ref(), &options)?;
-    let report = describe(&model, &engine, &backend.description())?;
+    let report = describe(&model, &engine, backend.as_ref())?;
     match args.format {
         Format::Json => print_json(&report),
-        Format::Text => print_text(&model, &report),
+        Format::Text => print_text(&model, &report, backend.as_ref()),
     }
 }
 
+/// What multiplies with weights of a type.
+fn kernel(backend: &dyn Backend, info: &TypeInfo) -> String {
+    let dtype = DType::from_id(info.ggml_type.id()).expect("a model has only types that run");
+    backend.kernel(dtype)
+}
+
 /// Everything there is to say, as JSON.
-fn describe(model: &Model, engine: &Engine, backend: &str) -> anyhow::Result<Value> {
+fn describe(model: &Model, engine: &Engine, backend: &dyn Backend) -> anyhow::Result<Value> {
     let (info, hparams, tokenizer) = (model.info(), model.hparams(), model.tokenizer());
     let metadata = model.metadata();
     let types: Vec<Value> = info
@@ -57,6 +64,7 @@ fn describe(model: &Model, engine: &Engine, backend: &str) -> anyhow::Result<Val
                 "n_tensors": info.n_tensors,
                 "n_elements": info.n_elements,
                 "n_bytes": info.n_bytes,
+                "kernel": kernel(backend, info),
             })
         })
         .collect();
@@ -90,7 +98,7 @@ fn describe(model: &Model, engine: &Engine, backend: &str) -> anyhow::Result<Val
             "eog": tokenizer.eog_ids().collect::<Vec<_>>(),
         },
         "chat_template": template,
-        "backend": backend,
+        "backend": backend.description(),
         "memory": {
             "context": engine.context(),
             "weights_bytes": weights_bytes,
@@ -101,7 +109,7 @@ fn describe(model: &Model, engine: &Engine, backend: &str) -> anyhow::Result<Val
     }))
 }
 
-fn print_text(model: &Model, report: &Value) -> anyhow::Result<()> {
+fn print_text(model: &Model, report: &Value, backend: &dyn Backend) -> anyhow::Result<()> {
     let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     let size = |pointer: &str| bytes(number(pointer));
     let text = |pointer: &str| match report.pointer(pointer) {
@@ -187,6 +195,7 @@ fn print_text(model: &Model, report: &Value) -> anyhow::Result<()> {
                 info.n_tensors.to_string(),
                 count(info.n_elements),
                 bytes(info.n_bytes),
+                kernel(backend, info),
             ]
         })
         .collect();
@@ -197,7 +206,11 @@ fn print_text(model: &Model, report: &Value) -> anyhow::Result<()> {
     write!(
         out,
         "\n{}",
-        table(&["TYPE", "TENSORS", "ELEMENTS", "SIZE"], &[1, 2, 3], &types)
+        table(
+            &["TYPE", "TENSORS", "ELEMENTS", "SIZE", "KERNEL"],
+            &[1, 2, 3],
+            &types
+        )
     )?;
     out.flush()?;
     Ok(())

@@ -34,7 +34,7 @@ fn inspect_says_what_is_in_the_file() {
         .sum();
     assert_eq!(memory["total_bytes"], sum);
     let text = minerva(&folder, &["inspect", &model]).ok();
-    for part in ["llama", "128", "gpt2", "F32"] {
+    for part in ["llama", "128", "gpt2", "F32", "KERNEL"] {
         assert!(text.contains(part), "{text}");
     }
 }

@@ -41,19 +41,37 @@ pub(super) enum MatrixKernel {
     Float(FloatKind),
 }
 
-impl Matrix {
-    fn new(weight: &Weight, kernels: &Kernels) -> Matrix {
-        let kernel = match (weight.dtype().form(), (kernels.unpack)(weight.dtype())) {
+impl MatrixKernel {
+    fn of(dtype: DType, kernels: &Kernels) -> MatrixKernel {
+        match (dtype.form(), (kernels.unpack)(dtype)) {
             (Form::Groups { group_len, has_min }, Some(unpack)) => {
                 MatrixKernel::Group(unpack, kernels.multiply(group_len, has_min))
             }
-            _ => MatrixKernel::Float(match weight.dtype() {
+            _ => MatrixKernel::Float(match dtype {
                 DType::F32 => FloatKind::F32,
                 DType::F16 => FloatKind::F16,
                 DType::BF16 => FloatKind::Bf16,
                 other => FloatKind::Other(other),
             }),
-        };
+        }
+    }
+}
+
+/// The name of the kernel that a type gets, for people.
+pub(super) fn kernel_name(dtype: DType, kernels: &Kernels) -> &'static str {
+    match (MatrixKernel::of(dtype, kernels), dtype.form()) {
+        (MatrixKernel::Group(..), Form::Groups { group_len: 16, .. }) => "8-bit, groups of 16",
+        (MatrixKernel::Group(..), _) => "8-bit, groups of 32",
+        (MatrixKernel::Float(FloatKind::F32), _) => "f32",
+        (MatrixKernel::Float(FloatKind::F16), _) => "f32 from f16",
+        (MatrixKernel::Float(FloatKind::Bf16), _) => "f32 from bf16",
+        (MatrixKernel::Float(FloatKind::Other(_)), _) => "f32 from the table's conversion",
+    }
+}
+
+impl Matrix {
+    fn new(weight: &Weight, kernels: &Kernels) -> Matrix {
+        let kernel = MatrixKernel::of(weight.dtype(), kernels);
         Matrix {
             weight: weight.clone(),
             kernel,

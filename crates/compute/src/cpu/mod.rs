@@ -15,6 +15,7 @@ mod threads;
 use std::sync::Arc;
 
 use crate::backend::{Backend, BackendError, Executable, Limits};
+use crate::dtype::DType;
 use crate::program::Program;
 
 pub use isa::{Isa, IsaError};
@@ -112,6 +113,10 @@ impl Backend for CpuBackend {
             self.isa,
             if n == 1 { "thread" } else { "threads" }
         )
+    }
+
+    fn kernel(&self, dtype: DType) -> String {
+        format!("{} {}", self.isa, lower::kernel_name(dtype, self.kernels))
     }
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
