@@ -134,7 +134,8 @@ fn answer(args: &Args, session: &mut Session, prompt: String) -> anyhow::Result<
     };
     let prompt = session.encode(&system.chain([user]).collect::<Vec<_>>())?;
     let mut request = args.answer.request(prompt);
-    request.logprobs = args.logprobs;
+    // JSON always has each token's own.
+    request.logprobs = (args.format == Format::Json).then(|| args.logprobs.unwrap_or(0));
 
     let mut out = stdout();
     let mut tokens = Vec::new();

@@ -41,6 +41,21 @@ fn a_prompt_is_answered_on_standard_output() {
 }
 
 #[test]
+fn json_has_each_tokens_log_probability_unasked() {
+    let folder = Folder::new("json-logprob");
+    let model = TinyModel::new().write(&folder);
+    let args = run(
+        &model,
+        &[&["hello", "--format", "json"], &GREEDY[..]].concat(),
+    );
+    let answer = minerva(&folder, &args).json();
+    for token in answer["tokens"].as_array().unwrap() {
+        assert!(token["logprob"].as_f64().unwrap() <= 0.0);
+        assert_eq!(token["top"].as_array().unwrap().len(), 0);
+    }
+}
+
+#[test]
 fn json_is_one_object_of_the_documented_form() {
     let folder = Folder::new("json");
     let model = TinyModel::new().write(&folder);
