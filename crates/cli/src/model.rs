@@ -1,10 +1,11 @@
-//! From what the user calls a model to a file on disk.
+//! From what the user calls a model to a file on disk, and to the model in it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use minerva_engine::Model;
 use minerva_hub::{Found, HubConfig, Pulled};
 
-use crate::output::note_dim;
+use crate::output::{note, note_dim};
 use crate::progress::PullProgress;
 
 /// What can stand for a model on the command line.
@@ -14,6 +15,21 @@ pub(crate) const NAME_HELP: &str =
 /// The hub's settings from the environment.
 pub(crate) fn hub() -> anyhow::Result<HubConfig> {
     Ok(HubConfig::from_env()?)
+}
+
+/// Opens a model, and says where the file leaves something to a default that changes its tokens.
+pub(crate) fn open(path: &Path) -> anyhow::Result<Model> {
+    let model = Model::open(path)?;
+    let metadata = model.metadata();
+    if metadata.opt_str("tokenizer.ggml.model")? == Some("gpt2")
+        && !metadata.contains("tokenizer.ggml.pre")
+    {
+        note(&format!(
+            "{}: no tokenizer.ggml.pre: text is split as by `default`, tokens may differ from those it was trained on",
+            path.display()
+        ));
+    }
+    Ok(model)
 }
 
 /// The file of a model that must be there already.

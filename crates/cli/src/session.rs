@@ -43,7 +43,7 @@ impl Session {
     /// Opens a model, pulling it first where it is not there, and says on standard error what runs.
     pub(crate) fn open(options: &SessionOptions<'_>) -> anyhow::Result<Session> {
         let path = model::find_or_pull(options.model)?;
-        let model = Arc::new(Model::open(path)?);
+        let model = Arc::new(model::open(&path)?);
         let backend = options.backend.open(options.n_threads)?.backend;
         let engine_options = EngineOptions {
             context: options.context,

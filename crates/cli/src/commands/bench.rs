@@ -134,7 +134,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .map(|test| test.n_depth + test.n_tokens())
         .max();
     ensure!(longest.is_some(), "tests: none, expected -p or -n above 0");
-    let model = Arc::new(Model::open(model::find(&args.model)?)?);
+    let model = Arc::new(model::open(&model::find(&args.model)?)?);
     let options = EngineOptions {
         context: longest,
         ..EngineOptions::default()

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 /// Reads the file's directory, and asks the backend what running it would take.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let model = Arc::new(Model::open(model::find(&args.model)?)?);
+    let model = Arc::new(model::open(&model::find(&args.model)?)?);
     let backend = args.backend.open(None)?.backend;
     let options = EngineOptions {
         context: args.context,

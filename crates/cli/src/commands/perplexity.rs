@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use minerva_engine::tokenizer::EncodeOptions;
-use minerva_engine::{Engine, EngineOptions, Model};
+use minerva_engine::{Engine, EngineOptions};
 
 use crate::backend::BackendArgs;
 use crate::model;
@@ -50,7 +50,7 @@ pub(crate) struct Args {
 /// Writes the estimate after each chunk, and the final one with its standard error.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let text = std::fs::read(&args.file).with_context(|| format!("{}", args.file.display()))?;
-    let model = Arc::new(Model::open(model::find(&args.model)?)?);
+    let model = Arc::new(model::open(&model::find(&args.model)?)?);
     let tokenizer = model.tokenizer();
     let options = EncodeOptions {
         add_special: true,

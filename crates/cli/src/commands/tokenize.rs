@@ -3,7 +3,6 @@
 use std::io::{self, Read, Write};
 
 use anyhow::Context;
-use minerva_engine::Model;
 use minerva_engine::tokenizer::EncodeOptions;
 use serde_json::json;
 
@@ -31,7 +30,7 @@ pub(crate) struct Args {
 
 /// Reads all of standard input, every byte of it, and writes its tokens.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let model = Model::open(model::find(&args.model)?)?;
+    let model = model::open(&model::find(&args.model)?)?;
     let mut text = Vec::new();
     io::stdin()
         .read_to_end(&mut text)

@@ -80,12 +80,12 @@ impl TinyModel {
         TinyModel { metadata, tensors }
     }
 
-    /// The model without a chat template: there is no way to take a key away.
-    pub(crate) fn without_template() -> TinyModel {
+    /// The model without one key of its metadata, from which nothing can be taken away.
+    pub(crate) fn without(unwanted: &str) -> TinyModel {
         let mut model = TinyModel::new();
         let mut metadata = Metadata::new();
         for (key, value) in model.metadata.iter() {
-            if key != "tokenizer.chat_template" {
+            if key != unwanted {
                 metadata.insert(key, value.clone());
             }
         }

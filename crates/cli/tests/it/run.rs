@@ -193,7 +193,7 @@ fn the_reference_backend_answers_too() {
 #[test]
 fn a_model_without_a_template_says_so() {
     let folder = Folder::new("template");
-    let model = TinyModel::without_template().write(&folder);
+    let model = TinyModel::without("tokenizer.chat_template").write(&folder);
     let answer = minerva(&folder, &run(&model, &["hello", "-n", "1"]));
     assert!(
         answer.stderr.contains("Tiny has no chat template"),
@@ -204,6 +204,25 @@ fn a_model_without_a_template_says_so() {
     let raw = minerva(&folder, &run(&model, &["hello", "-n", "1", "--raw"]));
     assert!(!raw.stderr.contains("template"), "{}", raw.stderr);
     minerva(&folder, &run(&model, &["hello", "--system", "x"])).fails(&["system: "]);
+}
+
+#[test]
+fn a_missing_pre_tokenizer_is_told() {
+    let folder = Folder::new("no-pre");
+    let answer = minerva(
+        &folder,
+        &run(&TinyModel::new().write(&folder), &["hello", "-n", "1"]),
+    );
+    assert!(!answer.stderr.contains("tokenizer.ggml.pre"));
+    answer.ok();
+    let model = TinyModel::without("tokenizer.ggml.pre");
+    let answer = minerva(&folder, &run(&model.write(&folder), &["hello", "-n", "1"]));
+    assert!(
+        answer.stderr.contains("no tokenizer.ggml.pre"),
+        "{}",
+        answer.stderr
+    );
+    answer.ok();
 }
 
 #[test]
