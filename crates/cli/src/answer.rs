@@ -1,8 +1,8 @@
 //! How answers are made: the options of a request, on the command line and by `/set` in a chat.
 
 use anyhow::{anyhow, bail};
-use minerva_engine::GenerateRequest;
-use minerva_engine::sampler::SamplingParams;
+use minerva_engine::sampler::{Mirostat, SamplingParams};
+use minerva_engine::{GenerateConfig, GenerateRequest};
 
 /// The options of an answer; a chat can change those that [`AnswerArgs::set`] lists.
 #[derive(clap::Args)]
@@ -14,6 +14,15 @@ pub(crate) struct AnswerArgs {
     /// End the answer before this text; can be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+
+    /// Never write this text: another token is chosen where it would begin; can be given several
+    /// times
+    #[arg(long, value_name = "TEXT")]
+    banned_string: Vec<String>,
+
+    /// Go on where the model would end the answer
+    #[arg(long)]
+    ignore_eos: bool,
 
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -39,6 +48,50 @@ struct SamplingArgs {
     #[arg(long, value_name = "P", default_value_t = SamplingParams::default().min_p)]
     min_p: f32,
 
+    /// Choose among tokens whose information is closest to what is expected, up to this much
+    /// probability; 1 for all
+    #[arg(long, value_name = "P", default_value_t = SamplingParams::default().typical_p)]
+    typical_p: f32,
+
+    /// Choose among tokens within this many standard deviations of the best logit; 0 or less for
+    /// all
+    #[arg(long, value_name = "X", allow_negative_numbers = true,
+        default_value_t = SamplingParams::default().top_n_sigma)]
+    top_n_sigma: f32,
+
+    /// How often the likeliest tokens are left out but for the last of them (XTC); 0 for never
+    #[arg(long, value_name = "P", default_value_t = SamplingParams::default().xtc_probability)]
+    xtc_probability: f32,
+
+    /// How likely a token must be for that
+    #[arg(long, value_name = "P", default_value_t = SamplingParams::default().xtc_threshold)]
+    xtc_threshold: f32,
+
+    /// How far the temperature moves up and down with the entropy; 0 for not at all
+    #[arg(long, value_name = "X", default_value_t = SamplingParams::default().dynatemp_range)]
+    dynatemp_range: f32,
+
+    /// How the entropy maps to that range
+    #[arg(long, value_name = "X", default_value_t = SamplingParams::default().dynatemp_exponent)]
+    dynatemp_exponent: f32,
+
+    /// Choose by mirostat in place of the filters: 0 for not, 1 or 2 for its versions
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse_mirostat)]
+    mirostat: Mirostat,
+
+    /// The surprise that mirostat aims for, in bits
+    #[arg(long, value_name = "X", default_value_t = SamplingParams::default().mirostat_tau)]
+    mirostat_tau: f32,
+
+    /// How fast mirostat learns
+    #[arg(long, value_name = "X", default_value_t = SamplingParams::default().mirostat_eta)]
+    mirostat_eta: f32,
+
+    /// How many of the last tokens the next three penalties look at; -1 for all
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        default_value_t = SamplingParams::default().penalty_last_n)]
+    repeat_last_n: i32,
+
     /// Make tokens that were there less likely; 1 for not at all
     #[arg(long, value_name = "X", default_value_t = SamplingParams::default().repeat_penalty)]
     repeat_penalty: f32,
@@ -52,6 +105,28 @@ struct SamplingArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true,
         default_value_t = SamplingParams::default().frequency_penalty)]
     frequency_penalty: f32,
+
+    /// How much a token costs that goes on with a repetition (DRY); 0 for nothing
+    #[arg(long, value_name = "X", default_value_t = SamplingParams::default().dry_multiplier)]
+    dry_multiplier: f32,
+
+    /// By what that grows with each repeated token
+    #[arg(long, value_name = "X", default_value_t = SamplingParams::default().dry_base)]
+    dry_base: f32,
+
+    /// Repetitions of up to this many tokens cost nothing
+    #[arg(long, value_name = "N", default_value_t = SamplingParams::default().dry_allowed_length)]
+    dry_allowed_length: u32,
+
+    /// How many of the last tokens DRY looks at; -1 for all
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        default_value_t = SamplingParams::default().dry_penalty_last_n)]
+    dry_penalty_last_n: i32,
+
+    /// Text at which a repetition ends for DRY; can be given several times [default: a line break,
+    /// : " and *]
+    #[arg(long, value_name = "TEXT")]
+    dry_sequence_breaker: Vec<String>,
 
     /// Added to the logit of a token; can be given several times
     #[arg(long, value_name = "ID=X", value_parser = parse_bias)]
@@ -71,6 +146,15 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
     ))
 }
 
+fn parse_mirostat(text: &str) -> Result<Mirostat, String> {
+    match text {
+        "0" => Ok(Mirostat::Off),
+        "1" => Ok(Mirostat::V1),
+        "2" => Ok(Mirostat::V2),
+        _ => Err(format!("{text:?}, expected 0, 1 or 2")),
+    }
+}
+
 /// What `/set` can change, as `/help` shows it.
 pub(crate) const SETTINGS: &str = "temperature, top-k, top-p, min-p, repeat-penalty, \
      presence-penalty, frequency-penalty, seed, max-tokens";
@@ -84,6 +168,24 @@ impl AnswerArgs {
             top_k: s.top_k,
             top_p: s.top_p,
             min_p: s.min_p,
+            typical_p: s.typical_p,
+            top_n_sigma: s.top_n_sigma,
+            xtc_probability: s.xtc_probability,
+            xtc_threshold: s.xtc_threshold,
+            dynatemp_range: s.dynatemp_range,
+            dynatemp_exponent: s.dynatemp_exponent,
+            mirostat: s.mirostat,
+            mirostat_tau: s.mirostat_tau,
+            mirostat_eta: s.mirostat_eta,
+            dry_multiplier: s.dry_multiplier,
+            dry_base: s.dry_base,
+            dry_allowed_length: s.dry_allowed_length,
+            dry_penalty_last_n: s.dry_penalty_last_n,
+            dry_sequence_breakers: match s.dry_sequence_breaker.is_empty() {
+                true => SamplingParams::default().dry_sequence_breakers,
+                false => s.dry_sequence_breaker.clone(),
+            },
+            penalty_last_n: s.repeat_last_n,
             repeat_penalty: s.repeat_penalty,
             presence_penalty: s.presence_penalty,
             frequency_penalty: s.frequency_penalty,
@@ -91,11 +193,15 @@ impl AnswerArgs {
             seed: Some(s.seed.unwrap_or_else(new_seed)),
             ..SamplingParams::default()
         };
-        GenerateRequest {
+        let config = GenerateConfig {
+            sampling,
             stop: self.stop.clone(),
+            banned_strings: self.banned_string.clone(),
+            ignore_eos: self.ignore_eos,
             max_tokens: self.max_tokens,
-            ..GenerateRequest::new(prompt, sampling)
-        }
+            ..GenerateConfig::default()
+        };
+        GenerateRequest::new(prompt, config)
     }
 
     /// Changes one setting, by the name of its option.

@@ -14,7 +14,7 @@ const PROMPT: &str = ">>> ";
 
 /// Reads lines and answers them until the input ends or `/quit` is typed.
 pub(crate) fn run(
-    session: &mut Session,
+    session: &Session,
     settings: AnswerArgs,
     system: Option<String>,
     is_verbose: bool,
@@ -95,7 +95,7 @@ impl Chat {
     }
 
     /// Answers a line. The conversation only grows by what was answered.
-    fn answer(&mut self, line: String, session: &mut Session) -> anyhow::Result<()> {
+    fn answer(&mut self, line: String, session: &Session) -> anyhow::Result<()> {
         let system = self.system.iter();
         let system = system.map(|text| Message {
             role: "system",
@@ -124,6 +124,7 @@ impl Chat {
         match done.finish_reason {
             FinishReason::Cancelled => note_dim("stopped"),
             FinishReason::Length => note_dim("the answer reached its greatest length"),
+            FinishReason::Timeout => note_dim("the time for the answer is over"),
             FinishReason::Stop => {}
         }
         if self.is_verbose {

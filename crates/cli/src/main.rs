@@ -11,6 +11,7 @@ mod model;
 mod output;
 mod progress;
 mod session;
+mod settings;
 
 use std::process::ExitCode;
 

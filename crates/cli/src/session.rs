@@ -1,14 +1,13 @@
 //! A model made ready to answer: from a prompt or a conversation to tokens, and on to text.
 
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use minerva_engine::chat::template::{ChatInput, ChatTemplate};
-use minerva_engine::tokenizer::EncodeOptions;
+use minerva_compute::KvTypes;
+use minerva_engine::chat::template::ChatTemplate;
+use minerva_engine::chat::{Chat, encode_text};
 use minerva_engine::{
-    Done, Engine, EngineOptions, Event, GenerateRequest, Model, ModelInfo, Token,
+    Done, Engine, EngineError, EngineOptions, Event, GenerateRequest, Model, ModelInfo, Token,
 };
 use minijinja::Value;
 
@@ -47,9 +46,11 @@ impl Session {
         let backend = options.backend.open(options.n_threads)?.backend;
         let engine_options = EngineOptions {
             context: options.context,
+            max_sequences: 1,
+            kv_types: options.backend.kv_types(),
             ..EngineOptions::default()
         };
-        let engine = Engine::new(model.clone(), backend.as_ref(), &engine_options)?;
+        let engine = Engine::start(model.clone(), backend.as_ref(), &engine_options)?;
         let info = model.info();
         let name = info
             .name
@@ -57,8 +58,12 @@ impl Session {
             .unwrap_or_else(|| options.model.to_owned());
         let context = engine.context();
         let device = backend.description();
+        let cache = match engine_options.kv_types {
+            types if types == KvTypes::default() => String::new(),
+            KvTypes { k, v } => format!(", cache {k} and {v}"),
+        };
         note_dim(&format!(
-            "{name}: {}, context {context}, {device}",
+            "{name}: {}, context {context}{cache}, {device}",
             type_name(&info)
         ));
         let template = if options.is_raw {
@@ -89,73 +94,39 @@ impl Session {
     pub(crate) fn encode(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
         let tokenizer = self.model().tokenizer();
         let Some(template) = &self.template else {
-            let text: String = messages
-                .iter()
-                .map(|message| message.content.as_str())
-                .collect();
-            let mut tokens = tokenizer.encode(
-                text,
-                EncodeOptions {
-                    add_special: true,
-                    parse_special: true,
-                },
-            );
-            // The text is to go on: an end after it would say that it does not.
-            if tokenizer.adds_eos() {
-                tokens.pop();
-            }
-            return Ok(tokens);
+            let texts = messages.iter().map(|message| message.content.as_str());
+            return Ok(encode_text(&texts.collect::<String>(), tokenizer));
         };
-        let text_of = |id: Option<u32>| {
-            let bytes = id
-                .and_then(|id| tokenizer.token_bytes(id))
-                .unwrap_or_default();
-            String::from_utf8_lossy(bytes).into_owned()
-        };
-        let special = tokenizer.special();
         let message = |message: &Message| {
             Value::from_pairs([
                 ("role", Value::from(message.role)),
                 ("content", Value::from(message.content.as_str())),
             ])
         };
-        let rendered = template.render(&ChatInput {
-            messages: messages.iter().map(message).collect(),
-            tools: Value::default(),
-            add_generation_prompt: true,
-            bos_token: &text_of(special.bos),
-            eos_token: &text_of(special.eos),
-            extra: Vec::new(),
-            now: SystemTime::now(),
-        })?;
-        let mut tokens = tokenizer.encode_segments(&rendered, false);
-        // Many templates write BOS themselves; there must not be two.
-        if let Some(bos) = special.bos.filter(|_| tokenizer.adds_bos())
-            && tokens.first() != Some(&bos)
-        {
-            tokens.insert(0, bos);
-        }
-        Ok(tokens)
+        let chat = Chat::new(messages.iter().map(message).collect());
+        Ok(chat.encode(template, tokenizer)?)
     }
 
     /// Answers a request; `on_token` sees each token, and Ctrl-C ends the answer.
     pub(crate) fn answer(
-        &mut self,
+        &self,
         request: &GenerateRequest,
         on_token: &mut dyn FnMut(&Token) -> anyhow::Result<()>,
     ) -> anyhow::Result<Done> {
         interrupt::reset();
-        let mut failed = None;
-        let done = self.engine.generate(request, &mut |event| {
-            if let Event::Token(token) = &event {
-                failed = on_token(token).err();
+        let answer = self.engine.submit(request.clone())?;
+        let canceller = answer.canceller();
+        for event in answer.blocking() {
+            match event? {
+                Event::Token { token, .. } => on_token(&token)?,
+                Event::Done { done, .. } => return Ok(done),
+                Event::Prefill { .. } | Event::Prompt(_) => {}
             }
-            match failed.is_some() || interrupt::asked() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            if interrupt::asked() {
+                canceller.cancel();
             }
-        })?;
-        failed.map_or(Ok(done), Err)
+        }
+        Err(EngineError::ShuttingDown.into())
     }
 }
 
@@ -181,6 +152,7 @@ pub(crate) fn describe_speed(done: &Done, request: &GenerateRequest) -> String {
     let prefill = speed(n_prefilled, done.timings.prefill.as_secs_f64());
     let decode = speed(n_decoded, done.timings.decode.as_secs_f64());
     let seed = request
+        .config
         .sampling
         .seed
         .map_or(String::new(), |seed| format!(", seed {seed}"));

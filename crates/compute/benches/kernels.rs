@@ -83,6 +83,7 @@ fn bench(backend: &CpuBackend, dtype: DType, (n_rows, row_len): (usize, usize), 
         max_tokens: n_tokens,
         max_outputs: n_tokens,
         n_kv_blocks: 32,
+        kv_types: Default::default(),
     };
     let mut model = backend.load(program, limits).unwrap();
     let outputs: Vec<u32> = (0..n_tokens as u32).collect();

@@ -1,6 +1,7 @@
 //! The two traits that every device implements, and what is handed to them.
 
 use crate::dtype::DType;
+use crate::kv::{KvType, KvTypes};
 use crate::program::Program;
 
 /// Positions in one block of the KV cache, for every backend.
@@ -13,6 +14,9 @@ pub trait Backend: Send + Sync {
 
     /// How it multiplies with weights of a type, for people: the kernel and what it works on.
     fn kernel(&self, dtype: DType) -> String;
+
+    /// What a program would take if it were [loaded](Backend::load), beyond its weights.
+    fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError>;
 
     /// Makes a program ready to run: chooses kernels, allocates scratch and cache.
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError>;
@@ -27,6 +31,12 @@ pub trait Executable: Send {
     /// If the batch breaks a rule of [`Batch`] or exceeds the [`Limits`].
     fn run(&mut self, batch: &Batch<'_>) -> &[f32];
 
+    /// Copies one cache block, of every layer, over another.
+    ///
+    /// # Panics
+    /// If one of them is not in the cache.
+    fn copy_block(&mut self, from: u32, to: u32);
+
     /// The limits that it was loaded with.
     fn limits(&self) -> Limits;
 
@@ -34,7 +44,7 @@ pub trait Executable: Send {
     fn memory(&self) -> Memory;
 }
 
-/// How much a loaded program can do at once; decides its memory.
+/// How much a loaded program can do at once, and how it keeps what it has seen; decides its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most tokens in one batch.
@@ -43,12 +53,14 @@ pub struct Limits {
     pub max_outputs: usize,
     /// Blocks of [`KV_BLOCK_LEN`] positions in the cache, shared by all sequences.
     pub n_kv_blocks: usize,
+    /// How keys and values are stored there.
+    pub kv_types: KvTypes,
 }
 
 /// Bytes that a loaded program takes beyond its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// The whole KV cache; pages that no block has used yet may not be resident.
+    /// The whole KV cache: [`kv_block_bytes`](crate::kv_block_bytes) for each block; pages that no block has used yet may not be resident.
     pub kv_bytes: usize,
     /// Activations and logits.
     pub scratch_bytes: usize,
@@ -126,6 +138,17 @@ pub enum BackendError {
         /// How much was asked for.
         bytes: usize,
     },
+    /// A cache type does not go with a layer's heads.
+    KvType {
+        /// Keys or values.
+        what: &'static str,
+        /// The type asked for.
+        kv_type: KvType,
+        /// The layer among those with a cache.
+        layer: usize,
+        /// Elements of its heads.
+        head_dim: usize,
+    },
 }
 
 impl std::fmt::Display for BackendError {
@@ -133,6 +156,19 @@ impl std::fmt::Display for BackendError {
         match self {
             BackendError::OutOfMemory { what, bytes } => {
                 write!(f, "no memory for {what}: {bytes} bytes wanted")
+            }
+            BackendError::KvType {
+                what,
+                kv_type,
+                layer,
+                head_dim,
+            } => {
+                let wanted = kv_type.dtype().block_len();
+                write!(
+                    f,
+                    "cache type {kv_type} for {what}: layer {layer} has heads of {head_dim} \
+                     elements, expected a multiple of {wanted}"
+                )
             }
         }
     }

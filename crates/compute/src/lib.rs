@@ -7,6 +7,7 @@
 mod backend;
 pub mod cpu;
 pub mod dtype;
+mod kv;
 mod program;
 mod reference;
 mod weight;
@@ -16,9 +17,10 @@ pub use backend::{
 };
 pub use cpu::CpuBackend;
 pub use dtype::DType;
+pub use kv::{KvType, KvTypeError, KvTypes, kv_block_bytes};
 pub use program::{
-    Activation, Attention, AttentionSpec, BufId, BufShape, Builder, Experts, ExpertsSpec, Function,
-    KvShape, MatMulPart, Op, Pairing, Program, Rope, RopeId, Rows, WeightId,
+    Activation, Attention, AttentionSpec, Biased, BufId, BufShape, Builder, Experts, ExpertsSpec,
+    Function, KvShape, MatMulPart, Op, Pairing, Program, Rope, RopeId, Rows, WeightId,
 };
 pub use reference::ReferenceBackend;
 pub use weight::{Bytes, Weight, WeightError};

@@ -16,6 +16,9 @@ pub struct BufId(pub(crate) u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WeightId(pub(crate) u32);
 
+/// A matrix of a program, and what is added to each row of its product.
+pub type Biased = (WeightId, Option<WeightId>);
+
 /// A rotary embedding of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RopeId(pub(crate) u32);
@@ -60,13 +63,21 @@ pub struct Rope {
     pub magnitude: f32,
 }
 
-/// The function between the two halves of a gated feed-forward block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the two halves of a gated feed-forward block become one: of gate g and up u,
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
-    /// x / (1 + exp(-x)).
+    /// g / (1 + exp(-g)) * u.
     Silu,
-    /// As [`Function::Gelu`].
+    /// gelu(g) * u, as [`Function::Gelu`].
     Gelu,
+    /// g' / (1 + exp(-alpha g')) * (u' + 1), where g' is g, but at most the limit, and u' is u,
+    /// but at most the limit in size (<https://arxiv.org/abs/2508.10925>).
+    ClampedSwiglu {
+        /// Factor within the sigmoid.
+        alpha: f32,
+        /// Above 0.
+        limit: f32,
+    },
 }
 
 /// A function of one number.
@@ -121,6 +132,8 @@ pub struct Attention {
     pub soft_cap: Option<f32>,
     /// See [`AttentionSpec::window`].
     pub window: Option<usize>,
+    /// See [`AttentionSpec::sinks`].
+    pub sinks: Option<WeightId>,
 }
 
 /// A mixture of experts (<https://arxiv.org/abs/1701.06538>): each token goes through some of many
@@ -131,13 +144,9 @@ pub struct Experts {
     pub x: BufId,
     /// How well each expert suits each token, `[n_tokens, n_experts]`.
     pub scores: BufId,
-    /// All experts' matrices, one after the other, `[n_experts * inner, width]`.
-    pub gate: WeightId,
-    /// Likewise.
-    pub up: WeightId,
-    /// Likewise, `[n_experts * width, inner]`.
-    pub down: WeightId,
-    /// The function on the gate.
+    /// Of each expert: gate and up, `[inner, width]`, and down, `[width, inner]`.
+    pub experts: Vec<[Biased; 3]>,
+    /// How gate and up become one.
     pub activation: Activation,
     /// How many experts a token goes through.
     pub n_used: usize,
@@ -210,22 +219,22 @@ pub enum Op {
         /// The matrices that share the input.
         parts: Vec<MatMulPart>,
     },
-    /// `out[t] = activation(gate * x[t]) * (up * x[t])`, element by element.
+    /// `out[t] = activation(gate * x[t] (+ bias), up * x[t] (+ bias))`, element by element.
     GatedMatMul {
         /// Input.
         x: BufId,
-        /// The matrix whose product goes through the activation.
-        gate: WeightId,
+        /// The matrix of the activation's gate.
+        gate: Biased,
         /// The other matrix, same shape.
-        up: WeightId,
-        /// The function on the gate.
+        up: Biased,
+        /// How the two products become one.
         activation: Activation,
         /// Output, `[n_tokens, rows of gate]`.
         out: BufId,
     },
     /// With `p = softmax(scores[t])` and E its `n_used` largest elements, the first of equals:
-    /// `out[t] = sum over e in E of p[e] * down_e * (activation(gate_e * x[t]) * (up_e * x[t]))`,
-    /// where `p` is divided by its sum over E if it `normalizes`.
+    /// `out[t] = sum over e in E of p[e] * down_e * activation(gate_e * x[t], up_e * x[t])`, each
+    /// product with its bias, where `p` is divided by its sum over E if it `normalizes`.
     Experts(Experts),
     /// `out[t] = sigmoid(by[t]) * x[t]`.
     Gate {
@@ -239,6 +248,8 @@ pub enum Op {
     /// Turns q and k by their positions, puts k and v into the layer's cache, and for each token
     /// and head: `out = sum over p of softmax(cap(scale * q . k[p])) * v[p]`, over the positions p
     /// of the same sequence up to the token's own, the last `window` of them where there is one.
+    /// A sink is one more score of its head in the softmax, and has no value
+    /// (<https://arxiv.org/abs/2309.17453>).
     Attention(Attention),
     /// `out[i] = x[row of the i-th wanted output]`.
     Gather {
@@ -401,11 +412,7 @@ impl Builder {
     }
 
     /// [`Op::MatMul`] with several matrices over one input; biases stand beside their matrices.
-    pub fn matmul_parts<const N: usize>(
-        &mut self,
-        x: BufId,
-        weights: [(WeightId, Option<WeightId>); N],
-    ) -> [BufId; N] {
+    pub fn matmul_parts<const N: usize>(&mut self, x: BufId, weights: [Biased; N]) -> [BufId; N] {
         let parts = weights.map(|(weight, bias)| self.part(x, weight, bias, None));
         let outs = std::array::from_fn(|i| parts[i].out);
         self.ops.push(Op::MatMul {
@@ -467,14 +474,15 @@ impl Builder {
     pub fn gated_matmul(
         &mut self,
         x: BufId,
-        gate: WeightId,
-        up: WeightId,
+        gate: Biased,
+        up: Biased,
         activation: Activation,
     ) -> BufId {
         let BufShape { rows, width } = self.shape(x);
-        assert_eq!(self.matrix(gate), self.matrix(up), "gate and up");
-        assert_eq!(self.matrix(gate).1, width, "matrix input");
-        let out = self.buffer(rows, self.matrix(gate).0);
+        let inner = self.matrix(gate.0).0;
+        self.check_biased(gate, (inner, width));
+        self.check_biased(up, (inner, width));
+        let out = self.buffer(rows, inner);
         self.ops.push(Op::GatedMatMul {
             x,
             gate,
@@ -485,12 +493,19 @@ impl Builder {
         out
     }
 
-    /// [`Op::Experts`]; `[gate, up, down]` are all experts' matrices.
+    fn check_biased(&self, (weight, bias): Biased, shape: (usize, usize)) {
+        assert_eq!(self.matrix(weight), shape, "matrix");
+        if let Some(bias) = bias {
+            assert_eq!(self.matrix(bias), (1, shape.0), "bias");
+        }
+    }
+
+    /// [`Op::Experts`]; `experts` are `[gate, up, down]` of each.
     pub fn experts(
         &mut self,
         x: BufId,
         scores: BufId,
-        [gate, up, down]: [WeightId; 3],
+        experts: Vec<[Biased; 3]>,
         spec: &ExpertsSpec,
     ) -> BufId {
         let ExpertsSpec {
@@ -502,17 +517,18 @@ impl Builder {
         let n_experts = self.shape(scores).width;
         assert_eq!(self.shape(scores).rows, rows, "rows of scores");
         assert!((1..=n_experts).contains(&n_used), "number of experts");
-        let inner = self.matrix(down).1;
-        assert_eq!(self.matrix(gate), (n_experts * inner, width), "gates");
-        assert_eq!(self.matrix(up), (n_experts * inner, width), "ups");
-        assert_eq!(self.matrix(down).0, n_experts * width, "downs");
+        assert_eq!(experts.len(), n_experts, "experts");
+        let inner = self.matrix(experts[0][0].0).0;
+        for &[gate, up, down] in &experts {
+            self.check_biased(gate, (inner, width));
+            self.check_biased(up, (inner, width));
+            self.check_biased(down, (width, inner));
+        }
         let out = self.buffer(rows, width);
         self.ops.push(Op::Experts(Experts {
             x,
             scores,
-            gate,
-            up,
-            down,
+            experts,
             activation,
             n_used,
             normalizes,
@@ -541,7 +557,11 @@ impl Builder {
             rope,
             soft_cap,
             window,
+            sinks,
         } = *spec;
+        if let Some(sinks) = sinks {
+            assert_eq!(self.matrix(sinks), (1, n_heads), "sinks");
+        }
         assert!(window != Some(0), "a window of no positions");
         assert!(
             n_kv_heads > 0 && n_heads % n_kv_heads == 0,
@@ -575,6 +595,7 @@ impl Builder {
             rope,
             soft_cap,
             window,
+            sinks,
         }));
         out
     }
@@ -637,4 +658,6 @@ pub struct AttentionSpec {
     pub soft_cap: Option<f32>,
     /// Positions that a token sees, its own included; `None` for all up to its own.
     pub window: Option<usize>,
+    /// A score of each head, `[1, n_heads]`, that is in the softmax but has no value.
+    pub sinks: Option<WeightId>,
 }

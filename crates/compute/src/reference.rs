@@ -1,12 +1,17 @@
 //! The reference backend: plain loops over f32, to be read top to bottom; the truth that every
 //! other backend is judged by. It is never tuned.
 //!
-//! Weights are turned into f32 when a program is loaded, all arithmetic and the KV cache are f32.
+//! Weights are turned into f32 when a program is loaded, and all arithmetic is f32. The KV cache
+//! holds the bytes of its data types, and is turned into f32 whenever it is read.
+
+use std::ops::Range;
 
 use crate::backend::{Backend, BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
 use crate::dtype::DType;
+use crate::kv::{KvType, kv_block_bytes};
 use crate::program::{
-    Activation, Attention, BufId, Experts, Function, Op, Pairing, Program, Rope, WeightId,
+    Activation, Attention, Biased, BufId, Experts, Function, KvShape, Op, Pairing, Program, Rope,
+    WeightId,
 };
 
 /// Runs programs with plain loops, on one thread.
@@ -22,20 +27,25 @@ impl Backend for ReferenceBackend {
         "f32 loops".into()
     }
 
+    fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
+        let width: usize = program.buffers.iter().map(|b| b.width).sum();
+        let block_bytes = kv_block_bytes(&program.kv, limits.kv_types)?;
+        Ok(Memory {
+            kv_bytes: limits.n_kv_blocks.saturating_mul(block_bytes),
+            scratch_bytes: limits.max_tokens.saturating_mul(4 * width),
+        })
+    }
+
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
         let weights = program.weights.iter().map(|w| w.to_f32()).collect();
         let buffers = vec![Vec::new(); program.buffers.len()];
-        let n_slots = limits.n_kv_blocks * KV_BLOCK_LEN;
-        let kv = program
-            .kv
-            .iter()
-            .map(|s| n_slots * s.n_kv_heads * s.head_dim);
-        let cache = kv
-            .map(|len| LayerCache {
-                k: vec![0.0; len],
-                v: vec![0.0; len],
-            })
-            .collect();
+        let kv_types = limits.kv_types;
+        kv_block_bytes(&program.kv, kv_types)?;
+        let cache = program.kv.iter().map(|shape| LayerCache {
+            k: HeadRows::zeroed(kv_types.k, shape, limits.n_kv_blocks),
+            v: HeadRows::zeroed(kv_types.v, shape, limits.n_kv_blocks),
+        });
+        let cache = cache.collect();
         Ok(Box::new(Reference {
             program,
             limits,
@@ -54,11 +64,61 @@ struct Reference {
     cache: Vec<LayerCache>,
 }
 
-/// Keys and values of one layer, `[slot, n_kv_heads * head_dim]`; the slot of position p is
-/// `blocks[p / KV_BLOCK_LEN] * KV_BLOCK_LEN + p % KV_BLOCK_LEN`.
+/// Keys and values of one layer.
 struct LayerCache {
-    k: Vec<f32>,
-    v: Vec<f32>,
+    k: HeadRows,
+    v: HeadRows,
+}
+
+/// Keys or values of one layer, `[slot][n_kv_heads]` rows of bytes of `head_dim` elements; the slot
+/// of position p is `blocks[p / KV_BLOCK_LEN] * KV_BLOCK_LEN + p % KV_BLOCK_LEN`.
+struct HeadRows {
+    kv_type: KvType,
+    head_dim: usize,
+    head_bytes: usize,
+    n_heads: usize,
+    bytes: Vec<u8>,
+}
+
+impl HeadRows {
+    fn zeroed(kv_type: KvType, shape: &KvShape, n_blocks: usize) -> HeadRows {
+        let head_bytes = kv_type.head_bytes(shape.head_dim);
+        let head_bytes = head_bytes.expect("checked for every layer");
+        HeadRows {
+            kv_type,
+            head_dim: shape.head_dim,
+            head_bytes,
+            n_heads: shape.n_kv_heads,
+            bytes: vec![0; n_blocks * KV_BLOCK_LEN * shape.n_kv_heads * head_bytes],
+        }
+    }
+
+    /// Where a head of a slot lies, without what pads it.
+    fn place(&self, slot: usize, head: usize) -> Range<usize> {
+        let n_bytes = self.kv_type.dtype().row_bytes(self.head_dim);
+        let at = (slot * self.n_heads + head) * self.head_bytes;
+        at..at + n_bytes.expect("checked when loaded")
+    }
+
+    fn store(&mut self, slot: usize, x: &[f32]) {
+        for (head, x) in x.chunks(self.head_dim).enumerate() {
+            let place = self.place(slot, head);
+            self.kv_type.quantize_row(x, &mut self.bytes[place]);
+        }
+    }
+
+    /// What the slots hold, `[n_slots, n_heads * head_dim]`.
+    fn read(&self, slots: impl Iterator<Item = usize>) -> Vec<f32> {
+        let (dtype, mut head_out) = (self.kv_type.dtype(), vec![0.0; self.head_dim]);
+        let mut out = Vec::new();
+        for slot in slots {
+            for head in 0..self.n_heads {
+                dtype.dequantize_row(&self.bytes[self.place(slot, head)], &mut head_out);
+                out.extend_from_slice(&head_out);
+            }
+        }
+        out
+    }
 }
 
 impl Executable for Reference {
@@ -105,13 +165,7 @@ impl Executable for Reference {
                 }
                 Op::MatMul { x, parts } => {
                     for part in parts {
-                        let mut y = matmul(self.rows(x), self.weight(part.weight), self.width(x));
-                        if let Some(bias) = part.bias {
-                            let bias = self.weight(bias);
-                            for row in y.chunks_mut(bias.len()) {
-                                add(row, bias);
-                            }
-                        }
+                        let mut y = self.product(self.rows(x), (part.weight, part.bias));
                         if let Some(residual) = part.residual {
                             add(&mut y, self.rows(residual));
                         }
@@ -125,13 +179,8 @@ impl Executable for Reference {
                     activation,
                     out,
                 } => {
-                    let gate = matmul(self.rows(x), self.weight(gate), self.width(x));
-                    let up = matmul(self.rows(x), self.weight(up), self.width(x));
-                    let y = gate
-                        .iter()
-                        .zip(&up)
-                        .map(|(g, u)| activate(activation, *g) * u);
-                    self.buffers[out.0 as usize] = y.collect();
+                    let y = self.gated(self.rows(x), gate, up, activation);
+                    self.buffers[out.0 as usize] = y;
                 }
                 Op::Experts(experts) => self.experts(&experts),
                 Op::Gate { x, by, out } => {
@@ -157,21 +206,24 @@ impl Executable for Reference {
         self.rows(self.program.logits)
     }
 
+    fn copy_block(&mut self, from: u32, to: u32) {
+        assert!((from.max(to) as usize) < self.limits.n_kv_blocks, "block");
+        for layer in &mut self.cache {
+            for rows in [&mut layer.k, &mut layer.v] {
+                let len = KV_BLOCK_LEN * rows.n_heads * rows.head_bytes;
+                let (from, to) = (from as usize * len, to as usize * len);
+                rows.bytes.copy_within(from..from + len, to);
+            }
+        }
+    }
+
     fn limits(&self) -> Limits {
         self.limits
     }
 
     fn memory(&self) -> Memory {
-        let kv_bytes = self
-            .cache
-            .iter()
-            .map(|layer| 4 * (layer.k.len() + layer.v.len()))
-            .sum();
-        let width: usize = self.program.buffers.iter().map(|b| b.width).sum();
-        Memory {
-            kv_bytes,
-            scratch_bytes: 4 * width * self.limits.max_tokens,
-        }
+        let memory = ReferenceBackend.plan(&self.program, self.limits);
+        memory.expect("it was loaded")
     }
 }
 
@@ -188,6 +240,23 @@ impl Reference {
         &self.weights[id.0 as usize]
     }
 
+    /// `weight * x (+ bias)` for each row of x.
+    fn product(&self, x: &[f32], (weight, bias): Biased) -> Vec<f32> {
+        let row_len = self.program.weight(weight).row_len();
+        let mut y = matmul(x, self.weight(weight), row_len);
+        if let Some(bias) = bias {
+            let bias = self.weight(bias);
+            y.chunks_mut(bias.len()).for_each(|row| add(row, bias));
+        }
+        y
+    }
+
+    fn gated(&self, x: &[f32], gate: Biased, up: Biased, activation: Activation) -> Vec<f32> {
+        let (gate, up) = (self.product(x, gate), self.product(x, up));
+        let pairs = gate.iter().zip(&up);
+        pairs.map(|(g, u)| activate(activation, *g, *u)).collect()
+    }
+
     fn embed(&mut self, batch: &Batch<'_>, table: WeightId, out: BufId) {
         let width = self.width(out);
         let table = self.weight(table);
@@ -200,9 +269,6 @@ impl Reference {
 
     fn experts(&mut self, e: &Experts) {
         let (width, n_experts) = (self.width(e.x), self.width(e.scores));
-        let [gate, up, down] = [e.gate, e.up, e.down].map(|id| self.weight(id));
-        let len = gate.len() / n_experts; // of one expert's matrix
-        let inner = len / width;
         let mut out = vec![0.0; self.rows(e.x).len()];
         let rows = self
             .rows(e.x)
@@ -219,14 +285,9 @@ impl Reference {
                 false => 1.0,
             };
             for i in order {
-                let part = |all: &'_ [f32], x: &[f32], n| matmul(x, &all[i * len..][..len], n);
-                let (gate, up) = (part(gate, x, width), part(up, x, width));
-                let y: Vec<f32> = gate
-                    .iter()
-                    .zip(&up)
-                    .map(|(g, u)| activate(e.activation, *g) * u)
-                    .collect();
-                for (out, y) in out.iter_mut().zip(part(down, &y, inner)) {
+                let [gate, up, down] = e.experts[i];
+                let y = self.gated(x, gate, up, e.activation);
+                for (out, y) in out.iter_mut().zip(self.product(&y, down)) {
                     *out += shares[i] / total * y;
                 }
             }
@@ -241,7 +302,7 @@ impl Reference {
         for sequence in batch.sequences {
             let slot = |position: usize| {
                 let block = sequence.blocks[position / KV_BLOCK_LEN] as usize;
-                (block * KV_BLOCK_LEN + position % KV_BLOCK_LEN) * kv_width
+                block * KV_BLOCK_LEN + position % KV_BLOCK_LEN
             };
             // Turn the new keys, and put them and the new values into the cache.
             for i in 0..sequence.n_tokens {
@@ -253,11 +314,13 @@ impl Reference {
                         .for_each(|head| rotate(head, position, rope));
                 }
                 let v = self.buffers[a.v.0 as usize][row * kv_width..][..kv_width].to_vec();
-                self.cache[a.layer].k[slot(position)..][..kv_width].copy_from_slice(&k);
-                self.cache[a.layer].v[slot(position)..][..kv_width].copy_from_slice(&v);
+                self.cache[a.layer].k.store(slot(position), &k);
+                self.cache[a.layer].v.store(slot(position), &v);
             }
             // Each query sees the positions up to its own, or the last ones of them.
-            let cache = &self.cache[a.layer];
+            let end = sequence.start + sequence.n_tokens;
+            let k = self.cache[a.layer].k.read((0..end).map(slot));
+            let v = self.cache[a.layer].v.read((0..end).map(slot));
             for i in 0..sequence.n_tokens {
                 let (row, position) = (first_row + i, sequence.start + i);
                 for head in 0..a.n_heads {
@@ -269,16 +332,20 @@ impl Reference {
                     }
                     let first = a.window.map_or(0, |n| (position + 1).saturating_sub(n));
                     let mut scores: Vec<f32> = (first..=position)
-                        .map(|p| a.scale * dot(&q, &cache.k[slot(p) + kv_at..][..dim]))
+                        .map(|p| a.scale * dot(&q, &k[p * kv_width + kv_at..][..dim]))
                         .collect();
                     if let Some(cap) = a.soft_cap {
                         scores
                             .iter_mut()
                             .for_each(|x| *x = apply(Function::SoftCap(cap), *x));
                     }
+                    if let Some(sinks) = a.sinks {
+                        scores.push(self.weight(sinks)[head]);
+                    }
                     softmax(&mut scores);
+                    scores.truncate(position + 1 - first); // a sink has no value
                     for (p, score) in (first..).zip(&scores) {
-                        let v = &cache.v[slot(p) + kv_at..][..dim];
+                        let v = &v[p * kv_width + kv_at..][..dim];
                         out[at..at + dim]
                             .iter_mut()
                             .zip(v)
@@ -319,10 +386,16 @@ fn matmul(x: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
     x.chunks(width).flat_map(rows).collect()
 }
 
-fn activate(activation: Activation, x: f32) -> f32 {
+fn activate(activation: Activation, gate: f32, up: f32) -> f32 {
     match activation {
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::Gelu => apply(Function::Gelu, x),
+        Activation::Silu => gate / (1.0 + (-gate).exp()) * up,
+        Activation::Gelu => apply(Function::Gelu, gate) * up,
+        Activation::ClampedSwiglu { alpha, limit } => {
+            // Not `min`, which would drop what is not a number.
+            let gate = if gate > limit { limit } else { gate };
+            let up = up.clamp(-limit, limit);
+            gate / (1.0 + (-alpha * gate).exp()) * (up + 1.0)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! check_reference BACKEND MODEL.gguf LOGITS.json [MODEL.gguf LOGITS.json ...]
+//! check_reference noise MODEL.gguf TOP.json
 //! ```
 //!
 //! The data has prompts with their token ids, a greedy continuation, and for each of its tokens the
@@ -10,15 +11,20 @@
 //! with every other one on weights of f32, each candidate must agree to 2e-3; else the root mean
 //! square over the 10 likeliest must be at most 0.139, over the steps of each prompt up to the first
 //! whose greedy token differs. The second such figure shown is over all steps.
+//!
+//! `noise` is for data whose arithmetic rounds too: the likeliest tokens after each of some prompts.
+//! It writes as JSON how far the data, and the CPU backend, are from the reference backend on these
+//! tokens. The root mean square of the data's distance must be at most 0.05 (the models are small and
+//! random), and that of the CPU backend at most 1.25 times the data's, or 1e-3.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use minerva_compute::cpu::CpuOptions;
-use minerva_compute::{Backend, CpuBackend, ReferenceBackend};
+use minerva_compute::{Backend, CpuBackend, KvType, KvTypes, ReferenceBackend};
 use minerva_engine::tokenizer::EncodeOptions;
-use minerva_engine::{Engine, EngineOptions, Model};
+use minerva_engine::{Evaluator, EvaluatorOptions, Model};
 use minerva_gguf::GgmlType;
 use serde_json::Value;
 
@@ -28,10 +34,20 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const MAX_DIFFERENCE: f64 = 2e-3;
 /// The largest root-mean-square difference over the 10 likeliest tokens in quantized arithmetic.
 const MAX_RMS: f64 = 0.139;
+/// The largest root-mean-square difference of data that rounds, on a small random model.
+const MAX_NOISE: f64 = 0.05;
+/// How much farther than the data the CPU backend may be from the reference backend: as a factor,
+/// or, where the data is exact, as a root mean square, since the cache is of half precision.
+const NOISE_FACTOR: f64 = 1.25;
+const NOISE_FLOOR: f64 = 1e-3;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match check_all(&arguments) {
+    let checked = match arguments.as_slice() {
+        [mode, model, top] if mode == "noise" => check_noise(model, top),
+        _ => check_all(&arguments),
+    };
+    match checked {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -58,11 +74,16 @@ fn check_all(arguments: &[String]) -> Result<bool> {
         "cpu" => Box::new(CpuBackend::new(&CpuOptions::default())?),
         other => return Err(format!("backend {other}, expected reference or cpu").into()),
     };
+    // The data is f32 throughout.
+    let kv_types = match is_reference {
+        true => KvTypes::both(KvType::F32),
+        false => KvTypes::default(),
+    };
     println!("backend: {}", backend.description());
     let mut is_good = true;
     for pair in files.chunks(2) {
         let start = Instant::now();
-        let found = check(&*backend, &pair[0], &pair[1])
+        let found = check((&*backend, kv_types), &pair[0], &pair[1])
             .map_err(|error| format!("{} with {}: {error}", pair[0], pair[1]))?;
         let is_close = match is_reference || found.is_f32 {
             true => found.max_difference <= MAX_DIFFERENCE,
@@ -125,14 +146,15 @@ impl Rms {
     }
 }
 
-fn check(backend: &dyn Backend, model: &str, logits: &str) -> Result<Found> {
+fn check((backend, kv_types): (&dyn Backend, KvTypes), model: &str, logits: &str) -> Result<Found> {
     let data: Value = serde_json::from_slice(&std::fs::read(logits)?)?;
     let model = Arc::new(Model::open(model)?);
-    let options = EngineOptions {
+    let options = EvaluatorOptions {
         context: Some(512),
-        ..EngineOptions::default()
+        kv_types,
+        ..EvaluatorOptions::default()
     };
-    let mut engine = Engine::new(model.clone(), backend, &options)?;
+    let mut evaluator = Evaluator::new(model.clone(), backend, &options)?;
     let is_f32 = model
         .info()
         .types
@@ -156,14 +178,14 @@ fn check(backend: &dyn Backend, model: &str, logits: &str) -> Result<Found> {
         if model.tokenizer().encode(prompt, encode) == wanted {
             found.n_same_prompts += 1;
         }
-        engine.reset();
+        evaluator.reset();
         let mut has_agreed = true;
-        let mut logits = log_softmax(engine.prefill(&wanted)?);
+        let mut logits = log_softmax(evaluator.prefill(&wanted)?);
         for step in items(&case["steps"])? {
             let greedy = token(&step["token"])?;
             while argmax(&logits) != greedy && is_part_of_character(&model, argmax(&logits)) {
                 found.n_unreported += 1;
-                logits = log_softmax(engine.decode_step(argmax(&logits))?);
+                logits = log_softmax(evaluator.decode_step(argmax(&logits))?);
             }
             let is_same = argmax(&logits) == greedy;
             found.n_steps += 1;
@@ -186,11 +208,76 @@ fn check(backend: &dyn Backend, model: &str, logits: &str) -> Result<Found> {
                     }
                 }
             }
-            logits = log_softmax(engine.decode_step(greedy)?);
+            logits = log_softmax(evaluator.decode_step(greedy)?);
         }
     }
     if found.rms.n == 0 {
         return Err("nothing to compare".into());
+    }
+    Ok(found)
+}
+
+/// Compares the noise of the data with that of the CPU backend.
+fn check_noise(model: &str, top: &str) -> Result<bool> {
+    let data: Value = serde_json::from_slice(&std::fs::read(top)?)?;
+    let model = Arc::new(Model::open(model)?);
+    let cases = items(&data["cases"])?;
+    let exact = logprobs_of(&ReferenceBackend, &model, cases)?;
+    let cpu = logprobs_of(&CpuBackend::new(&CpuOptions::default())?, &model, cases)?;
+    let mut theirs = Vec::new();
+    for case in cases {
+        for pair in items(&case["top"])? {
+            theirs.push(pair[1].as_f64().ok_or("no log-probability")?);
+        }
+    }
+    let distance = |logprobs: &[f64]| {
+        let mut rms = Rms::default();
+        let mut max = 0.0;
+        for (a, b) in logprobs.iter().zip(&exact) {
+            let difference = (a - b).abs();
+            rms.add(difference);
+            // Not `max`, which would drop what is not a number.
+            if difference.is_nan() || difference > max {
+                max = difference;
+            }
+        }
+        (rms.get(), max)
+    };
+    let ((data_rms, data_max), (cpu_rms, cpu_max)) = (distance(&theirs), distance(&cpu));
+    let types: Vec<String> = model
+        .info()
+        .types
+        .iter()
+        .map(|info| info.ggml_type.to_string())
+        .collect();
+    let found = serde_json::json!({
+        "types": types,
+        "data": { "rms": data_rms, "max": data_max },
+        "cpu": { "rms": cpu_rms, "max": cpu_max },
+    });
+    println!("{found}");
+    Ok(data_rms <= MAX_NOISE && cpu_rms <= (NOISE_FACTOR * data_rms).max(NOISE_FLOOR))
+}
+
+/// The log-probabilities of the data's tokens, case by case.
+fn logprobs_of(backend: &dyn Backend, model: &Arc<Model>, cases: &[Value]) -> Result<Vec<f64>> {
+    let options = EvaluatorOptions {
+        context: Some(512),
+        ..EvaluatorOptions::default()
+    };
+    let mut engine = Evaluator::new(model.clone(), backend, &options)?;
+    let mut found = Vec::new();
+    for case in cases {
+        let prompt = items(&case["prompt_tokens"])?
+            .iter()
+            .map(token)
+            .collect::<Result<Vec<_>>>()?;
+        engine.reset();
+        let logprobs = log_softmax(engine.prefill(&prompt)?);
+        for pair in items(&case["top"])? {
+            let logprob = logprobs.get(token(&pair[0])? as usize);
+            found.push(*logprob.ok_or("no such token")?);
+        }
     }
     Ok(found)
 }

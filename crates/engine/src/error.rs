@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A model file cannot be used as it is: something is missing, wrong or not supported.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +99,9 @@ pub enum LoadError {
         /// The values allowed.
         wanted: String,
     },
+    /// The engine's thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// The backend cannot take the model.
     #[error(transparent)]
     Backend(#[from] minerva_compute::BackendError),
@@ -130,6 +135,109 @@ pub enum RequestError {
     /// are no numbers.
     #[error("no token can be chosen: all are masked, or their logits are not numbers")]
     NoCandidates,
+    /// The answer came back to its banned strings too often.
+    #[error("banned_strings: chosen anew {n_times} times, and the answer leads to one again")]
+    Banned {
+        /// How often tokens were chosen anew.
+        n_times: usize,
+    },
+}
+
+/// A request was not answered, or not to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The request cannot be served as it is.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Too many requests wait; the same one may be served later.
+    #[error("{n_waiting} requests wait, which is as many as may: try again later")]
+    Overloaded {
+        /// Requests that wait.
+        n_waiting: usize,
+    },
+    /// The time for it was over before its first token.
+    #[error("{phase}: not done within {} s", limit.as_secs_f64())]
+    Timeout {
+        /// What it waited for.
+        phase: TimeoutPhase,
+        /// The time given.
+        limit: Duration,
+    },
+    /// The engine is being shut down.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+    /// The computation failed; other requests are not concerned.
+    #[error("the computation failed: {0}")]
+    Failed(String),
+}
+
+/// A model cannot be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ModelsError {
+    /// No model has this name.
+    #[error("model {name:?}: not found, expected one of: {known}")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A configured name is empty, or there twice.
+    #[error("model name {name:?}: empty or there twice, expected names that differ")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// It needs more memory than it could be given.
+    #[error(
+        "the model needs {needed} bytes, expected at most {} of the budget of {budget} \
+         ({pinned} are pinned)",
+        budget.saturating_sub(*pinned)
+    )]
+    DoesNotFit {
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes of models that stay.
+        pinned: u64,
+        /// Bytes of the budget.
+        budget: u64,
+    },
+    /// Its file cannot be used.
+    #[error(transparent)]
+    Load(#[from] Arc<LoadError>),
+    /// Too many requests wait for it to be loaded.
+    #[error("{n_waiting} requests wait for the model, which is as many as may: try again later")]
+    Overloaded {
+        /// Requests that wait.
+        n_waiting: usize,
+    },
+    /// The models are being shut down.
+    #[error("the models are being shut down")]
+    ShuttingDown,
+}
+
+impl From<LoadError> for ModelsError {
+    fn from(error: LoadError) -> ModelsError {
+        ModelsError::Load(Arc::new(error))
+    }
+}
+
+/// What a request waited for when its time was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeoutPhase {
+    /// Its turn.
+    Queue,
+    /// Its first token.
+    FirstToken,
+}
+
+impl fmt::Display for TimeoutPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TimeoutPhase::Queue => "waiting in the queue",
+            TimeoutPhase::FirstToken => "first token",
+        })
+    }
 }
 
 /// A shape as messages show it: `[4096, 4095]`.

@@ -260,6 +260,7 @@ getters! {
     bool, opt_bool: bool, "bool", boolean;
     str, opt_str: &str, "string", text;
     strings, opt_strings: &StringArray, "array of string", string_array;
+    bytes, opt_bytes: Vec<u8>, "array of u8 or i8", byte_array;
     u32s, opt_u32s: Vec<u32>, "array of u32", integer_array;
     i32s, opt_i32s: Vec<i32>, "array of i32", integer_array;
     f32s, opt_f32s: Vec<f32>, "array of f32", float_array;
@@ -317,6 +318,15 @@ fn text(value: &Value) -> Result<&str, Unfit> {
 fn string_array(value: &Value) -> Result<&StringArray, Unfit> {
     match value {
         Value::Array(Array::String(strings)) => Ok(strings),
+        _ => Err(Unfit::Type),
+    }
+}
+
+/// Bytes, which writers give either sign.
+fn byte_array(value: &Value) -> Result<Vec<u8>, Unfit> {
+    match value {
+        Value::Array(Array::U8(values)) => Ok(values.clone()),
+        Value::Array(Array::I8(values)) => Ok(values.iter().map(|&byte| byte as u8).collect()),
         _ => Err(Unfit::Type),
     }
 }
@@ -493,6 +503,12 @@ mod tests {
         assert_eq!(metadata.i32s("i32s"), Ok(vec![3, -4]));
         assert_eq!(metadata.f32s("f32s"), Ok(vec![1.5]));
         assert_eq!(metadata.f32s("f64s"), Ok(vec![2.5]));
+        let mut bytes = Metadata::new();
+        bytes.insert("u8s", Array::U8(vec![1, 255]));
+        bytes.insert("i8s", Array::I8(vec![1, -1]));
+        assert_eq!(bytes.bytes("u8s"), Ok(vec![1, 255]));
+        assert_eq!(bytes.bytes("i8s"), Ok(vec![1, 255]));
+        assert!(metadata.bytes("u32s").is_err());
         assert_eq!(metadata.opt_u32("absent"), Ok(None));
         assert_eq!(metadata.opt_u32("u8"), Ok(Some(7)));
 

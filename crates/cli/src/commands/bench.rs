@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::ensure;
-use minerva_engine::{Engine, EngineOptions, Model};
+use minerva_compute::KvTypes;
+use minerva_engine::{Evaluator, EvaluatorOptions, Model};
 use serde_json::{Value, json};
 
 use crate::backend::{BackendArgs, Opened};
@@ -135,9 +136,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .max();
     ensure!(longest.is_some(), "tests: none, expected -p or -n above 0");
     let model = Arc::new(model::open(&model::find(&args.model)?)?);
-    let options = EngineOptions {
+    let options = EvaluatorOptions {
         context: longest,
-        ..EngineOptions::default()
+        kv_types: args.backend.kv_types(),
+        ..EvaluatorOptions::default()
     };
     let threads: Vec<Option<NonZeroUsize>> = match args.threads.is_empty() {
         true => vec![None],
@@ -149,16 +151,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         writeln!(
             out,
             "{}",
-            row(["model", "size", "params", "threads", "test", "t/s"])
+            row(
+                ["model", "size", "params", "threads", "test", "t/s"],
+                kv_columns(&options, ["type_k", "type_v"])
+            )
         )?;
-        writeln!(out, "{}", row(["---", "--:", "--:", "--:", "--:", "--:"]))?;
+        let lines = ["---", "--:", "--:", "--:", "--:", "--:"];
+        let line = row(lines, kv_columns(&options, ["--:", "--:"]));
+        writeln!(out, "{line}")?;
     }
     for n_threads in threads {
         let opened = args.backend.open(n_threads)?;
         note_dim(&opened.backend.description());
-        let mut engine = Engine::new(model.clone(), opened.backend.as_ref(), &options)?;
+        let mut evaluator = Evaluator::new(model.clone(), opened.backend.as_ref(), &options)?;
         for &test in &tests {
-            let samples = time(&mut engine, test, args.repetitions)?;
+            let samples = time(&mut evaluator, test, args.repetitions)?;
             let result = Measured {
                 test,
                 n_threads: opened.n_threads,
@@ -166,11 +173,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             };
             match args.format {
                 Form::Table => {
-                    writeln!(out, "{}", result.row(&model))?;
+                    writeln!(out, "{}", result.row(&model, &options))?;
                     out.flush()?;
                 }
                 Form::Json => {
-                    results.push(result.to_json(&model, &opened, options.batch_tokens));
+                    results.push(result.to_json(&model, &opened, &options));
                 }
             }
         }
@@ -182,17 +189,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Runs a test, and returns the nanoseconds of each repetition.
-fn time(engine: &mut Engine, test: Test, repetitions: NonZeroUsize) -> anyhow::Result<Vec<u64>> {
-    let vocab_size = engine.model().hparams().vocab_size;
+fn time(
+    evaluator: &mut Evaluator,
+    test: Test,
+    repetitions: NonZeroUsize,
+) -> anyhow::Result<Vec<u64>> {
+    let vocab_size = evaluator.model().hparams().vocab_size;
     let mut tokens = random_tokens(vocab_size);
     let mut take = |n: usize| -> Vec<u32> { tokens.by_ref().take(n).collect() };
-    engine.reset();
+    evaluator.reset();
     if test.n_depth > 0 {
-        engine.prefill(&take(test.n_depth))?;
+        evaluator.prefill(&take(test.n_depth))?;
     }
     let mut samples = Vec::new();
     for repetition in 0..=repetitions.get() {
-        engine.truncate(test.n_depth);
+        evaluator.truncate(test.n_depth);
         let is_warm_up = repetition == 0;
         let prompt = take(test.n_prompt);
         let generated = take(if is_warm_up {
@@ -202,10 +213,10 @@ fn time(engine: &mut Engine, test: Test, repetitions: NonZeroUsize) -> anyhow::R
         });
         let start = Instant::now();
         if !prompt.is_empty() {
-            engine.prefill(&prompt)?;
+            evaluator.prefill(&prompt)?;
         }
         for token in generated {
-            engine.decode_step(token)?;
+            evaluator.decode_step(token)?;
         }
         if !is_warm_up {
             samples.push(
@@ -245,21 +256,23 @@ impl Measured {
             .collect()
     }
 
-    fn row(&self, model: &Model) -> String {
+    fn row(&self, model: &Model, options: &EvaluatorOptions) -> String {
         let info = model.info();
         let (avg, stddev) = mean(&self.speeds());
         let n_bytes = info.types.iter().map(|info| info.n_bytes).sum();
-        row([
-            &type_name(&info),
+        let cells = [
+            &*type_name(&info),
             &bytes(n_bytes),
             &count(info.n_parameters),
             &self.n_threads.to_string(),
             &self.test.name(),
             &format!("{avg:.2} ± {stddev:.2}"),
-        ])
+        ];
+        let KvTypes { k, v } = options.kv_types;
+        row(cells, kv_columns(options, [k.name(), v.name()]))
     }
 
-    fn to_json(&self, model: &Model, opened: &Opened, n_batch: usize) -> Value {
+    fn to_json(&self, model: &Model, opened: &Opened, options: &EvaluatorOptions) -> Value {
         let info = model.info();
         let times: Vec<f64> = self.samples.iter().map(|&ns| ns as f64).collect();
         let ((avg_ns, stddev_ns), (avg_ts, stddev_ts)) = (mean(&times), mean(&self.speeds()));
@@ -271,8 +284,10 @@ impl Measured {
             "model_type": type_name(&info),
             "model_size": info.types.iter().map(|info| info.n_bytes).sum::<u64>(),
             "model_n_params": info.n_parameters,
-            "n_batch": n_batch,
+            "n_batch": options.batch_tokens,
             "n_threads": self.n_threads,
+            "type_k": options.kv_types.k.name(),
+            "type_v": options.kv_types.v.name(),
             "n_prompt": self.test.n_prompt,
             "n_gen": self.test.n_gen,
             "n_depth": self.test.n_depth,
@@ -301,8 +316,17 @@ fn mean(values: &[f64]) -> (f64, f64) {
     )
 }
 
-fn row([model, size, params, threads, test, speed]: [&str; 6]) -> String {
-    format!("| {model:<24} | {size:>10} | {params:>8} | {threads:>7} | {test:>15} | {speed:>18} |")
+/// The columns of the cache's types, which are there when the types are not the default.
+fn kv_columns<'a>(options: &EvaluatorOptions, columns: [&'a str; 2]) -> Option<[&'a str; 2]> {
+    (options.kv_types != KvTypes::default()).then_some(columns)
+}
+
+fn row(cells: [&str; 6], kv: Option<[&str; 2]>) -> String {
+    let [model, size, params, threads, test, speed] = cells;
+    let kv = kv.map_or(String::new(), |[k, v]| format!(" {k:>6} | {v:>6} |"));
+    format!(
+        "| {model:<24} | {size:>10} | {params:>8} | {threads:>7} |{kv} {test:>15} | {speed:>18} |"
+    )
 }
 
 #[cfg(test)]

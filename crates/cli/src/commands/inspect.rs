@@ -1,10 +1,9 @@
 //! `minerva inspect`: what is in a model file, and the memory that it will need.
 
 use std::io::Write;
-use std::sync::Arc;
 
-use minerva_compute::{Backend, DType};
-use minerva_engine::{Engine, EngineOptions, Model, TypeInfo};
+use minerva_compute::{Backend, DType, KvTypes};
+use minerva_engine::{EngineOptions, MemoryPlan, Model, TypeInfo};
 use serde_json::{Value, json};
 
 use crate::backend::BackendArgs;
@@ -29,16 +28,18 @@ pub(crate) struct Args {
     format: Format,
 }
 
-/// Reads the file's directory, and asks the backend what running it would take.
+/// Reads the file's directory, and asks the backend what `minerva run` would take.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let model = Arc::new(model::open(&model::find(&args.model)?)?);
+    let model = model::open(&model::find(&args.model)?)?;
     let backend = args.backend.open(None)?.backend;
     let options = EngineOptions {
         context: args.context,
+        max_sequences: 1,
+        kv_types: args.backend.kv_types(),
         ..EngineOptions::default()
     };
-    let engine = Engine::new(model.clone(), backend.as_ref(), &options)?;
-    let report = describe(&model, &engine, backend.as_ref())?;
+    let plan = MemoryPlan::new(&model, backend.as_ref(), &options)?;
+    let report = describe(&model, &plan, backend.as_ref(), options.kv_types)?;
     match args.format {
         Format::Json => print_json(&report),
         Format::Text => print_text(&model, &report, backend.as_ref()),
@@ -52,7 +53,12 @@ fn kernel(backend: &dyn Backend, info: &TypeInfo) -> String {
 }
 
 /// Everything there is to say, as JSON.
-fn describe(model: &Model, engine: &Engine, backend: &dyn Backend) -> anyhow::Result<Value> {
+fn describe(
+    model: &Model,
+    plan: &MemoryPlan,
+    backend: &dyn Backend,
+    kv_types: KvTypes,
+) -> anyhow::Result<Value> {
     let (info, hparams, tokenizer) = (model.info(), model.hparams(), model.tokenizer());
     let metadata = model.metadata();
     let types: Vec<Value> = info
@@ -68,9 +74,6 @@ fn describe(model: &Model, engine: &Engine, backend: &dyn Backend) -> anyhow::Re
             })
         })
         .collect();
-    let weights_bytes: u64 = info.types.iter().map(|info| info.n_bytes).sum();
-    let memory = engine.memory();
-    let total = weights_bytes + (memory.kv_bytes + memory.scratch_bytes) as u64;
     let template = metadata.opt_str("tokenizer.chat_template")?;
     Ok(json!({
         "name": info.name,
@@ -100,11 +103,13 @@ fn describe(model: &Model, engine: &Engine, backend: &dyn Backend) -> anyhow::Re
         "chat_template": template,
         "backend": backend.description(),
         "memory": {
-            "context": engine.context(),
-            "weights_bytes": weights_bytes,
-            "kv_bytes": memory.kv_bytes,
-            "scratch_bytes": memory.scratch_bytes,
-            "total_bytes": total,
+            "context": plan.context,
+            "type_k": kv_types.k.name(),
+            "type_v": kv_types.v.name(),
+            "weights_bytes": plan.weights_bytes,
+            "kv_bytes": plan.kv_bytes,
+            "scratch_bytes": plan.scratch_bytes,
+            "total_bytes": plan.total_bytes(),
         },
     }))
 }

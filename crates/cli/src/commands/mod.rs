@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 mod bench;
+mod config;
 mod inspect;
+mod key;
 mod list;
 mod perplexity;
+mod plan;
 mod pull;
 mod rm;
 mod run;
+mod serve;
 mod tokenize;
 mod verify;
 
@@ -16,7 +20,13 @@ mod verify;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Answer a prompt, or chat
-    Run(run::Args),
+    Run(Box<run::Args>),
+    /// Serve models over HTTP
+    Serve(serve::Args),
+    /// Make, list and revoke the API keys of the service
+    Key(key::Args),
+    /// Check or show the settings of the service
+    Config(config::Args),
     /// Download a model into the model folder
     Pull(pull::Args),
     /// List the models in the model folder
@@ -25,6 +35,8 @@ pub(crate) enum Command {
     Rm(rm::Args),
     /// Say what is in a model file: architecture, types, tokenizer, memory needed
     Inspect(inspect::Args),
+    /// Say what memory a model will take, and what would make it fit
+    Plan(plan::Args),
     /// Check a whole model file without running it
     Verify(verify::Args),
     /// Turn the text on standard input into token ids
@@ -39,11 +51,15 @@ impl Command {
     /// Runs the command; an error is for [`report_error`](crate::output::report_error).
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Command::Run(args) => return run::run(args),
+            Command::Run(args) => return run::run(*args),
+            Command::Serve(args) => serve::run(&args)?,
+            Command::Key(args) => key::run(args)?,
+            Command::Config(args) => config::run(&args)?,
             Command::Pull(args) => pull::run(&args)?,
             Command::List(args) => list::run(&args)?,
             Command::Rm(args) => rm::run(&args)?,
             Command::Inspect(args) => inspect::run(&args)?,
+            Command::Plan(args) => plan::run(&args)?,
             Command::Verify(args) => return verify::run(&args),
             Command::Tokenize(args) => tokenize::run(&args)?,
             Command::Bench(args) => bench::run(&args)?,

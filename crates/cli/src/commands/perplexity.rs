@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use minerva_engine::tokenizer::EncodeOptions;
-use minerva_engine::{Engine, EngineOptions};
+use minerva_engine::{Evaluator, EvaluatorOptions};
 
 use crate::backend::BackendArgs;
 use crate::model;
@@ -73,13 +73,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
     let backend = args.backend.open(args.threads)?.backend;
     note_dim(&backend.description());
-    let batch = EngineOptions::default().batch_tokens;
-    let options = EngineOptions {
+    let batch = EvaluatorOptions::default().batch_tokens;
+    let options = EvaluatorOptions {
         context: Some(n_ctx),
         batch_outputs: BATCH_OUTPUTS.min(batch),
-        ..EngineOptions::default()
+        kv_types: args.backend.kv_types(),
+        ..EvaluatorOptions::default()
     };
-    let mut engine = Engine::new(model.clone(), backend.as_ref(), &options)?;
+    let mut evaluator = Evaluator::new(model.clone(), backend.as_ref(), &options)?;
     let bos = tokenizer.special().bos.filter(|_| tokenizer.adds_bos());
     let mut out = stdout();
     let mut estimate = Estimate::default();
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if let Some(bos) = bos {
             chunk[0] = bos;
         }
-        estimate.add(&engine.score(&chunk, n_ctx / 2 + 1)?);
+        estimate.add(&evaluator.score(&chunk, n_ctx / 2 + 1)?);
         let (perplexity, _) = estimate.perplexity();
         write!(out, "[{}]{perplexity:.4},", chunk_idx + 1)?;
         out.flush()?;

@@ -76,7 +76,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         prompt.is_some() || args.format == Format::Text,
         "format: json, expected text in a chat\ngive a prompt to get one answer as JSON"
     );
-    let mut session = Session::open(&SessionOptions {
+    let session = Session::open(&SessionOptions {
         model: &args.model,
         context: args.context,
         n_threads: args.threads,
@@ -89,9 +89,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     );
     interrupt::install()?;
     match prompt {
-        Some(prompt) => answer(&args, &mut session, prompt),
+        Some(prompt) => answer(&args, &session, prompt),
         None => {
-            chat::run(&mut session, args.answer, args.system, args.verbose)?;
+            chat::run(&session, args.answer, args.system, args.verbose)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -123,7 +123,7 @@ fn read_prompt(args: &Args) -> anyhow::Result<Option<String>> {
     Ok(Some(text.to_owned()))
 }
 
-fn answer(args: &Args, session: &mut Session, prompt: String) -> anyhow::Result<ExitCode> {
+fn answer(args: &Args, session: &Session, prompt: String) -> anyhow::Result<ExitCode> {
     let system = args.system.iter().map(|text| Message {
         role: "system",
         content: text.clone(),
@@ -135,7 +135,7 @@ fn answer(args: &Args, session: &mut Session, prompt: String) -> anyhow::Result<
     let prompt = session.encode(&system.chain([user]).collect::<Vec<_>>())?;
     let mut request = args.answer.request(prompt);
     // JSON always has each token's own.
-    request.logprobs = (args.format == Format::Json).then(|| args.logprobs.unwrap_or(0));
+    request.config.logprobs = (args.format == Format::Json).then(|| args.logprobs.unwrap_or(0));
 
     let mut out = stdout();
     let mut tokens = Vec::new();

@@ -33,8 +33,58 @@ fn inspect_says_what_is_in_the_file() {
         .iter()
         .sum();
     assert_eq!(memory["total_bytes"], sum);
+    assert_eq!(
+        (memory["type_k"].as_str(), memory["type_v"].as_str()),
+        (Some("f16"), Some("f16"))
+    );
+    let wide_keys = [
+        "inspect",
+        &model,
+        "--format",
+        "json",
+        "--cache-type-k",
+        "f32",
+    ];
+    let wide = minerva(&folder, &wide_keys).json();
+    let kv_bytes = |report: &Value| report["memory"]["kv_bytes"].as_u64().unwrap();
+    assert_eq!(2 * kv_bytes(&wide), 3 * kv_bytes(&report));
     let text = minerva(&folder, &["inspect", &model]).ok();
     for part in ["llama", "128", "gpt2", "F32", "KERNEL"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn plan_says_what_memory_a_model_takes_and_what_makes_it_fit() {
+    let folder = Folder::new("plan");
+    let model = TinyModel::new().write(&folder);
+    let plan = |more: &[&str]| {
+        let arguments = [&["plan", &model, "--format", "json"], more].concat();
+        minerva(&folder, &arguments).json()
+    };
+    let four = plan(&[]);
+    assert_eq!(
+        (&four["fits"], &four["cache_tokens"]),
+        (&true.into(), &512.into())
+    );
+    let sum: u64 = ["weights_bytes", "kv_bytes", "scratch_bytes"]
+        .map(|key| four[key].as_u64().unwrap())
+        .iter()
+        .sum();
+    assert_eq!(four["total_bytes"], sum);
+    let one = plan(&["--parallel", "1"]);
+    assert_eq!(4 * one["kv_bytes"].as_u64().unwrap(), four["kv_bytes"]);
+
+    let tight = plan(&["--budget", "0"]);
+    assert_eq!(tight["fits"], false);
+    let savings = tight["savings"].as_array().unwrap();
+    let parallel = savings
+        .iter()
+        .find(|saving| saving["setting"] == "--parallel 1");
+    let freed = four["total_bytes"].as_u64().unwrap() - one["total_bytes"].as_u64().unwrap();
+    assert_eq!(parallel.unwrap()["frees_bytes"], freed);
+    let text = minerva(&folder, &["plan", &model, "--budget", "0"]).ok();
+    for part in ["KV cache", "too few", "FREES", "--parallel 1"] {
         assert!(text.contains(part), "{text}");
     }
 }
@@ -111,6 +161,8 @@ fn bench_has_the_field_names_of_llama_bench() {
             "model_filename",
             "model_type",
             "n_threads",
+            "type_k",
+            "type_v",
         ] {
             assert!(keys(test).contains(&key), "{key}");
         }
@@ -192,4 +244,45 @@ fn list_and_rm_know_the_model_folder() {
     );
     minerva(&folder, &["rm", "mine"]).ok();
     assert!(!home.join("mine.gguf").exists());
+}
+
+#[test]
+fn cache_types_are_options_of_every_command_that_runs_a_model() {
+    let folder = Folder::new("cache-types");
+    let model = TinyModel::new().write(&folder);
+    let text = folder.path("text.txt");
+    std::fs::write(&text, "hello ".repeat(20)).unwrap();
+    let commands: [&[&str]; 4] = [
+        &["run", &model, "hello", "-c", "32", "--max-tokens", "2"],
+        &[
+            "bench", &model, "-p", "4", "-n", "0", "-r", "1", "--format", "json",
+        ],
+        &["perplexity", &model, &text, "-c", "8"],
+        &["inspect", &model],
+    ];
+    for command in commands {
+        for option in ["--cache-type-k", "--cache-type-v"] {
+            let with = |name| minerva(&folder, &[command, &[option, name]].concat());
+            with("f32").ok();
+            // The heads of this model have 8 elements.
+            with("q8_0").fails(&[
+                "cache type q8_0 for ",
+                "8 elements, expected a multiple of 32",
+            ]);
+            let wrong = with("q5_7");
+            assert_eq!(wrong.status, Some(2), "{wrong:?}");
+            let names = "\"q5_7\", expected one of f32, f16, q8_0, q4_0";
+            assert!(wrong.stderr.contains(names), "{wrong:?}");
+        }
+    }
+    let bench = &commands[1][..8];
+    assert!(!minerva(&folder, bench).ok().contains("type_k"));
+    let table = minerva(&folder, &[bench, &["--cache-type-v", "f32"]].concat()).ok();
+    let lines: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let at = lines[0].iter().position(|name| *name == "type_k").unwrap();
+    assert_eq!(lines[0][at + 1], "type_v");
+    assert_eq!(lines[2][at..at + 2], ["f16", "f32"]);
 }

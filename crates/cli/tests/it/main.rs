@@ -4,6 +4,7 @@ mod bad_input;
 mod commands;
 mod model;
 mod run;
+mod service;
 mod tidy;
 
 use std::io::Write;

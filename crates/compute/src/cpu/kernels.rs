@@ -5,6 +5,7 @@
 //! has.
 
 use crate::dtype::{Block, BlockVisitor, DType, Form};
+use crate::kv::KvType;
 use crate::program::Pairing;
 
 use super::isa::Isa;
@@ -12,6 +13,7 @@ use super::ops::attention::{self, HeadCache};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind};
 use super::ops::group_matmul::{self, Panel};
+use super::ops::kv_tile;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;
 use super::simd;
@@ -26,10 +28,12 @@ pub(crate) type Multiply = fn(&Panel, &QuantRows<'_>, &mut Tile<'_, f32>);
 /// [`float_matmul::float_matmul`].
 pub(crate) type FloatMatMul =
     fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>);
-/// [`attention::attend`] for one pair of cache types.
-pub(crate) type Attend<K, V> = fn(&HeadCache<'_, K, V>, (&[f32], usize), &mut [f32]);
-/// [`attention::store`] for one pair of cache types.
-pub(crate) type Store<K, V> = fn((&[f32], &[f32]), (&mut [K], &mut [V]), usize);
+/// [`attention::attend`].
+pub(crate) type Attend = fn(&HeadCache<'_>, (&[f32], usize), &mut [f32]);
+/// [`kv_tile::store_key`].
+pub(crate) type StoreKey = fn(KvType, &[f32], &mut [u8], usize);
+/// [`kv_tile::store_value`].
+pub(crate) type StoreValue = fn(KvType, &[f32], &mut [u8], (usize, usize));
 
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
@@ -42,6 +46,7 @@ pub(crate) struct Kernels {
     pub(crate) soft_cap: fn(&mut [f32], f32),
     pub(crate) silu_mul: fn(&mut [f32], &[f32]),
     pub(crate) gelu_mul: fn(&mut [f32], &[f32]),
+    pub(crate) clamped_swiglu: fn(&mut [f32], &[f32], (f32, f32)),
     pub(crate) gate: fn(&mut [f32], f32),
     pub(crate) route: fn(&[f32], bool, &mut [u32], &mut [f32]),
     pub(crate) add_share: fn(&mut [f32], &[f32], f32),
@@ -51,10 +56,9 @@ pub(crate) struct Kernels {
     /// For groups of 16 and 32, without and with a minimum; see [`Kernels::multiply`].
     multiply: [[Multiply; 2]; 2],
     pub(crate) float_matmul: FloatMatMul,
-    pub(crate) attend_f32: Attend<f32, f32>,
-    pub(crate) attend_f16: Attend<u16, u16>,
-    pub(crate) store_f32: Store<f32, f32>,
-    pub(crate) store_f16: Store<u16, u16>,
+    pub(crate) attend: Attend,
+    pub(crate) store_key: StoreKey,
+    pub(crate) store_value: StoreValue,
 }
 
 impl Kernels {
@@ -140,6 +144,9 @@ macro_rules! instance {
                     rows::silu_mul(gate, up)),
                 gelu_mul: enter!($isa, [$($feature)?], |gate: &mut [f32], up: &[f32]| s =>
                     rows::gelu_mul(gate, up)),
+                clamped_swiglu: enter!($isa, [$($feature)?],
+                    |gate: &mut [f32], up: &[f32], numbers: (f32, f32)| s =>
+                    rows::clamped_swiglu(gate, up, numbers)),
                 gate: enter!($isa, [$($feature)?], |x: &mut [f32], by: f32| s => rows::gate(x, by)),
                 route: enter!($isa, [$($feature)?],
                     |scores: &[f32], normalizes: bool, chosen: &mut [u32], shares: &mut [f32]| s =>
@@ -158,18 +165,15 @@ macro_rules! instance {
                     |weight: (FloatKind, &[u8]), x: (&[f32], usize), wide: &mut [f32],
                      out: &mut Tile<'_, f32>| s =>
                     float_matmul::float_matmul(s, weight, x, wide, out)),
-                attend_f32: enter!($isa, [$($feature)?],
-                    |cache: &HeadCache<'_, f32, f32>, q: (&[f32], usize), out: &mut [f32]| s =>
+                attend: enter!($isa, [$($feature)?],
+                    |cache: &HeadCache<'_>, q: (&[f32], usize), out: &mut [f32]| s =>
                     attention::attend(s, cache, q, out)),
-                attend_f16: enter!($isa, [$($feature)?],
-                    |cache: &HeadCache<'_, u16, u16>, q: (&[f32], usize), out: &mut [f32]| s =>
-                    attention::attend(s, cache, q, out)),
-                store_f32: enter!($isa, [$($feature)?],
-                    |kv: (&[f32], &[f32]), tiles: (&mut [f32], &mut [f32]), position: usize| s =>
-                    attention::store(kv, tiles, position)),
-                store_f16: enter!($isa, [$($feature)?],
-                    |kv: (&[f32], &[f32]), tiles: (&mut [u16], &mut [u16]), position: usize| s =>
-                    attention::store(kv, tiles, position)),
+                store_key: enter!($isa, [$($feature)?],
+                    |kv_type: KvType, k: &[f32], tile: &mut [u8], position: usize| s =>
+                    kv_tile::store_key(kv_type, k, tile, position)),
+                store_value: enter!($isa, [$($feature)?],
+                    |kv_type: KvType, v: &[f32], tile: &mut [u8], at: (usize, usize)| s =>
+                    kv_tile::store_value(kv_type, v, tile, at)),
             };
 
             struct Choose;

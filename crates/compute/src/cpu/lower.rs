@@ -4,7 +4,8 @@
 
 use crate::dtype::{DType, Form};
 use crate::program::{
-    Activation, Attention, BufId, BufShape, Experts, Function, Op, Program, RopeId, Rows, WeightId,
+    Activation, Attention, Biased, BufId, BufShape, Experts, Function, Op, Program, RopeId, Rows,
+    WeightId,
 };
 use crate::weight::Weight;
 
@@ -28,10 +29,11 @@ pub(super) struct SlotShape {
 /// Index of a slot.
 pub(super) type Slot = usize;
 
-/// A weight with the kernel of its type.
+/// A weight with the kernel of its type, and what is added to each row of its product.
 pub(super) struct Matrix {
     pub(super) weight: Weight,
     pub(super) kernel: MatrixKernel,
+    pub(super) bias: Option<Vec<f32>>,
 }
 
 pub(super) enum MatrixKernel {
@@ -69,20 +71,9 @@ pub(super) fn kernel_name(dtype: DType, kernels: &Kernels) -> &'static str {
     }
 }
 
-impl Matrix {
-    fn new(weight: &Weight, kernels: &Kernels) -> Matrix {
-        let kernel = MatrixKernel::of(weight.dtype(), kernels);
-        Matrix {
-            weight: weight.clone(),
-            kernel,
-        }
-    }
-}
-
 /// One part of a matrix product.
 pub(super) struct Part {
     pub(super) matrix: Matrix,
-    pub(super) bias: Option<Vec<f32>>,
     pub(super) residual: Option<Slot>,
     pub(super) out: Slot,
     pub(super) quantize: bool,
@@ -128,13 +119,14 @@ pub(super) enum Step {
     },
     Gated {
         x: Slot,
-        gate: Matrix,
-        up: Matrix,
+        /// One matrix, or one for each expert.
+        gate: Vec<Matrix>,
+        up: Vec<Matrix>,
         activation: Activation,
         out: Slot,
         quantize: bool,
-        /// The matrices are of so many experts, and the rows are grouped by them.
-        n_experts: Option<usize>,
+        /// The rows are grouped by expert.
+        is_grouped: bool,
     },
     /// Chooses the experts of each row.
     Route {
@@ -156,8 +148,8 @@ pub(super) enum Step {
     /// A product of rows that are grouped by expert.
     ExpertMatMul {
         x: Slot,
-        matrix: Matrix,
-        n_experts: usize,
+        /// One for each expert.
+        matrices: Vec<Matrix>,
         out: Slot,
     },
     /// The sum of what a row's experts answered.
@@ -181,6 +173,7 @@ pub(super) enum Step {
     Attend {
         spec: Attention,
         slots: AttentionSlots,
+        sinks: Option<Vec<f32>>,
         quantize: bool,
     },
     Gather {
@@ -340,8 +333,7 @@ impl<'a> Lowering<'a> {
                 let x = self.slot(*x);
                 let mut late = Vec::new();
                 let parts = parts.iter().map(|part| {
-                    let matrix = self.matrix(part.weight);
-                    let bias = part.bias.map(|bias| self.program.weight(bias).to_f32());
+                    let matrix = self.matrix((part.weight, part.bias));
                     let residual = part.residual.map(|id| self.slot(id));
                     let (out, quantize) = self.write(part.out);
                     let whole = matrix.weight.n_rows().is_multiple_of(GROUP);
@@ -350,7 +342,6 @@ impl<'a> Lowering<'a> {
                     }
                     Part {
                         matrix,
-                        bias,
                         residual,
                         out,
                         quantize: quantize && whole,
@@ -376,12 +367,12 @@ impl<'a> Lowering<'a> {
                 let now = quantize && whole;
                 self.steps.push(Step::Gated {
                     x,
-                    gate,
-                    up,
+                    gate: vec![gate],
+                    up: vec![up],
                     activation,
                     out,
                     quantize: now,
-                    n_experts: None,
+                    is_grouped: false,
                 });
                 if quantize && !whole {
                     self.steps.push(Step::Quantize { slot: out });
@@ -417,6 +408,7 @@ impl<'a> Lowering<'a> {
                 self.steps.push(Step::Attend {
                     spec: spec.clone(),
                     slots,
+                    sinks: spec.sinks.map(|id| self.program.weight(id).to_f32()),
                     quantize: now,
                 });
                 if quantize && !whole {
@@ -445,9 +437,14 @@ impl<'a> Lowering<'a> {
         let (n_used, normalizes) = (e.n_used, e.normalizes);
         self.max_experts.0 = self.max_experts.0.max(n_experts);
         self.max_experts.1 = self.max_experts.1.max(n_used);
-        let [gate, up, down] = [e.gate, e.up, e.down].map(|id| self.matrix(id));
-        let inner = down.weight.row_len();
-        let is_group = |matrix: &Matrix| matches!(matrix.kernel, MatrixKernel::Group(..));
+        let of_all = |part: usize| e.experts.iter().map(move |expert| expert[part]);
+        let [gate, up, down] =
+            [0, 1, 2].map(|part| of_all(part).map(|id| self.matrix(id)).collect::<Vec<_>>());
+        let inner = down[0].weight.row_len();
+        let is_group = |matrices: &[Matrix]| {
+            let mut kernels = matrices.iter().map(|matrix| &matrix.kernel);
+            kernels.any(|kernel| matches!(kernel, MatrixKernel::Group(..)))
+        };
         let grouped = |width, has_quant| SlotShape {
             rows,
             copies: n_used,
@@ -480,7 +477,7 @@ impl<'a> Lowering<'a> {
                 activation: e.activation,
                 out: inners,
                 quantize: quantize_inner && whole,
-                n_experts: Some(n_experts),
+                is_grouped: true,
             },
         ]);
         if quantize_inner && !whole {
@@ -488,8 +485,7 @@ impl<'a> Lowering<'a> {
         }
         self.steps.push(Step::ExpertMatMul {
             x: inners,
-            matrix: down,
-            n_experts,
+            matrices: down,
             out: answers,
         });
         self.steps.push(Step::Combine {
@@ -507,8 +503,13 @@ impl<'a> Lowering<'a> {
         self.slot_of[id.0 as usize].expect("a program writes a buffer before it reads it")
     }
 
-    fn matrix(&self, id: WeightId) -> Matrix {
-        Matrix::new(self.program.weight(id), self.kernels)
+    fn matrix(&self, (weight, bias): Biased) -> Matrix {
+        let weight = self.program.weight(weight);
+        Matrix {
+            weight: weight.clone(),
+            kernel: MatrixKernel::of(weight.dtype(), self.kernels),
+            bias: bias.map(|bias| self.program.weight(bias).to_f32()),
+        }
     }
 
     /// A slot for a result, and whether it is wanted quantized too.
@@ -578,7 +579,7 @@ fn writes(op: &Op) -> Vec<BufId> {
 fn products(op: &Op) -> Vec<(BufId, WeightId)> {
     match op {
         Op::MatMul { x, parts } => parts.iter().map(|part| (*x, part.weight)).collect(),
-        Op::GatedMatMul { x, gate, up, .. } => vec![(*x, *gate), (*x, *up)],
+        Op::GatedMatMul { x, gate, up, .. } => vec![(*x, gate.0), (*x, up.0)],
         _ => vec![],
     }
 }

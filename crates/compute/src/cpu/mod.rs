@@ -14,7 +14,7 @@ mod threads;
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, BackendError, Executable, Limits};
+use crate::backend::{Backend, BackendError, Executable, Limits, Memory};
 use crate::dtype::DType;
 use crate::program::Program;
 
@@ -30,18 +30,6 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// The instruction set; `None` for the best, or what `MINERVA_ISA` names.
     pub isa: Option<Isa>,
-    /// How keys and values are stored.
-    pub kv_type: KvType,
-}
-
-/// How keys and values are stored in the cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KvType {
-    /// 32-bit floats.
-    F32,
-    /// Half precision: half the memory and traffic.
-    #[default]
-    F16,
 }
 
 /// Runs programs on the CPU.
@@ -49,7 +37,6 @@ pub struct CpuBackend {
     isa: Isa,
     kernels: &'static Kernels,
     pool: Arc<Pool>,
-    kv_type: KvType,
 }
 
 /// Why there is no CPU backend.
@@ -86,12 +73,7 @@ impl CpuBackend {
         let kernels = Kernels::get(isa).expect("checked above, or chosen among the available");
         let n_threads = options.threads.unwrap_or_else(default_threads).max(1);
         let pool = Arc::new(Pool::new(n_threads).map_err(CpuError::Thread)?);
-        Ok(CpuBackend {
-            isa,
-            kernels,
-            pool,
-            kv_type: options.kv_type,
-        })
+        Ok(CpuBackend { isa, kernels, pool })
     }
 
     /// The instruction set in use.
@@ -119,11 +101,12 @@ impl Backend for CpuBackend {
         format!("{} {}", self.isa, lower::kernel_name(dtype, self.kernels))
     }
 
+    fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
+        exec::plan(program, self.kernels, self.n_threads(), &limits)
+    }
+
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
-        match self.kv_type {
-            KvType::F32 => exec::load::<f32>(self, &program, limits),
-            KvType::F16 => exec::load::<u16>(self, &program, limits),
-        }
+        exec::load(self, &program, limits)
     }
 }
 

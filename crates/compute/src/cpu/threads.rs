@@ -212,6 +212,7 @@ impl Plain for i32 {}
 impl Plain for u32 {}
 impl Plain for u16 {}
 impl Plain for i8 {}
+impl Plain for u8 {}
 
 /// A zeroed, cache-aligned array that threads read and write in parts that they agree upon.
 pub(crate) struct SharedBuf<T> {

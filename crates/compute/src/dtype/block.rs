@@ -122,6 +122,27 @@ pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(sign | magnitude)
 }
 
+/// To half precision, to nearest, ties to even; too large becomes infinite, NaN stays NaN.
+#[inline(always)]
+pub(crate) fn f32_to_f16(x: f32) -> u16 {
+    let sign = (x.to_bits() >> 16) as u16 & 0x8000;
+    let magnitude = x.to_bits() & 0x7fff_ffff;
+    let half = if magnitude > 0x7f80_0000 {
+        0x7e00
+    } else if magnitude >= 0x4780_0000 {
+        0x7c00 // 2^16 and above
+    } else if magnitude < 0x3880_0000 {
+        // Below 2^-14 halves are multiples of 2^-24: the sum rounds to such a multiple, and leaves
+        // it in its low bits.
+        ((f32::from_bits(magnitude) + 0.5).to_bits() - 0.5f32.to_bits()) as u16
+    } else {
+        // 13 bits go; the carry of the rounding may reach the exponent, up to infinity.
+        let odd = (magnitude >> 13) & 1;
+        ((magnitude - ((127 - 15) << 23) + 0xfff + odd) >> 13) as u16
+    };
+    sign | half
+}
+
 /// The little-endian 16-bit number at byte `at`.
 #[inline(always)]
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {

@@ -21,14 +21,14 @@ mod q1_0;
 mod q2_0;
 mod q2_k;
 mod q3_k;
-mod q4_0;
+pub(crate) mod q4_0;
 mod q4_1;
 mod q4_k;
 mod q5_0;
 mod q5_1;
 mod q5_k;
 mod q6_k;
-mod q8_0;
+pub(crate) mod q8_0;
 mod q8_1;
 mod q8_k;
 mod tq1_0;
@@ -36,8 +36,8 @@ mod tq2_0;
 
 use std::fmt;
 
-pub(crate) use block::f16_to_f32;
 pub use block::{Block, Form};
+pub(crate) use block::{f16_to_f32, f32_to_f16};
 
 /// A row of the table.
 struct Row {

@@ -2,7 +2,7 @@
 //!
 //! Bytes: f16 scale, 32 signed bytes.
 
-use super::block::{Block, Form, copy_signed};
+use super::block::{Block, Form, copy_signed, f32_to_f16};
 
 /// A block of Q8_0.
 pub(super) struct Q8_0;
@@ -20,4 +20,21 @@ impl Block for Q8_0 {
     fn codes(bytes: &[u8], q: &mut [i8]) {
         copy_signed(&bytes[2..], q);
     }
+}
+
+/// The scale, an f16, and the numbers of a block: `d = max |x| / 127`, `q = x / d` to the nearest
+/// integer, halves away from zero. A NaN becomes 0.
+#[inline(always)]
+pub(crate) fn quantize(x: &[f32; 32]) -> (u16, [i8; 32]) {
+    let mut max = 0.0f32;
+    for x in x {
+        max = if x.abs() > max { x.abs() } else { max };
+    }
+    let d = max / 127.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let mut q = [0; 32];
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x * inverse).round() as i8;
+    }
+    (f32_to_f16(d), q)
 }

@@ -1,6 +1,6 @@
 //! Tests that range over the table: a new row is covered by existing.
 
-use super::{DType, Form};
+use super::{DType, Form, f32_to_f16};
 
 /// A hash of the values of 50 random blocks of each type: what the types read, as found equal to
 /// the other readers of the format by `scripts/compare_dtypes.py`.
@@ -186,4 +186,16 @@ fn a_wrong_length_is_refused() {
 #[should_panic(expected = "F32 has no integer form")]
 fn floats_have_no_integer_form() {
     DType::F32.unpack_row(&[0; 4], &mut [0; 1], &mut [], &mut []);
+}
+
+#[test]
+fn halves_are_made_as_the_half_crate_makes_them() {
+    for bits in (0..=u32::MAX).step_by(997) {
+        let x = f32::from_bits(bits);
+        let (got, want) = (f32_to_f16(x), half::f16::from_f32(x));
+        assert!(
+            got == want.to_bits() || (x.is_nan() && want.is_nan()),
+            "{x:e}: {got:#x}"
+        );
+    }
 }

@@ -1,16 +1,18 @@
 //! One transformer layer, in every data type: the CPU agrees with the reference, and gives the
 //! same bits on every instruction set, for any number of threads, batch and slicing.
 
-use minerva_compute::cpu::{CpuOptions, Isa, KvType};
+use minerva_compute::cpu::{CpuOptions, Isa};
 use minerva_compute::{
     Activation, AttentionSpec, Backend, Batch, Builder, CpuBackend, DType, Executable, ExpertsSpec,
-    Function, KV_BLOCK_LEN, Limits, Pairing, Program, ReferenceBackend, Rope, Sequence, Weight,
+    Function, KV_BLOCK_LEN, KvType, KvTypes, Limits, Pairing, Program, ReferenceBackend, Rope,
+    Sequence, Weight, kv_block_bytes,
 };
 
 const LIMITS: Limits = Limits {
     max_tokens: 40,
     max_outputs: 40,
     n_kv_blocks: 64,
+    kv_types: KvTypes::both(KvType::F32),
 };
 const VOCAB: usize = 50;
 
@@ -132,11 +134,12 @@ fn program(dtype: DType, shape: &Shape, pairing: Pairing) -> Program {
         rope: Some(rope),
         soft_cap: None,
         window: None,
+        sinks: None,
     };
     let a = b.attention(qkv, &spec);
     let x = b.matmul_add(a, wo, Some(bias), x);
     let h = b.rms_norm(x, norm, 1e-5);
-    let h = b.gated_matmul(h, gate, up, Activation::Silu);
+    let h = b.gated_matmul(h, (gate, None), (up, None), Activation::Silu);
     let x = b.matmul_add(h, down, None, x);
     let x = b.outputs(x);
     let x = b.rms_norm(x, norm, 1e-5);
@@ -144,11 +147,10 @@ fn program(dtype: DType, shape: &Shape, pairing: Pairing) -> Program {
     b.finish(logits)
 }
 
-fn cpu(isa: Isa, threads: usize, kv_type: KvType) -> CpuBackend {
+fn cpu(isa: Isa, threads: usize) -> CpuBackend {
     CpuBackend::new(&CpuOptions {
         threads: Some(threads),
         isa: Some(isa),
-        kv_type,
     })
     .unwrap()
 }
@@ -212,8 +214,9 @@ fn every_type_agrees_with_the_reference() {
         let tolerance = if is_float { 1e-8 } else { 2e-3 };
         let mut first: Option<Vec<f32>> = None;
         for isa in Isa::available() {
-            let backend = cpu(isa, 2, KvType::F32);
+            let backend = cpu(isa, 2);
             let mut model = backend.load(program.clone(), LIMITS).unwrap();
+            assert_eq!(backend.plan(&program, LIMITS).unwrap(), model.memory());
             let got = run(&mut *model, &tokens, &[37], &blocks);
             let error = error(&got, &want);
             assert!(error < tolerance, "{dtype} on {isa}: error {error:e}");
@@ -226,6 +229,12 @@ fn every_type_agrees_with_the_reference() {
         }
     }
 }
+
+/// Numbers so low that they clamp much.
+const CLAMPED_SWIGLU: Activation = Activation::ClampedSwiglu {
+    alpha: 1.702,
+    limit: 0.7,
+};
 
 /// Two layers of everything that a plain layer does not have.
 fn rich_program(dtype: DType, window: usize) -> Program {
@@ -272,6 +281,7 @@ fn rich_program(dtype: DType, window: usize) -> Program {
             rope: Some(rope),
             soft_cap: Some(3.0),
             window,
+            sinks: window.map(|_| vector(&mut b, n_heads, 1.0)),
         };
         let a = b.attention([q, k, v], &spec);
         let output = matrix(&mut b, dim, n_heads * head_dim);
@@ -281,7 +291,11 @@ fn rich_program(dtype: DType, window: usize) -> Program {
         let inner = b.matmul(h, up);
         let inner = b.map(inner, Function::Gelu);
         let y = b.matmul_add(inner, down, None, x_beside);
-        let inner = b.gated_matmul(y, gate, up, Activation::Gelu);
+        let (activation, bias) = match window {
+            Some(_) => (CLAMPED_SWIGLU, Some(vector(&mut b, 96, 0.0))),
+            None => (Activation::Gelu, None),
+        };
+        let inner = b.gated_matmul(y, (gate, bias), (up, bias), activation);
         x = b.matmul_add(inner, down, None, y);
     }
     let x = b.outputs(x);
@@ -297,6 +311,7 @@ fn every_operation_agrees_with_the_reference() {
         max_tokens: 600,
         max_outputs: 600,
         n_kv_blocks: 48,
+        ..LIMITS
     };
     let blocks: Vec<u32> = (0..38).collect();
     // Windows that begin within a span, a tile, and at the border of a span.
@@ -308,9 +323,7 @@ fn every_operation_agrees_with_the_reference() {
             let want = run(&mut *model, &tokens, &[n], &blocks);
             let mut first: Option<Vec<f32>> = None;
             for isa in Isa::available() {
-                let mut model = cpu(isa, 2, KvType::F32)
-                    .load(program.clone(), limits)
-                    .unwrap();
+                let mut model = cpu(isa, 2).load(program.clone(), limits).unwrap();
                 let got = run(&mut *model, &tokens, &[n], &blocks);
                 let error = error(&got, &want);
                 assert!(error < tolerance, "{dtype} on {isa}: error {error:e}");
@@ -326,8 +339,10 @@ fn every_operation_agrees_with_the_reference() {
     }
 }
 
-/// A mixture of experts beside a gated block; the third expert's scores are the second's.
-fn experts_program(dtype: DType, inner: usize, normalizes: bool) -> Program {
+/// A mixture of experts beside a gated block; the third expert's scores are the second's. The
+/// plain one has `dtype` throughout, the other has an expert of f32, biases, and the clamped
+/// activation.
+fn experts_program(dtype: DType, inner: usize, normalizes: bool, is_plain: bool) -> Program {
     let random = &mut Random(21);
     let mut b = Builder::new();
     let (dim, n_experts) = (64, 5);
@@ -337,29 +352,42 @@ fn experts_program(dtype: DType, inner: usize, normalizes: bool) -> Program {
     router.copy_within(dim..2 * dim, 2 * dim);
     let router = b.weight(Weight::from_f32("router", (n_experts, dim), &router));
     let by = b.weight(Weight::from_f32("by", (1, dim), &values[..dim]));
-    let matrices = [
-        (n_experts * inner, dim),
-        (n_experts * inner, dim),
-        (n_experts * dim, inner),
-        (VOCAB, dim),
-    ];
-    let [gate, up, down, output] =
-        matrices.map(|shape| b.weight(weight(random, "matrix", dtype, shape)));
+    let shapes = [(inner, dim), (inner, dim), (dim, inner)];
+    let experts: Vec<_> = (0..n_experts)
+        .map(|i| {
+            let dtype = if i == 1 && !is_plain {
+                DType::F32
+            } else {
+                dtype
+            };
+            shapes.map(|shape| {
+                let matrix = b.weight(weight(random, "matrix", dtype, shape));
+                let bias: Vec<f32> = (0..shape.0).map(|_| random.unit()).collect();
+                let bias = Weight::from_f32("bias", (1, shape.0), &bias);
+                (matrix, (!is_plain).then(|| b.weight(bias)))
+            })
+        })
+        .collect();
+    let output = b.weight(weight(random, "output", dtype, (VOCAB, dim)));
+    let activation = match is_plain {
+        true => Activation::Silu,
+        false => CLAMPED_SWIGLU,
+    };
     let spec = ExpertsSpec {
-        activation: Activation::Silu,
+        activation,
         n_used: 3,
         normalizes,
     };
     let x = b.embed(embd);
     let scores = b.matmul(x, router);
-    let y = b.experts(x, scores, [gate, up, down], &spec);
+    let y = b.experts(x, scores, experts.clone(), &spec);
     let by = b.matmul(x, by);
     let beside = b.gate(x, by);
     let x = b.add(beside, y);
     // Again, of the wanted rows.
     let x = b.outputs(x);
     let scores = b.matmul(x, router);
-    let x = b.experts(x, scores, [gate, up, down], &spec);
+    let x = b.experts(x, scores, experts, &spec);
     let logits = b.matmul(x, output);
     b.finish(logits)
 }
@@ -367,21 +395,20 @@ fn experts_program(dtype: DType, inner: usize, normalizes: bool) -> Program {
 #[test]
 fn experts_agree_with_the_reference() {
     let tokens = tokens(37, 8);
-    for (dtype, inner, normalizes, tolerance) in [
-        (DType::F32, 40, true, 1e-10),
-        (DType::F32, 64, false, 1e-10),
-        (DType::Q8_0, 96, true, 2e-3),
-        (DType::Q4_1, 32, false, 2e-3),
+    for (dtype, inner, normalizes, is_plain, tolerance) in [
+        (DType::F32, 40, true, true, 1e-10),
+        (DType::F32, 64, false, false, 1e-10),
+        (DType::Q8_0, 96, true, true, 2e-3),
+        (DType::Q4_1, 32, false, true, 2e-3),
+        (DType::MXFP4, 96, true, false, 2e-3),
     ] {
-        let program = experts_program(dtype, inner, normalizes);
+        let program = experts_program(dtype, inner, normalizes, is_plain);
         let mut model = ReferenceBackend.load(program.clone(), LIMITS).unwrap();
         let want = run(&mut *model, &tokens, &[37], &[0, 1, 2]);
         let mut first: Option<Vec<f32>> = None;
         for isa in Isa::available() {
             for threads in [1, 3] {
-                let mut model = cpu(isa, threads, KvType::F32)
-                    .load(program.clone(), LIMITS)
-                    .unwrap();
+                let mut model = cpu(isa, threads).load(program.clone(), LIMITS).unwrap();
                 let got = run(&mut *model, &tokens, &[37], &[0, 1, 2]);
                 let error = error(&got, &want);
                 assert!(error < tolerance, "{dtype} on {isa}: error {error:e}");
@@ -437,9 +464,7 @@ fn odd_shapes_agree_with_the_reference() {
             let mut model = ReferenceBackend.load(program.clone(), LIMITS).unwrap();
             let want = run(&mut *model, &tokens, &[21], &[3, 1]);
             for isa in Isa::available() {
-                let mut model = cpu(isa, 3, KvType::F32)
-                    .load(program.clone(), LIMITS)
-                    .unwrap();
+                let mut model = cpu(isa, 3).load(program.clone(), LIMITS).unwrap();
                 let got = run(&mut *model, &tokens, &[21], &[3, 1]);
                 let error = error(&got, &want);
                 assert!(
@@ -458,12 +483,14 @@ fn slices_threads_and_company_do_not_change_a_bit() {
     let blocks = [1, 2, 3];
     for dtype in [DType::Q4_1, DType::Q6K, DType::F16] {
         let program = program(dtype, &SHAPE, Pairing::Halves);
-        for kv_type in [KvType::F16, KvType::F32] {
+        for &kv_type in KvType::ALL {
+            let limits = Limits {
+                kv_types: KvTypes::both(kv_type),
+                ..LIMITS
+            };
             let load = |threads| {
                 let isa = *Isa::available().last().unwrap();
-                cpu(isa, threads, kv_type)
-                    .load(program.clone(), LIMITS)
-                    .unwrap()
+                cpu(isa, threads).load(program.clone(), limits).unwrap()
             };
             let want = run(&mut *load(1), &tokens, &[37], &blocks);
             for threads in [1, 2, 3] {
@@ -514,28 +541,143 @@ fn slices_threads_and_company_do_not_change_a_bit() {
 #[test]
 fn long_contexts_agree_with_the_reference() {
     // Several spans of attention, and blocks in no order.
-    let limits = Limits {
-        max_tokens: 600,
-        max_outputs: 600,
-        n_kv_blocks: 48,
-    };
     let tokens = tokens(600, 5);
     let blocks: Vec<u32> = (0..38).map(|i| (i * 29) % 48).collect();
     assert!(blocks.len() * KV_BLOCK_LEN >= 600);
     let program = program(DType::F32, &SHAPE, Pairing::Adjacent);
-    let mut model = ReferenceBackend.load(program.clone(), limits).unwrap();
-    let want = run(&mut *model, &tokens, &[600], &blocks);
-    for (kv_type, tolerance) in [(KvType::F32, 1e-10), (KvType::F16, 1e-6)] {
-        let mut model = cpu(*Isa::available().last().unwrap(), 2, kv_type)
+    for &kv_type in KvType::ALL {
+        let limits = Limits {
+            max_tokens: 600,
+            max_outputs: 600,
+            n_kv_blocks: 48,
+            kv_types: KvTypes::both(kv_type),
+        };
+        let mut model = ReferenceBackend.load(program.clone(), limits).unwrap();
+        let want = run(&mut *model, &tokens, &[600], &blocks);
+        let mut model = cpu(*Isa::available().last().unwrap(), 2)
             .load(program.clone(), limits)
             .unwrap();
         let got = run(&mut *model, &tokens, &[600], &blocks);
         let error = error(&got, &want);
-        assert!(error < tolerance, "{kv_type:?}: error {error:e}");
+        assert!(error < tolerance(kv_type), "{kv_type}: error {error:e}");
         assert!(
             run(&mut *model, &tokens, &[511, 80, 9], &blocks) == got,
-            "{kv_type:?}: slices"
+            "{kv_type}: slices"
         );
+    }
+}
+
+/// Of the CPU against the reference: what was computed in another order may be rounded to the next
+/// number when it is stored.
+fn tolerance(kv_type: KvType) -> f64 {
+    match kv_type {
+        KvType::F32 => 1e-10,
+        KvType::F16 | KvType::Q8_0 => 1e-7,
+        KvType::Q4_0 => 2e-6,
+    }
+}
+
+#[test]
+fn every_pair_of_cache_types_agrees_with_the_reference() {
+    let tokens = tokens(37, 2);
+    let blocks = [5, 0, 9];
+    let wide = Shape {
+        head_dim: 96,
+        ..SHAPE
+    };
+    for shape in [&SHAPE, &wide] {
+        let program = program(DType::F32, shape, Pairing::Halves);
+        for kv_types in all_kv_types() {
+            let limits = Limits { kv_types, ..LIMITS };
+            let mut model = ReferenceBackend.load(program.clone(), limits).unwrap();
+            let want = run(&mut *model, &tokens, &[37], &blocks);
+            let mut first: Option<Vec<f32>> = None;
+            for isa in Isa::available() {
+                let mut model = cpu(isa, 2).load(program.clone(), limits).unwrap();
+                let got = run(&mut *model, &tokens, &[30, 1, 6], &blocks);
+                let error = error(&got, &want);
+                let tolerance = tolerance(kv_types.k).max(tolerance(kv_types.v));
+                assert!(error < tolerance, "{kv_types:?} on {isa}: error {error:e}");
+                let first = first.get_or_insert_with(|| got.clone());
+                assert!(*first == got, "{kv_types:?}: other bits on {isa}");
+            }
+        }
+    }
+}
+
+fn all_kv_types() -> impl Iterator<Item = KvTypes> {
+    let pairs = |&k| KvType::ALL.iter().map(move |&v| KvTypes { k, v });
+    KvType::ALL.iter().flat_map(pairs)
+}
+
+#[test]
+fn the_cache_is_as_large_as_planned() {
+    let programs = [
+        program(DType::F32, &SHAPE, Pairing::Adjacent),
+        rich_program(DType::F32, 20), // heads of 24
+    ];
+    for program in programs {
+        for kv_types in all_kv_types() {
+            let limits = Limits { kv_types, ..LIMITS };
+            let planned = kv_block_bytes(program.kv(), kv_types);
+            let backends: [&dyn Backend; 2] = [&ReferenceBackend, &cpu(Isa::available()[0], 1)];
+            for backend in backends {
+                match (backend.load(program.clone(), limits), &planned) {
+                    (Ok(model), Ok(bytes)) => {
+                        assert_eq!(model.memory().kv_bytes, bytes * limits.n_kv_blocks);
+                    }
+                    (Err(error), Err(planned)) => assert_eq!(error, *planned),
+                    (loaded, _) => panic!("{kv_types:?}: {planned:?}, {}", loaded.is_ok()),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_keys_or_values_make_the_cache_panic() {
+    // Infinite and NaN weights make such keys and values; the widest range of finite ones beside.
+    let mut random = Random(17);
+    for scale in [f32::NAN, f32::INFINITY, 1e38, 1e-38, 1e-45, 0.0] {
+        let mut b = Builder::new();
+        let values: Vec<f32> = (0..VOCAB * 96).map(|_| random.unit() * scale).collect();
+        let embd = b.weight(Weight::from_f32("embd", (VOCAB, 96), &values));
+        let w = b.weight(weight(&mut random, "w", DType::F32, (32, 96)));
+        let x = b.embed(embd);
+        let qkv = b.matmul_parts(x, [(w, None); 3]);
+        let spec = AttentionSpec {
+            sinks: None,
+            n_heads: 1,
+            n_kv_heads: 1,
+            head_dim: 32,
+            scale: 1.0,
+            rope: None,
+            soft_cap: None,
+            window: None,
+        };
+        let a = b.attention(qkv, &spec);
+        let output = b.weight(weight(&mut random, "output", DType::F32, (VOCAB, 32)));
+        let x = b.outputs(a);
+        let logits = b.matmul(x, output);
+        let program = b.finish(logits);
+        for kv_types in all_kv_types() {
+            let limits = Limits { kv_types, ..LIMITS };
+            let mut first: Option<Vec<f32>> = None;
+            for isa in Isa::available() {
+                let mut model = cpu(isa, 1).load(program.clone(), limits).unwrap();
+                let mut got = run(&mut *model, &tokens(37, 1), &[37], &[4, 2, 0]);
+                // Which NaN it is is not promised.
+                got.iter_mut()
+                    .for_each(|x| *x = if x.is_nan() { 7.0 } else { *x });
+                let first = first.get_or_insert_with(|| got.clone());
+                assert!(
+                    *first == got,
+                    "{scale:e}, {kv_types:?}: other bits on {isa}"
+                );
+            }
+            let mut model = ReferenceBackend.load(program.clone(), limits).unwrap();
+            run(&mut *model, &tokens(37, 1), &[37], &[4, 2, 0]);
+        }
     }
 }
 
@@ -555,7 +697,7 @@ fn random_bytes_never_panic() {
             let x = b.outputs(x);
             let y = b.matmul(x, w);
             let program = b.finish(y);
-            let mut model = cpu(isa, 1, KvType::F16).load(program, LIMITS).unwrap();
+            let mut model = cpu(isa, 1).load(program, LIMITS).unwrap();
             let n = model.run(&Batch {
                 tokens: &[1, 2, 3],
                 sequences: &[Sequence {

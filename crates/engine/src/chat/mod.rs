@@ -1,6 +1,9 @@
-//! Chat templates from the model file, and stop strings.
+//! Prompts of chats by the template of the model file, and stop strings.
 
 mod guard;
+mod prompt;
 mod python;
 pub mod stop;
 pub mod template;
+
+pub use prompt::{Chat, encode_text};

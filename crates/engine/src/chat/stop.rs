@@ -6,6 +6,7 @@
 //! what must be held back.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crate::error::RequestError;
 
@@ -36,19 +37,20 @@ struct Node {
 ///
 /// The stop string that is complete first wins; of two that are complete at the same byte, the
 /// longer one, so that as little as possible of a stop string is shown.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StopMatcher {
-    nodes: Vec<Node>,
+    nodes: Arc<[Node]>,
     state: usize,
     held: String,
     matched: Option<usize>,
 }
 
 impl StopMatcher {
-    /// A matcher of `stops`; an empty list never matches and never holds anything back.
-    pub fn new<S: AsRef<str>>(stops: &[S]) -> Result<Self, RequestError> {
+    /// A matcher of `stops`; an empty list never matches and never holds anything back. `field` is
+    /// what errors call the list.
+    pub fn new<S: AsRef<str>>(field: &'static str, stops: &[S]) -> Result<Self, RequestError> {
         let error = |found: String, wanted: String| RequestError::Parameter {
-            field: "stop",
+            field,
             found,
             wanted,
         };
@@ -99,7 +101,7 @@ impl StopMatcher {
             }
         }
         Ok(Self {
-            nodes,
+            nodes: nodes.into(),
             state: 0,
             held: String::new(),
             matched: None,
@@ -140,6 +142,11 @@ impl StopMatcher {
         }
     }
 
+    /// Whether the text may have begun one of the strings.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// The text ended: gives back what was held for a stop string that did not come.
     pub fn finish(&mut self) -> String {
         self.state = 0;
@@ -168,7 +175,7 @@ mod tests {
     use super::*;
 
     fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, Option<usize>) {
-        let mut matcher = StopMatcher::new(stops).unwrap();
+        let mut matcher = StopMatcher::new("stop", stops).unwrap();
         let mut texts = Vec::new();
         let mut matched = None;
         for piece in pieces {
@@ -222,9 +229,9 @@ mod tests {
 
     #[test]
     fn bad_stop_strings_are_refused() {
-        assert!(StopMatcher::new(&[""]).is_err());
-        assert!(StopMatcher::new(&["x".repeat(MAX_STOP_STRING_BYTES + 1)]).is_err());
-        assert!(StopMatcher::new(&vec!["x"; MAX_STOP_STRINGS + 1]).is_err());
+        assert!(StopMatcher::new("stop", &[""]).is_err());
+        assert!(StopMatcher::new("stop", &["x".repeat(MAX_STOP_STRING_BYTES + 1)]).is_err());
+        assert!(StopMatcher::new("stop", &vec!["x"; MAX_STOP_STRINGS + 1]).is_err());
     }
 
     /// Whatever the pieces, the text shown is the text before the first stop string.
@@ -249,7 +256,7 @@ mod tests {
                 .filter_map(|s| text.find(s).map(|i| (i + s.len(), i)))
                 .min();
             let wanted = &text[..first.map_or(text.len(), |(_, start)| start)];
-            let mut matcher = StopMatcher::new(&stops).unwrap();
+            let mut matcher = StopMatcher::new("stop", &stops).unwrap();
             let mut shown = String::new();
             let mut rest: Vec<char> = text.chars().collect();
             for cut in cuts.iter().chain([&255]) {

@@ -112,6 +112,13 @@ impl ChatTemplate {
         })
     }
 
+    /// Whether the template reads a variable, such as `tools`.
+    pub fn reads(&self, variable: &str) -> bool {
+        let template = self.environment.get_template(NAME);
+        let template = template.expect("it was added by new");
+        template.undeclared_variables(false).contains(variable)
+    }
+
     /// Renders a chat to the segments of a prompt.
     pub fn render(&self, input: &ChatInput<'_>) -> Result<Vec<Segment<String>>, RequestError> {
         let none_if_undefined = |value: &Value| match value.is_undefined() {
@@ -477,6 +484,14 @@ mod tests {
         );
         input.extra = vec![("bos_token".into(), Value::from("<s>"))];
         assert!(template.render(&input).is_err());
+    }
+
+    #[test]
+    fn variables_that_are_read_are_known() {
+        let source = "{% if tools %}x{% endif %}{% for tool in messages %}{{ tool }}{% endfor %}";
+        let template = ChatTemplate::new(source, &CONTROLS).unwrap();
+        assert!(template.reads("tools") && template.reads("messages"));
+        assert!(!template.reads("tool"));
     }
 
     #[test]

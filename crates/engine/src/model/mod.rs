@@ -13,11 +13,13 @@ mod decoder;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod olmo2;
 mod phi2;
 mod phi3;
+mod phimoe;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
@@ -62,7 +64,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
     qwen3::ARCHITECTURE,
     qwen2moe::ARCHITECTURE,
     qwen3moe::ARCHITECTURE,
+    gpt_oss::ARCHITECTURE,
     phi3::ARCHITECTURE,
+    phimoe::ARCHITECTURE,
     phi2::ARCHITECTURE,
     granite::ARCHITECTURE,
     smollm3::ARCHITECTURE,

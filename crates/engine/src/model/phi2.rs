@@ -2,7 +2,7 @@
 //! which run side by side; heads are turned in part; the feed-forward block has no gate; every matrix
 //! has a bias.
 
-use minerva_compute::{AttentionSpec, Builder, Function, Pairing, Program, WeightId};
+use minerva_compute::{AttentionSpec, Biased, Builder, Function, Pairing, Program};
 use minerva_gguf::Metadata;
 
 use super::decoder::split_qkv;
@@ -69,6 +69,7 @@ fn build(h: &HParams, weights: &Weights, _context: usize) -> Result<Program, Loa
         rope: Some(rope),
         soft_cap: None,
         window: h.window,
+        sinks: None,
     };
     let with_bias = |b: &mut Builder, name: &str| {
         let [weight, bias] =
@@ -111,7 +112,7 @@ fn projections(
     h: &HParams,
     weights: &Weights,
     layer: usize,
-) -> Result<[(WeightId, Option<WeightId>); 3], LoadError> {
+) -> Result<[Biased; 3], LoadError> {
     let tensor = |part: &str, kind: &str| format!("blk.{layer}.attn_{part}.{kind}");
     let optional = |part: &str, kind: &str| weights.optional(&tensor(part, kind));
     let fused = optional("qkv", "weight");

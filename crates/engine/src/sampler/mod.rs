@@ -89,6 +89,10 @@ struct State {
     mu: f64,
 }
 
+/// What a sampler remembers at one time.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot(State);
+
 /// Picks the tokens of one sequence.
 #[derive(Debug, Clone)]
 pub struct Sampler {
@@ -175,6 +179,16 @@ impl Sampler {
         let drawn = candidates.draw(&mut self.state.rng)?;
         mirostat::observe(&self.params, &mut self.state, drawn.p);
         Some(drawn.token)
+    }
+
+    /// What it remembers, to go back to.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot(self.state.clone())
+    }
+
+    /// Goes back to an earlier time, as if nothing had been sampled or accepted since.
+    pub(crate) fn restore(&mut self, snapshot: &Snapshot) {
+        self.state = snapshot.0.clone();
     }
 
     /// Records a token of the sequence, sampled or of the prompt, for the stages that look back.

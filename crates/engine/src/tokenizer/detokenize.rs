@@ -8,7 +8,7 @@ use super::Tokenizer;
 ///
 /// The pieces together are what [`Tokenizer::decode`] makes of all tokens. `T` is a way to hold the
 /// tokenizer: a reference, or an `Arc`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Detokenizer<T> {
     tokenizer: T,
     skip_special: bool,

@@ -24,10 +24,11 @@ impl Vocab {
             "llama" => VocabKind::SentencePiece,
             "gpt2" => VocabKind::ByteLevelBpe,
             "gemma4" => VocabKind::CharBpe,
+            "t5" => VocabKind::Unigram,
             _ => {
                 return Err(LoadError::Tokenizer(format!(
                     "tokenizer.ggml.model: {model:?} is not supported, supported are: \
-                     llama, gpt2, gemma4"
+                     llama, gpt2, gemma4, t5"
                 )));
             }
         };
@@ -53,7 +54,7 @@ impl Vocab {
                 .collect::<Result<_, _>>()?;
         }
         match kind {
-            VocabKind::SentencePiece => {
+            VocabKind::SentencePiece | VocabKind::Unigram => {
                 vocab.scores = metadata.f32s("tokenizer.ggml.scores")?;
             }
             VocabKind::ByteLevelBpe | VocabKind::CharBpe => {
@@ -65,22 +66,28 @@ impl Vocab {
             vocab.pre_tokenizer = name.to_string();
         }
 
-        let default =
-            |id: u32| (kind == VocabKind::SentencePiece && (id as usize) < n_tokens).then_some(id);
+        // Begin, end, unknown, padding.
+        let defaults = match kind {
+            VocabKind::SentencePiece => [Some(1), Some(2), Some(0), None],
+            VocabKind::Unigram => [None, Some(1), Some(2), Some(0)],
+            VocabKind::ByteLevelBpe | VocabKind::CharBpe => [None; 4],
+        };
+        let [bos, eos, unk, pad] =
+            defaults.map(|id: Option<u32>| id.filter(|&id| (id as usize) < n_tokens));
         let id = |name: &str, default: Option<u32>| -> Result<Option<u32>, LoadError> {
             let id = metadata.opt_u32(&format!("tokenizer.ggml.{name}_token_id"))?;
             // Converters write -1 for "none".
             Ok(id.map_or(default, |id| (id != u32::MAX).then_some(id)))
         };
         vocab.special = SpecialIds {
-            bos: id("bos", default(1))?,
-            eos: id("eos", default(2))?,
+            bos: id("bos", bos)?,
+            eos: id("eos", eos)?,
             eot: id("eot", None)?,
             eom: id("eom", None)?,
-            unk: id("unknown", default(0))?,
+            unk: id("unknown", unk)?,
             // The key is spelled so in the format.
             sep: id("seperator", None)?,
-            pad: id("padding", None)?,
+            pad: id("padding", pad)?,
             mask: id("mask", None)?,
             fim_pre: id("fim_pre", id("prefix", None)?)?,
             fim_suf: id("fim_suf", id("suffix", None)?)?,
@@ -96,33 +103,23 @@ impl Vocab {
         };
         vocab.add_eos = metadata
             .opt_bool("tokenizer.ggml.add_eos_token")?
-            .unwrap_or(false);
+            .unwrap_or(kind == VocabKind::Unigram && vocab.special.eos.is_some());
         if kind != VocabKind::ByteLevelBpe
             && let Some(add) = metadata.opt_bool("tokenizer.ggml.add_space_prefix")?
         {
             vocab.add_space_prefix = add;
         }
 
-        // Phi-3's special tokens swallow white space, which its files do not say.
-        let name = metadata
-            .opt_str("general.name")?
-            .unwrap_or_default()
-            .to_lowercase();
-        if name.contains("phi-3") || name.contains("phi3") {
-            const KEEP: [&[u8]; 3] = [b"<unk>", b"<s>", b"<|endoftext|>"];
-            vocab.strip_right = (0..)
-                .zip(vocab.tokens.iter().zip(&vocab.token_types))
-                .filter(|(_, (text, token_type))| {
-                    let is_special = matches!(
-                        token_type,
-                        TokenType::Control | TokenType::Unknown | TokenType::UserDefined
-                    );
-                    let text = text.as_slice();
-                    (is_special || text == b"</s>") && !KEEP.contains(&text)
-                })
-                .map(|(id, _)| id)
-                .collect();
+        if kind == VocabKind::Unigram {
+            vocab.remove_extra_whitespaces = metadata
+                .opt_bool("tokenizer.ggml.remove_extra_whitespaces")?
+                .unwrap_or(false);
+            vocab.charsmap = metadata
+                .opt_bytes("tokenizer.ggml.precompiled_charsmap")?
+                .unwrap_or_default();
         }
+
+        vocab.set_strips(metadata)?;
         Ok(vocab)
     }
 }

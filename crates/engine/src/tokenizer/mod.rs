@@ -7,11 +7,13 @@
 //!
 //! Special tokens are found first; what lies between them is cut into words, and the symbols of each
 //! word are merged. Equal words of a fragment are merged once. Every step is linear in the text, the
-//! merging of a single word within a logarithm, whatever the text is.
+//! merging of a single word within a logarithm, whatever the text is. Unigram vocabularies go from
+//! fragments to tokens in one step: the fragment is normalized, and the best pieces found.
 //!
 //! Text is bytes and need not be UTF-8. Each byte that is not part of a well-formed character counts
 //! as one U+FFFD where words are cut, and is kept as that byte in the tokens, so that text survives
-//! the way to tokens and back.
+//! the way to tokens and back. A unigram vocabulary, though, encodes what its rules make of a text,
+//! in which such a byte is U+FFFD: that is what survives.
 //!
 //! Ordinary text never becomes a control token, byte token or the unknown token by way of merging:
 //! these come from special tokens that are parsed, from byte fallback, and from what the vocabulary
@@ -19,13 +21,17 @@
 //! use theirs (it often is a token that ends the text); a byte that they lack is left out, which
 //! happens with control characters and with bytes that are never part of UTF-8.
 
+mod charsmap;
 mod detokenize;
 mod merge;
 mod metadata;
+mod normalize;
 mod pattern;
 mod pretokenize;
 mod special;
+mod strip;
 mod tables;
+mod unigram;
 mod vocab;
 
 use std::{
@@ -35,7 +41,10 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use self::{merge::Merger, pattern::Splitter, special::SpecialFinder, tables::Tables};
+use self::{
+    charsmap::CharsMap, merge::Merger, normalize::Normalizer, pattern::Splitter,
+    special::SpecialFinder, tables::Tables, unigram::Unigram,
+};
 use crate::LoadError;
 
 pub use self::detokenize::Detokenizer;
@@ -50,9 +59,11 @@ pub struct Tokenizer {
     kind: VocabKind,
     tables: Tables,
     splitter: Option<Splitter>,
+    unigram: Option<(Normalizer, Unigram)>,
     special_finder: SpecialFinder,
     special: SpecialIds,
     end_ids: BTreeSet<u32>,
+    strip_left: BTreeSet<u32>,
     strip_right: BTreeSet<u32>,
     add_bos: bool,
     add_eos: bool,
@@ -83,7 +94,7 @@ impl Tokenizer {
         check(&mut vocab)?;
         let mut row = None;
         let splitter = match vocab.kind {
-            VocabKind::SentencePiece => None,
+            VocabKind::SentencePiece | VocabKind::Unigram => None,
             VocabKind::CharBpe => Some(Splitter::new(&[pretokenize::NEWLINES])),
             VocabKind::ByteLevelBpe => {
                 let found = pretokenize::find(&vocab.pre_tokenizer).ok_or_else(|| {
@@ -104,6 +115,7 @@ impl Tokenizer {
             VocabKind::ByteLevelBpe => {
                 row.is_some_and(|row| row.add_bos) && vocab.special.bos.is_some()
             }
+            VocabKind::Unigram => false,
         });
         for (flag, id, name) in [
             (add_bos, vocab.special.bos, "BOS"),
@@ -117,13 +129,19 @@ impl Tokenizer {
         }
 
         let (tables, end_ids) = Tables::new(&mut vocab, row.is_some_and(|row| row.ignore_merges))?;
+        let unigram = match vocab.kind {
+            VocabKind::Unigram => Some(new_unigram(&vocab, &tables)?),
+            _ => None,
+        };
         Ok(Tokenizer {
             kind: vocab.kind,
             splitter,
+            unigram,
             special_finder: SpecialFinder::new(&vocab.tokens, &vocab.token_types)?,
             tables,
             special: vocab.special,
             end_ids,
+            strip_left: vocab.strip_left.into_iter().collect(),
             strip_right: vocab.strip_right.into_iter().collect(),
             add_bos,
             add_eos: vocab.add_eos,
@@ -220,13 +238,13 @@ impl Tokenizer {
             output.extend(self.special.bos);
         }
         let mut merger = Merger::default();
-        let mut fragment = |mut text: &[u8], strips: bool, output: &mut Vec<u32>| {
-            while strips
-                && text
-                    .first()
-                    .is_some_and(|&b| b.is_ascii_whitespace() || b == 0x0b)
-            {
+        let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
+        let mut fragment = |mut text: &[u8], strips: [bool; 2], output: &mut Vec<u32>| {
+            while strips[0] && text.first().is_some_and(is_space) {
                 text = &text[1..];
+            }
+            while strips[1] && text.last().is_some_and(is_space) {
+                text = &text[..text.len() - 1];
             }
             if !text.is_empty() {
                 self.encode_fragment(text, &mut merger, output);
@@ -235,12 +253,13 @@ impl Tokenizer {
         let mut pos = 0;
         let mut strips = false;
         self.special_finder.find(&text, &parsed, |found| {
-            fragment(&text[pos..found.range.start], strips, &mut output);
+            let ends = [strips, self.strip_left.contains(&found.id)];
+            fragment(&text[pos..found.range.start], ends, &mut output);
             output.push(found.id);
             pos = found.range.end;
             strips = self.strip_right.contains(&found.id);
         });
-        fragment(&text[pos..], strips, &mut output);
+        fragment(&text[pos..], [strips, false], &mut output);
         if add_special && self.add_eos {
             output.extend(self.special.eos);
         }
@@ -249,6 +268,9 @@ impl Tokenizer {
 
     /// Encodes what lies between two special tokens.
     fn encode_fragment(&self, text: &[u8], merger: &mut Merger, output: &mut Vec<u32>) {
+        if let Some((normalizer, unigram)) = &self.unigram {
+            return unigram.encode(&normalizer.normalize(text), &self.tables, output);
+        }
         // Where the tokens of a word stand in the output already.
         let mut known: HashMap<&[u8], Range<usize>, foldhash::fast::RandomState> =
             HashMap::default();
@@ -356,6 +378,27 @@ impl Tokenizer {
     pub fn adds_eos(&self) -> bool {
         self.add_eos
     }
+}
+
+/// What only unigram vocabularies have: how they normalize a text, and their pieces.
+fn new_unigram(vocab: &Vocab, tables: &Tables) -> Result<(Normalizer, Unigram), LoadError> {
+    if vocab.special.unk.is_none() && !tables.has_byte_tokens() {
+        return Err(LoadError::Tokenizer(
+            "the vocabulary has neither an unknown token nor tokens of all bytes".to_string(),
+        ));
+    }
+    let charsmap = match vocab.charsmap.as_slice() {
+        [] => None,
+        bytes => Some(CharsMap::new(bytes).map_err(|error| {
+            LoadError::Tokenizer(format!("tokenizer.ggml.precompiled_charsmap: {error}"))
+        })?),
+    };
+    let normalizer = Normalizer {
+        charsmap,
+        add_space_prefix: vocab.add_space_prefix,
+        remove_extra_whitespaces: vocab.remove_extra_whitespaces,
+    };
+    Ok((normalizer, Unigram::new(vocab)?))
 }
 
 fn escape_spaces(text: &[u8], add_prefix: bool) -> Vec<u8> {

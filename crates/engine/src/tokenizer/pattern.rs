@@ -7,7 +7,8 @@
 //! the sets it is in, and matching is a walk over those bits. A repeated set gives characters back
 //! one at a time if the rest does not match; groups, once matched, do not. In the patterns of
 //! [`super::pretokenize`] what is given back is looked at a bounded number of times, so the time is
-//! linear in the text.
+//! linear in the text. The patterns that cut digits in threes from the right look ahead over all of
+//! them; they are known by their text ([`DIGIT_GROUPS`]) and cut in one walk.
 //!
 //! Each byte that is not part of well-formed UTF-8 is matched as one U+FFFD.
 
@@ -20,6 +21,8 @@ type CharInfo = u32;
 
 /// As many sets as fit beside the length.
 const MAX_SETS: usize = 30;
+/// Alternatives of a pattern.
+const MAX_ALTERNATIVES: usize = 32;
 const PAGE_LEN: usize = 256;
 const N_PAGES: usize = 0x11_0000 / PAGE_LEN;
 
@@ -33,22 +36,69 @@ pub(super) struct Splitter {
 }
 
 #[derive(Debug)]
-struct Stage {
-    alternatives: Vec<Vec<Node>>,
-    /// If the only alternative begins with an unbounded run: its set. Where that fails at the start
-    /// of a run it fails everywhere in it, so the search goes on after the run. Without this,
+enum Stage {
+    Pattern(Vec<Alternative>),
+    DigitGroups(DigitGroups),
+}
+
+#[derive(Debug)]
+struct Alternative {
+    nodes: Vec<Node>,
+    /// If the alternative begins with an unbounded run: its set. Where that fails at the start of a
+    /// run it fails everywhere in it, so it is not tried again before the run's end. Without this,
     /// `\s+$` would be quadratic.
     leading_run: Option<u32>,
 }
+
+/// How a run of digits is cut in threes from the right.
+#[derive(Debug)]
+struct DigitGroups {
+    digit_bit: u32,
+    /// A run before one of these is left alone.
+    not_before_bit: u32,
+    /// Whether the run is also cut from what stands around it.
+    is_isolated: bool,
+}
+
+/// A pattern that cuts digits in threes from the right, and what it amounts to.
+struct DigitPattern {
+    pattern: &'static str,
+    digits: &'static str,
+    not_before: Option<&'static str>,
+    is_isolated: bool,
+}
+
+const DIGIT_GROUPS: &[DigitPattern] = &[
+    DigitPattern {
+        pattern: r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+        digits: r"\p{N}",
+        not_before: None,
+        is_isolated: true,
+    },
+    DigitPattern {
+        pattern: r"\d{1,3}(?=(?:\d{3})*\b)",
+        digits: r"\d",
+        // Oniguruma, which the model's own tokenizer uses, counts all numbers among the letters here.
+        not_before: Some(r"[\w\p{N}]"),
+        is_isolated: true,
+    },
+    DigitPattern {
+        pattern: r"(?=(\d{3})+(?!\d))",
+        digits: r"\d",
+        not_before: None,
+        is_isolated: false,
+    },
+];
 
 #[derive(Debug)]
 enum Node {
     /// Between `min` and `max` characters of the set, as many as possible.
     Set { bit: u32, min: usize, max: usize },
-    /// The first of the alternatives that matches.
+    /// The first of the alternatives that matches, between `min` and `max` times.
     Group {
         alternatives: Vec<Vec<Node>>,
-        is_optional: bool,
+        min: usize,
+        max: usize,
     },
     /// `(?!\S)`: the end of the text, or a character of the set (white space).
     BeforeSpaceOrEnd { space_bit: u32 },
@@ -62,27 +112,37 @@ impl Splitter {
         let mut sets = Sets::default();
         let mut stages = Vec::new();
         for pattern in patterns {
+            if let Some(known) = DIGIT_GROUPS.iter().find(|known| known.pattern == *pattern) {
+                stages.push(Stage::DigitGroups(DigitGroups {
+                    digit_bit: sets.bit_of(known.digits)?,
+                    not_before_bit: known.not_before.map_or(Ok(0), |set| sets.bit_of(set))?,
+                    is_isolated: known.is_isolated,
+                }));
+                continue;
+            }
             // A construct of regex-syntax that no pattern uses stands in for the lookahead.
             let text = pattern.replace(r"(?!\S)", r"\b{end-half}");
             let hir = regex_syntax::Parser::new()
                 .parse(&text)
                 .map_err(|error| format!("pattern {pattern}: {error}"))?;
-            let alternatives = alternatives(&hir, &mut sets)?;
-            let leading_run = match alternatives.as_slice() {
-                [nodes] => match nodes.first() {
+            let alternatives = alternatives(&hir, &mut sets)?.into_iter().map(|nodes| {
+                let leading_run = match nodes.first() {
                     Some(&Node::Set {
                         bit,
                         max: usize::MAX,
                         ..
                     }) => Some(bit),
                     _ => None,
-                },
-                _ => None,
-            };
-            stages.push(Stage {
-                alternatives,
-                leading_run,
+                };
+                Alternative { nodes, leading_run }
             });
+            if alternatives.len() > MAX_ALTERNATIVES {
+                return Err(format!(
+                    "pattern {pattern}: {} alternatives",
+                    alternatives.len()
+                ));
+            }
+            stages.push(Stage::Pattern(alternatives.collect()));
         }
         let (pages, entries) = sets.into_table()?;
         Ok(Splitter {
@@ -110,14 +170,31 @@ impl Splitter {
             }
             return;
         };
+        let alternatives = match stage {
+            Stage::Pattern(alternatives) => alternatives,
+            Stage::DigitGroups(groups) => {
+                return self.split_digits(groups, stage_idx, chars, out);
+            }
+        };
+        // Where an alternative with a leading run is to be tried again.
+        let mut retry_at = [0; MAX_ALTERNATIVES];
         // What lies between two matches is a piece too.
         let mut unmatched_from = 0;
         let mut pos = 0;
         while pos < chars.len() {
-            let end = stage
-                .alternatives
+            let end = alternatives
                 .iter()
-                .find_map(|nodes| match_sequence(nodes, chars, pos));
+                .zip(&mut retry_at)
+                .find_map(|(alternative, retry_at)| {
+                    if pos < *retry_at {
+                        return None;
+                    }
+                    let end = match_sequence(&alternative.nodes, chars, pos);
+                    if let (None, Some(bit)) = (end, alternative.leading_run) {
+                        *retry_at = pos + run_len(bit, &chars[pos..]);
+                    }
+                    end
+                });
             match end {
                 Some(end) if end > pos => {
                     self.split_stage(stage_idx + 1, &chars[unmatched_from..pos], out);
@@ -125,15 +202,47 @@ impl Splitter {
                     pos = end;
                     unmatched_from = end;
                 }
-                _ => {
-                    let run = stage
-                        .leading_run
-                        .map_or(0, |bit| run_len(bit, &chars[pos..]));
-                    pos += run.max(1);
-                }
+                _ => pos += 1,
             }
         }
         self.split_stage(stage_idx + 1, &chars[unmatched_from..], out);
+    }
+
+    fn split_digits(
+        &self,
+        groups: &DigitGroups,
+        stage_idx: usize,
+        chars: &[CharInfo],
+        out: &mut dyn FnMut(&[CharInfo]),
+    ) {
+        let mut piece_from = 0;
+        let mut cut = |pos: usize| {
+            self.split_stage(stage_idx + 1, &chars[piece_from..pos], out);
+            piece_from = pos;
+        };
+        let mut pos = 0;
+        while pos < chars.len() {
+            let end = pos + run_len(groups.digit_bit, &chars[pos..]);
+            let is_left_alone = chars
+                .get(end)
+                .is_some_and(|info| info & groups.not_before_bit != 0);
+            if end == pos || is_left_alone {
+                pos = end.max(pos + 1);
+                continue;
+            }
+            if groups.is_isolated {
+                cut(pos);
+            }
+            let first = pos + (end - pos) % 3;
+            for group in (first..end).step_by(3) {
+                cut(group);
+            }
+            if groups.is_isolated {
+                cut(end);
+            }
+            pos = end;
+        }
+        cut(chars.len());
     }
 
     fn char_infos(&self, text: &[u8]) -> Vec<CharInfo> {
@@ -183,13 +292,22 @@ fn match_sequence(nodes: &[Node], chars: &[CharInfo], pos: usize) -> Option<usiz
         }
         Node::Group {
             alternatives,
-            is_optional,
+            min,
+            max,
         } => {
-            let end = alternatives
-                .iter()
-                .find_map(|nodes| match_sequence(nodes, chars, pos));
-            let end = if *is_optional { end.or(Some(pos)) } else { end };
-            match_sequence(rest, chars, end?)
+            let mut pos = pos;
+            for n_matched in 0..*max {
+                let end = alternatives
+                    .iter()
+                    .find_map(|nodes| match_sequence(nodes, chars, pos));
+                match end {
+                    Some(end) if end > pos => pos = end,
+                    Some(_) => break,
+                    None if n_matched >= *min => break,
+                    None => return None,
+                }
+            }
+            match_sequence(rest, chars, pos)
         }
         &Node::BeforeSpaceOrEnd { space_bit } => {
             let matches = chars.get(pos).is_none_or(|info| info & space_bit != 0);
@@ -225,6 +343,15 @@ impl Sets {
             });
         // Too many sets are refused in `into_table`.
         1u32.checked_shl(idx as u32).unwrap_or(0)
+    }
+
+    /// The bit of a set that is written as a pattern.
+    fn bit_of(&mut self, pattern: &str) -> Result<u32, String> {
+        let hir = regex_syntax::parse(pattern).map_err(|error| error.to_string())?;
+        match hir.kind() {
+            HirKind::Class(class) => Ok(self.bit(&unicode(class)?)),
+            _ => Err(format!("{pattern} is not a set")),
+        }
     }
 
     fn into_table(self) -> Result<(Vec<u32>, Vec<CharInfo>), String> {
@@ -292,44 +419,31 @@ fn append(hir: &Hir, sets: &mut Sets, nodes: &mut Vec<Node>) -> Result<(), Strin
         }
         HirKind::Look(Look::End) => nodes.push(Node::End),
         HirKind::Look(Look::WordEndHalfUnicode) => {
-            let space = regex_syntax::parse(r"\s").map_err(|error| error.to_string())?;
-            let HirKind::Class(class) = space.kind() else {
-                return Err("no white space".into());
-            };
             nodes.push(Node::BeforeSpaceOrEnd {
-                space_bit: sets.bit(&unicode(class)?),
+                space_bit: sets.bit_of(r"\s")?,
             });
         }
         HirKind::Look(look) => return Err(format!("assertion {look:?}")),
         HirKind::Repetition(repetition) if repetition.greedy => {
             let min = repetition.min as usize;
             let max = repetition.max.map_or(usize::MAX, |max| max as usize);
-            match repetition.sub.kind() {
-                HirKind::Class(class) => {
-                    nodes.push(Node::Set {
-                        bit: sets.bit(&unicode(class)?),
-                        min,
-                        max,
-                    });
-                }
-                HirKind::Literal(literal) => {
-                    let text = std::str::from_utf8(&literal.0).map_err(|_| "a literal of bytes")?;
-                    let mut chars = text.chars();
-                    let (Some(char), None) = (chars.next(), chars.next()) else {
-                        return Err("a repeated string".into());
-                    };
-                    nodes.push(Node::Set {
-                        bit: sets.bit(&single(char)),
-                        min,
-                        max,
-                    });
-                }
-                _ if (min, max) == (0, 1) => nodes.push(Node::Group {
+            let set = match repetition.sub.kind() {
+                HirKind::Class(class) => Some(unicode(class)?),
+                HirKind::Literal(literal) => only_char(&literal.0).map(single),
+                _ => None,
+            };
+            nodes.push(match set {
+                Some(set) => Node::Set {
+                    bit: sets.bit(&set),
+                    min,
+                    max,
+                },
+                None => Node::Group {
                     alternatives: alternatives(inner(&repetition.sub), sets)?,
-                    is_optional: true,
-                }),
-                _ => return Err("a repeated group".into()),
-            }
+                    min,
+                    max,
+                },
+            });
         }
         HirKind::Repetition(_) => return Err("a lazy repetition".into()),
         HirKind::Capture(capture) => append(&capture.sub, sets, nodes)?,
@@ -340,7 +454,8 @@ fn append(hir: &Hir, sets: &mut Sets, nodes: &mut Vec<Node>) -> Result<(), Strin
         }
         HirKind::Alternation(_) => nodes.push(Node::Group {
             alternatives: alternatives(hir, sets)?,
-            is_optional: false,
+            min: 1,
+            max: 1,
         }),
     }
     Ok(())
@@ -351,6 +466,12 @@ fn inner(hir: &Hir) -> &Hir {
         HirKind::Capture(capture) => inner(&capture.sub),
         _ => hir,
     }
+}
+
+/// The character that the bytes are, if they are one.
+fn only_char(bytes: &[u8]) -> Option<char> {
+    let mut chars = std::str::from_utf8(bytes).ok()?.chars();
+    chars.next().filter(|_| chars.next().is_none())
 }
 
 fn single(char: char) -> ClassUnicode {
@@ -415,6 +536,28 @@ mod tests {
     }
 
     #[test]
+    fn groups_repeat_without_giving_back() {
+        assert_eq!(split(&["x(ab)+"], "xababaxb"), ["xabab", "axb"]);
+        assert_eq!(split(&["a(?: [bc])*"], "a b c da"), ["a b c", " d", "a"]);
+        assert_eq!(split(&["(?:ab|c){2,3}"], "abcabccab"), ["abcab", "ccab"]);
+    }
+
+    #[test]
+    fn digits_are_cut_in_threes_from_the_right() {
+        let numbers = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))";
+        assert_eq!(split(&[numbers], "a12345½b"), ["a", "123", "45½", "b"]);
+        assert_eq!(split(&[numbers], "1 1234"), ["1", " ", "1", "234"]);
+        let words = r"\d{1,3}(?=(?:\d{3})*\b)";
+        assert_eq!(
+            split(&[words], "1234a 12345."),
+            ["1234a ", "12", "345", "."]
+        );
+        let cuts = r"(?=(\d{3})+(?!\d))";
+        assert_eq!(split(&[cuts], "12345 x"), ["12", "345 x"]);
+        assert_eq!(split(&[cuts], "½123 12"), ["½", "123 12"]);
+    }
+
+    #[test]
     fn a_broken_byte_is_one_replacement_character() {
         assert_eq!(
             split_bytes(&[r"\p{L}+"], b"ab\xff\xe4\xb8c"),
@@ -424,7 +567,7 @@ mod tests {
 
     #[test]
     fn constructs_beyond_the_matcher_are_refused() {
-        for pattern in ["(ab)+", "a+?", r"\bx", "a(?=b)"] {
+        for pattern in ["a+?", r"\bx", "a(?=b)"] {
             assert!(Splitter::new(&[pattern]).is_err(), "{pattern}");
         }
     }
@@ -435,6 +578,11 @@ mod tests {
             (r"\s+$", " ", "x"),
             (r"\s*[\r\n]+|\s+(?!\S)|\s+", " ", "x"),
             (r"[A-Za]*[a-z]+|[A-Za]+[a-z]*", "A", ""),
+            (r"\s*[\r\n]+|\s{512}(?!\S)|\s{1,2}(?!\S)|\s", " ", "x"),
+            (r"\s*[\r\n]+|x*y|\s", " \t", "x"),
+            ("a(?: a)*", "a ", "x"),
+            (r"\d{1,3}(?=(?:\d{3})*\b)", "1", "x"),
+            (r"(?=(\d{3})+(?!\d))", "1", "x"),
         ] {
             let text = unit.repeat(300_000) + tail;
             assert_eq!(split(&[pattern], &text).concat(), text);

@@ -52,6 +52,34 @@ const DEEPSEEK_LETTERS: &str = concat!(
     r"]+",
 );
 
+const JAIS2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
+
+const MINICPM5: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const UFAKZEKA: &str =
+    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const BAILINGMOE: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+
+const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Words with single spaces between them are one piece. The model's own pattern repeats the word
+/// in two ways that come to this one.
+const EXAONE_MOE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}[\p{L}\p{M}]*(?: \p{L}[\p{L}\p{M}]*)*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+";
+
+const KIMI_K2: &str = r"\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const YOUTU: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const SPARK2_5: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"##;
+
+/// Scripts that are written without spaces between words.
+const AFMOE_SCRIPTS: &str = concat!(
+    r"[\u{4e00}-\u{9fff}\u{3400}-\u{4dbf}\u{f900}-\u{faff}\u{3040}-\u{309f}\u{30a0}-\u{30ff}",
+    r"\u{ff65}-\u{ff9f}\u{2f00}-\u{2fdf}\u{e40}-\u{e7f}\u{e80}-\u{eff}\u{1780}-\u{17ff}",
+    r"\u{1000}-\u{109f}\u{aa60}-\u{aa7f}\u{a9e0}-\u{a9ff}\u{ac00}-\u{d7af}\u{1100}-\u{11ff}]+",
+);
+
 const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 
 pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
@@ -74,6 +102,9 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
             "gigachat",
             "jina-v2-es",
             "jina-v2-de",
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
             "a.x-4.0",
             "mellum",
             "modern-bert",
@@ -156,6 +187,33 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
         add_bos: false,
     },
     PreTokenizer {
+        names: &["granite-embed-multi-97m"],
+        patterns: &[GPT4O],
+        ignore_merges: true,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["tiny_aya", "cohere2moe"],
+        patterns: &[r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["youtu"],
+        patterns: &[
+            "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u{3040}-ゟ゠-ヿ]+",
+            YOUTU,
+        ],
+        ignore_merges: true,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["kimi-k2"],
+        patterns: &[KIMI_K2],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
         names: &["tekken"],
         patterns: &[TEKKEN],
         ignore_merges: true,
@@ -191,6 +249,88 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
         patterns: &[r"\p{N}{1,3}", "[一-龥\u{3040}-ゟ゠-ヿ]+", DEEPSEEK3],
         ignore_merges: false,
         add_bos: false,
+    },
+    PreTokenizer {
+        names: &["spark2_5"],
+        patterns: &[
+            r"\p{N}{1,3}",
+            "[一-龥\u{3040}-ゟ゠-ヿ]+",
+            SPARK2_5,
+            r"\p{N}",
+        ],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["afmoe"],
+        patterns: &[
+            r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+            AFMOE_SCRIPTS,
+            DEEPSEEK3,
+        ],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["jais-2"],
+        patterns: &[JAIS2],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["minicpm5"],
+        patterns: &[r"\p{N}{1,3}", MINICPM5],
+        ignore_merges: true,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["laguna"],
+        patterns: &[NEWLINES, QWEN2],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["ufakzeka"],
+        patterns: &[UFAKZEKA],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["bailingmoe", "bailingmoe2", "llada-moe"],
+        patterns: &[BAILINGMOE],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["seed-coder"],
+        patterns: &[SEED_CODER],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["exaone-moe"],
+        patterns: &[EXAONE_MOE],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["superbpe"],
+        patterns: &[r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["chameleon"],
+        patterns: &[
+            "<sentinel:[0-9]+>",
+            "IMGIMG[A-I]{1,4}Z",
+            r"[\t\n]|    |  ",
+            r"\p{N}",
+            r"[\p{P}!-/:-@\[-`{-~]",
+            GPT2,
+        ],
+        ignore_merges: false,
+        add_bos: true,
     },
     PreTokenizer {
         names: &["falcon"],
@@ -284,5 +424,28 @@ mod tests {
             &["h", "é", "llo", " ", "漢字", ",", " ", "12", "  "],
         );
         check("falcon", "a--b 12345", &["a", "--", "b", " ", "123", "45"]);
+        check(
+            "tiny_aya",
+            "1234567 1234x",
+            &["1", "234", "567", " ", "123", "4", "x"],
+        );
+        check(
+            "afmoe",
+            "ab 12345x 漢字",
+            &["ab", " ", "12", "345", "x", " ", "漢字"],
+        );
+        check("superbpe", "by the 12345", &["by the ", "12", "345"]);
+        check("kimi-k2", "a漢字b X'S", &["a", "漢字", "b", " X'S"]);
+        check("exaone-moe", "a bc  d 1", &["a bc", " ", " d", " ", "1"]);
+        check(
+            "jais-2",
+            "a             b",
+            &["a", "        ", "    ", " b"],
+        );
+        check(
+            "chameleon",
+            "IMGIMGABZ<sentinel:12>",
+            &["IMGIMGABZ", "<", "sentinel", ":", "1", "2", ">"],
+        );
     }
 }

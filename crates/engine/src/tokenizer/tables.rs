@@ -67,6 +67,11 @@ impl Tables {
                 TokenType::Control | TokenType::Unknown | TokenType::Byte
             )
         };
+        if vocab.kind == VocabKind::Unigram {
+            for token in &mut byte_tokens {
+                *token = token.filter(|&id| vocab.token_types[id as usize] == TokenType::Byte);
+            }
+        }
         by_text.retain(|_, id| is_text(id));
         let mut symbols = Symbols {
             by_text,
@@ -78,6 +83,7 @@ impl Tables {
             VocabKind::ByteLevelBpe | VocabKind::CharBpe => {
                 pairs_by_list(&vocab.merges, &mut symbols)?
             }
+            VocabKind::Unigram => Merges::default(),
         };
 
         let mut byte_symbols = Vec::new();
@@ -98,7 +104,7 @@ impl Tables {
                     }
                 }
             }
-        } else {
+        } else if vocab.kind != VocabKind::Unigram {
             let others = symbols
                 .others
                 .iter()
@@ -240,8 +246,13 @@ impl Tables {
         }
     }
 
-    /// Spells out a symbol that is no token; bytes that have no token become one unknown token.
-    fn append_byte_tokens(&self, bytes: &[u8], output: &mut Vec<u32>) {
+    /// Whether each byte has a token.
+    pub(super) fn has_byte_tokens(&self) -> bool {
+        self.byte_tokens.iter().all(Option::is_some)
+    }
+
+    /// Spells out what is no token; bytes that have no token become one unknown token.
+    pub(super) fn append_byte_tokens(&self, bytes: &[u8], output: &mut Vec<u32>) {
         let mut was_unknown = false;
         for &byte in bytes {
             let token = self.byte_tokens[byte as usize];

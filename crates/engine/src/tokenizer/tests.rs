@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use minerva_gguf::Array;
 use quickcheck::QuickCheck;
 
 use super::*;
@@ -22,8 +23,11 @@ const FULL: EncodeOptions = EncodeOptions {
 static BYTE_LEVEL: LazyLock<Tokenizer> = LazyLock::new(byte_level);
 static SENTENCE_PIECE: LazyLock<Tokenizer> = LazyLock::new(sentence_piece);
 
-fn both() -> [&'static Tokenizer; 2] {
-    [&BYTE_LEVEL, &SENTENCE_PIECE]
+static UNIGRAM: LazyLock<Tokenizer> =
+    LazyLock::new(|| Tokenizer::new(unigram_vocab(true)).unwrap());
+
+fn all() -> [&'static Tokenizer; 3] {
+    [&BYTE_LEVEL, &SENTENCE_PIECE, &UNIGRAM]
 }
 
 /// GPT-2's alphabet in the order of the bytes.
@@ -99,6 +103,46 @@ fn sentence_piece() -> Tokenizer {
     Tokenizer::new(sentence_piece_vocab()).unwrap()
 }
 
+/// Ids: `<pad>` 0, `</s>` 1, `<unk>` 2, the pieces below from 3 on, and with `bytes` byte b at 14 + b.
+fn unigram_vocab(bytes: bool) -> Vocab {
+    let pieces = [
+        ("▁", -2.0),
+        ("a", -3.0),
+        ("b", -3.5),
+        ("ab", -4.0),
+        ("▁ab", -6.5),
+        ("▁a", -4.5),
+        ("bab", -5.0),
+        ("fi", -3.0),
+        ("abab", -9.0),
+        ("é", -4.0),
+        ("x", -1.0),
+    ];
+    let mut tokens: Vec<String> = ["<pad>", "</s>", "<unk>"].map(String::from).to_vec();
+    tokens.extend(pieces.iter().map(|(text, _)| text.to_string()));
+    if bytes {
+        tokens.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
+    }
+    let n_tokens = tokens.len();
+    let tokens = tokens.into_iter().map(String::into_bytes).collect();
+    let mut vocab = Vocab::new(VocabKind::Unigram, tokens);
+    vocab.token_types = vec![TokenType::Normal; n_tokens];
+    vocab.token_types[..2].fill(TokenType::Control);
+    vocab.token_types[2] = TokenType::Unknown;
+    vocab.token_types[13] = TokenType::Unused;
+    vocab.token_types[14..].fill(TokenType::Byte);
+    vocab.scores = vec![0.0; n_tokens];
+    for (score, (_, piece)) in vocab.scores[3..].iter_mut().zip(pieces) {
+        *score = piece;
+    }
+    vocab.special.eos = Some(1);
+    vocab.special.unk = Some(2);
+    vocab.add_space_prefix = true;
+    vocab.remove_extra_whitespaces = true;
+    vocab.charsmap = charsmap::tests::charsmap(&[("\t", " "), ("ﬁ", "fi"), ("\r", "")]);
+    vocab
+}
+
 fn error(vocab: Vocab) -> String {
     Tokenizer::new(vocab).unwrap_err().to_string()
 }
@@ -141,6 +185,77 @@ fn sentence_piece_merges_by_score_and_falls_back_to_bytes() {
     assert_eq!(
         tokenizer.encode("a<u>b</s>", PARSED),
         [263, 266, 259, 261, 2]
+    );
+}
+
+/// The tokens are those of the package `sentencepiece` 0.2.3, given this vocabulary.
+#[test]
+fn unigram_takes_the_pieces_that_score_best() {
+    let without_bytes = Tokenizer::new(unigram_vocab(false)).unwrap();
+    let with_bytes = Tokenizer::new(unigram_vocab(true)).unwrap();
+    for (text, tokens, decoded) in [
+        ("ab", &[3, 6][..], "ab"),
+        ("abab", &[8, 9], "abab"),
+        ("aabab b", &[8, 4, 9, 3, 5], "aabab b"),
+        ("  ab\t\r b ", &[3, 6, 3, 5], "ab b"),
+        ("ﬁ", &[3, 10], "fi"),
+        ("babab", &[3, 9, 6], "babab"),
+        ("", &[], ""),
+        ("  ", &[], ""),
+    ] {
+        for tokenizer in [&without_bytes, &with_bytes] {
+            assert_eq!(tokenizer.encode(text, PLAIN), tokens, "{text:?}");
+            assert_eq!(tokenizer.decode(tokens, true), decoded);
+        }
+    }
+    // A run of unknown characters is one unknown token, or its bytes. "x" is an unused token.
+    let broken = b"a\xe4\xb8b";
+    assert_eq!(without_bytes.encode("éx漢字a", PLAIN), [3, 12, 2, 4]);
+    assert_eq!(without_bytes.encode("xxaxx", PLAIN), [3, 2, 4, 2]);
+    assert_eq!(without_bytes.encode(broken, PLAIN), [8, 2, 5]);
+    assert_eq!(
+        with_bytes.encode("éx漢字a", PLAIN),
+        [3, 12, 134, 244, 202, 176, 243, 187, 165, 4]
+    );
+    assert_eq!(
+        with_bytes.encode(broken, PLAIN),
+        [8, 253, 205, 203, 253, 205, 203, 5]
+    );
+    assert_eq!(without_bytes.encode("a </s> b", PARSED), [8, 1, 3, 5]);
+}
+
+#[test]
+fn user_defined_tokens_of_a_unigram_vocabulary_are_kept_whole() {
+    let mut vocab = unigram_vocab(false);
+    vocab.tokens.push(b"ba".to_vec());
+    vocab.token_types.push(TokenType::UserDefined);
+    vocab.scores.push(-1000.0);
+    let tokenizer = Tokenizer::new(vocab).unwrap();
+    assert_eq!(tokenizer.encode("abab", PLAIN), [8, 14, 3, 5]);
+}
+
+#[test]
+fn unigram_vocabularies_without_what_they_need_are_refused() {
+    let with = |change: fn(&mut Vocab)| {
+        let mut vocab = unigram_vocab(false);
+        change(&mut vocab);
+        error(vocab)
+    };
+    assert_eq!(
+        with(|v| v.scores.clear()),
+        "tokenizer: a unigram vocabulary without scores"
+    );
+    assert_eq!(
+        with(|v| v.scores[4] = f32::NEG_INFINITY),
+        "tokenizer: the score of token 4: -inf, expected a finite one"
+    );
+    assert_eq!(
+        with(|v| v.special.unk = None),
+        "tokenizer: the vocabulary has neither an unknown token nor tokens of all bytes"
+    );
+    assert_eq!(
+        with(|v| v.charsmap.truncate(10)),
+        "tokenizer: tokenizer.ggml.precompiled_charsmap: a trie of 6144 bytes in 6 bytes"
     );
 }
 
@@ -190,6 +305,57 @@ fn special_tokens_can_swallow_white_space() {
     vocab.strip_right = vec![2];
     let tokenizer = Tokenizer::new(vocab).unwrap();
     assert_eq!(tokenizer.encode("</s>\n  ab</s> ", PARSED), [2, 264, 2]);
+
+    let mut vocab = sentence_piece_vocab();
+    vocab.strip_left = vec![2];
+    let tokenizer = Tokenizer::new(vocab).unwrap();
+    assert_eq!(
+        tokenizer.encode(" \n</s> ab\x0b\t</s>", PARSED),
+        [2, 259, 264, 2]
+    );
+}
+
+#[test]
+fn the_file_says_which_tokens_swallow_white_space() {
+    let strips = |key, value: &str, token_type| {
+        let mut metadata = minerva_gguf::Metadata::new();
+        metadata.insert(key, value);
+        let texts = ["<s>", "<mask>", "[MASK]", "</s>", "x"];
+        let mut vocab = Vocab::new(
+            VocabKind::ByteLevelBpe,
+            texts.map(|text| text.as_bytes().to_vec()).to_vec(),
+        );
+        vocab.token_types = vec![token_type; texts.len()];
+        vocab.set_strips(&metadata).unwrap();
+        (vocab.strip_left, vocab.strip_right)
+    };
+    let (text, control) = (TokenType::Normal, TokenType::Control);
+    let none: Vec<u32> = Vec::new();
+    for (key, value, token_type, expected) in [
+        ("tokenizer.ggml.pre", "jina-v2-de", text, (vec![1], vec![])),
+        (
+            "general.architecture",
+            "nomic-bert-moe",
+            control,
+            (vec![1], vec![]),
+        ),
+        (
+            "general.name",
+            "Modern-BERT base",
+            control,
+            (vec![2], vec![]),
+        ),
+        (
+            "general.name",
+            "Phi-3 mini",
+            control,
+            (vec![], vec![1, 2, 3, 4]),
+        ),
+        ("general.name", "Phi-3 mini", text, (vec![], vec![3])),
+        ("general.name", "Llama", control, (none.clone(), none)),
+    ] {
+        assert_eq!(strips(key, value, token_type), expected, "{key} {value}");
+    }
 }
 
 #[test]
@@ -326,7 +492,7 @@ fn sentence_piece_text_comes_back() {
 #[test]
 fn pieces_of_the_detokenizer_are_the_whole_text() {
     let property = |ids: Vec<u16>, skip_special: bool| {
-        both().into_iter().all(|tokenizer| {
+        all().into_iter().all(|tokenizer| {
             let n_tokens = tokenizer.n_tokens() as u32 + 2;
             let tokens: Vec<u32> = ids.iter().map(|&id| u32::from(id) % n_tokens).collect();
             let mut detokenizer = Detokenizer::new(tokenizer, skip_special);
@@ -350,7 +516,7 @@ fn segments_are_as_the_whole_text() {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
         cuts.extend([0, text.len()]);
         cuts.sort_unstable();
-        both().into_iter().all(|tokenizer| {
+        all().into_iter().all(|tokenizer| {
             [false, true].into_iter().all(|parse_special| {
                 let segments: Vec<_> = cuts
                     .windows(2)
@@ -407,12 +573,12 @@ fn a_batch_is_as_its_texts() {
 
 #[test]
 fn long_texts_take_near_linear_time() {
-    for tokenizer in both() {
+    for tokenizer in all() {
         for unit in ["a", " ", "ab", "\n", "é", "<s", "hell", "<u> "] {
             let text = unit.repeat(200_000 / unit.len());
             let tokens = tokenizer.encode(&text, PARSED);
-            // A space stands after each special token.
-            if unit != "<u> " {
+            // A space stands after each special token, and unigram vocabularies remove spaces.
+            if unit != "<u> " && (unit != " " || tokenizer.unigram.is_none()) {
                 assert_eq!(tokenizer.decode(&tokens, false), text);
             }
         }
@@ -428,8 +594,34 @@ fn metadata_gives_the_vocabulary() {
     assert_eq!(
         message(&metadata),
         "tokenizer: tokenizer.ggml.model: \"rwkv\" is not supported, supported are: \
-         llama, gpt2, gemma4"
+         llama, gpt2, gemma4, t5"
     );
     metadata.insert("tokenizer.ggml.model", "llama");
     assert!(message(&metadata).contains("tokenizer.ggml.tokens"));
+}
+
+#[test]
+fn metadata_gives_a_unigram_vocabulary() {
+    let vocab = unigram_vocab(false);
+    let mut strings = minerva_gguf::StringArray::default();
+    vocab.tokens.iter().for_each(|text| strings.push(text));
+    let types = [3, 3, 2].into_iter().chain([1; 10]).chain([5]).collect();
+    let mut metadata = minerva_gguf::Metadata::new();
+    metadata.insert("tokenizer.ggml.model", "t5");
+    metadata.insert("tokenizer.ggml.tokens", Array::String(strings));
+    metadata.insert("tokenizer.ggml.scores", Array::F32(vocab.scores));
+    metadata.insert("tokenizer.ggml.token_type", Array::I32(types));
+    metadata.insert("tokenizer.ggml.add_space_prefix", true);
+    metadata.insert("tokenizer.ggml.remove_extra_whitespaces", true);
+    let charsmap = vocab.charsmap.iter().map(|&byte| byte as i8).collect();
+    metadata.insert("tokenizer.ggml.precompiled_charsmap", Array::I8(charsmap));
+    let tokenizer = Tokenizer::from_metadata(&metadata).unwrap();
+    // The roles that the file leaves open are those of T5.
+    let special = tokenizer.special();
+    assert_eq!(
+        (special.bos, special.eos, special.unk, special.pad),
+        (None, Some(1), Some(2), Some(0))
+    );
+    assert_eq!(tokenizer.encode(" ab\t b ", FULL), [3, 6, 3, 5, 1]);
+    assert_eq!(tokenizer.encode("ﬁ", FULL), [3, 10, 1]);
 }

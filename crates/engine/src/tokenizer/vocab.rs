@@ -12,6 +12,9 @@ pub enum VocabKind {
     /// BPE over characters (`gemma4`): spaces are written as U+2581, pairs merged in the order of a
     /// list, and what is in no token is written byte by byte (`<0x0A>`).
     CharBpe,
+    /// SentencePiece unigram (`t5`): the pieces whose scores add up to the most, after the text is
+    /// normalized by a character map and spaces are written as U+2581.
+    Unigram,
 }
 
 /// What a token is for; the numbers in a file are in [`TokenType::from_id`].
@@ -97,6 +100,8 @@ pub struct Vocab {
     pub merges: Vec<Vec<u8>>,
     /// The tokens with a role.
     pub special: SpecialIds,
+    /// Tokens that swallow the white space before them.
+    pub strip_left: Vec<u32>,
     /// Tokens that swallow the white space after them.
     pub strip_right: Vec<u32>,
     /// Whether a text begins with BOS; `None`: as the kind and the pre-tokenizer have it.
@@ -105,6 +110,10 @@ pub struct Vocab {
     pub add_eos: bool,
     /// Whether a space is put before a text (SentencePiece).
     pub add_space_prefix: bool,
+    /// Whether spaces are merged, and left out at the ends of a text (unigram).
+    pub remove_extra_whitespaces: bool,
+    /// The precompiled character map, or nothing: no rules (unigram).
+    pub charsmap: Vec<u8>,
 }
 
 impl Vocab {
@@ -118,10 +127,13 @@ impl Vocab {
             token_types: Vec::new(),
             merges: Vec::new(),
             special: SpecialIds::default(),
+            strip_left: Vec::new(),
             strip_right: Vec::new(),
             add_bos: None,
             add_eos: false,
             add_space_prefix: kind == VocabKind::SentencePiece,
+            remove_extra_whitespaces: false,
+            charsmap: Vec::new(),
         }
     }
 }

@@ -1,132 +1,185 @@
 //! Answers: their end, their text, what they reuse, and what is refused.
 
-use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
 
+use minerva_compute::cpu::CpuOptions;
+use minerva_compute::{Backend, CpuBackend, ReferenceBackend};
 use minerva_engine::model::ARCHITECTURES;
-use minerva_engine::sampler::SamplingParams;
+use minerva_engine::sampler::{SamplingParams, TokenLogprobs};
 use minerva_engine::{
-    Done, Engine, EngineOptions, Event, FinishReason, GenerateRequest, RequestError, Token,
+    Completion, Deadlines, Done, Engine, EngineError, EngineOptions, Event, FinishReason,
+    GenerateConfig, GenerateRequest, RequestError, TimeoutPhase, Token,
 };
 
-use crate::tiny::{FIRST_LETTER, Tiny};
+use crate::tiny::{FIRST_LETTER, Random, Tiny};
+use crate::wait_until;
+
+fn start(options: &EngineOptions) -> Engine {
+    start_on(&ReferenceBackend, options)
+}
+
+fn start_on(backend: &dyn Backend, options: &EngineOptions) -> Engine {
+    let model = Tiny::new(&ARCHITECTURES[0], &[]).open().unwrap();
+    Engine::start(Arc::new(model), backend, options).unwrap()
+}
 
 fn engine(context: usize, batch_tokens: usize) -> Engine {
-    let options = EngineOptions {
+    start(&EngineOptions {
         context: Some(context),
         batch_tokens,
         ..EngineOptions::default()
-    };
-    Tiny::new(&ARCHITECTURES[0], &[]).engine(&options)
+    })
 }
 
 /// Greedy, of up to 10 letters: a bias keeps everything else out.
-fn request(prompt: &[u32]) -> GenerateRequest {
+fn config() -> GenerateConfig {
     let logit_bias = (0..FIRST_LETTER)
         .map(|id| (id, f32::NEG_INFINITY))
         .collect();
-    let sampling = SamplingParams {
-        temperature: 0.0,
-        logit_bias,
-        ..SamplingParams::neutral()
-    };
-    GenerateRequest {
+    GenerateConfig {
+        sampling: SamplingParams {
+            temperature: 0.0,
+            logit_bias,
+            ..SamplingParams::neutral()
+        },
         max_tokens: Some(10),
-        ..GenerateRequest::new(prompt.into(), sampling)
+        ..GenerateConfig::default()
     }
 }
 
-struct Answer {
-    tokens: Vec<Token>,
-    n_prefill_events: usize,
-    text: String,
-    done: Done,
+fn request(prompt: &[u32]) -> GenerateRequest {
+    with(prompt, |_| {})
 }
 
-impl Answer {
+fn with(prompt: &[u32], change: impl Fn(&mut GenerateConfig)) -> GenerateRequest {
+    let mut config = config();
+    change(&mut config);
+    GenerateRequest::new(prompt.into(), config)
+}
+
+/// One choice of an answer.
+#[derive(Default)]
+struct Choice {
+    tokens: Vec<Token>,
+    done: Option<Done>,
+}
+
+impl Choice {
     fn ids(&self) -> Vec<u32> {
         self.tokens.iter().map(|token| token.id).collect()
     }
+
+    fn text(&self) -> String {
+        let text: String = self.tokens.iter().map(|token| &*token.text).collect();
+        text + &self.done().text
+    }
+
+    fn done(&self) -> &Done {
+        self.done.as_ref().expect("every choice ends")
+    }
 }
 
-fn answer(engine: &mut Engine, request: &GenerateRequest) -> Answer {
-    let mut answer = answer_until(engine, request, |_| false).unwrap();
-    answer.text = answer.tokens.iter().map(|token| &*token.text).collect();
-    answer.text += &answer.done.text;
-    answer
+/// Everything that a request gave.
+#[derive(Default)]
+struct Answered {
+    choices: Vec<Choice>,
+    n_prefill_events: usize,
+    prompt: Vec<TokenLogprobs>,
 }
 
-/// Breaks at the first event for which `is_enough` says so.
-fn answer_until(
-    engine: &mut Engine,
-    request: &GenerateRequest,
-    is_enough: impl Fn(&Event) -> bool,
-) -> Result<Answer, RequestError> {
-    let (mut tokens, mut n_prefill_events, mut last) = (Vec::new(), 0, None);
-    let done = engine.generate(request, &mut |event| {
-        assert_eq!(last, None, "nothing comes after the end");
-        let flow = if is_enough(&event) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        };
-        match event {
+fn collect(
+    events: impl Iterator<Item = Result<Event, EngineError>>,
+) -> Result<Answered, EngineError> {
+    let mut answered = Answered::default();
+    let mut at = 0;
+    for event in events {
+        match event? {
             Event::Prefill { n_done, n_total } => {
-                assert!(n_done < n_total && tokens.is_empty());
-                n_prefill_events += 1;
+                assert!(
+                    n_done < n_total && (at == 0 || at < n_done) && answered.choices.is_empty()
+                );
+                at = n_done;
+                answered.n_prefill_events += 1;
             }
-            Event::Token(token) => tokens.push(token),
-            Event::Done(done) => last = Some(done),
+            Event::Prompt(scores) => answered.prompt.extend(scores),
+            Event::Token { choice, token } => {
+                let choice = grow(&mut answered.choices, choice);
+                assert_eq!(choice.done, None, "nothing comes after the end");
+                choice.tokens.push(token);
+            }
+            Event::Done { choice, done } => {
+                let choice = grow(&mut answered.choices, choice);
+                assert_eq!(choice.done, None, "one end");
+                choice.done = Some(done);
+            }
         }
-        flow
-    })?;
-    assert_eq!(last.as_ref(), Some(&done), "the last event is the result");
-    Ok(Answer {
-        tokens,
-        n_prefill_events,
-        text: String::new(),
-        done,
-    })
+    }
+    assert!(answered.choices.iter().all(|choice| choice.done.is_some()));
+    Ok(answered)
+}
+
+fn grow(choices: &mut Vec<Choice>, index: usize) -> &mut Choice {
+    while choices.len() <= index {
+        choices.push(Choice::default());
+    }
+    &mut choices[index]
+}
+
+fn answer_all(engine: &Engine, request: GenerateRequest) -> Result<Answered, EngineError> {
+    collect(engine.submit(request)?.blocking())
+}
+
+fn answer(engine: &Engine, request: GenerateRequest) -> Choice {
+    answer_all(engine, request).unwrap().choices.remove(0)
+}
+
+fn prompt(n: u32) -> Vec<u32> {
+    (0..n).map(|i| 3 + 7 * i % 250).collect()
 }
 
 #[test]
 fn an_answer_is_the_same_cold_warm_and_in_slices() {
-    let prompt: Vec<u32> = (0..23).map(|i| 3 + 7 * i).collect();
-    let cold = answer(&mut engine(64, 64), &request(&prompt));
-    assert_eq!(cold.done.finish_reason, FinishReason::Length);
-    assert_eq!(cold.tokens.len(), 10);
-    assert_eq!(cold.text.len(), 10);
-    assert_eq!(cold.done.usage.completion_tokens, 10);
-    assert_eq!(cold.done.usage.cached_tokens, 0);
-    assert_eq!(cold.n_prefill_events, 0);
+    let prompt = prompt(39);
+    let cold = answer_all(&engine(64, 64), request(&prompt)).unwrap();
+    assert_eq!(cold.n_prefill_events, 1);
+    let cold = &cold.choices[0];
+    let done = cold.done();
+    assert_eq!(done.finish_reason, FinishReason::Length);
+    assert_eq!((cold.tokens.len(), cold.text().len()), (10, 10));
+    assert_eq!(done.usage.completion_tokens, 10);
+    assert_eq!(done.usage.cached_tokens, 0);
 
-    let sliced = answer(&mut engine(64, 5), &request(&prompt));
-    assert_eq!((sliced.ids(), sliced.n_prefill_events), (cold.ids(), 4));
+    let sliced = answer_all(&engine(64, 10), request(&prompt)).unwrap();
+    assert_eq!(sliced.n_prefill_events, 4);
+    assert_eq!(sliced.choices[0].ids(), cold.ids());
 
-    let mut engine = engine(64, 64);
-    let shared = [&prompt[..15], &[9, 9, 9]].concat();
-    answer(&mut engine, &request(&shared));
-    for cached_tokens in [15, 22] {
-        let warm = answer(&mut engine, &request(&prompt));
+    let engine = engine(64, 64);
+    let shared = [&prompt[..20], &[9, 9, 9]].concat();
+    answer(&engine, request(&shared));
+    // Whole blocks are found again.
+    for cached_tokens in [16, 32] {
+        let warm = answer(&engine, request(&prompt));
         assert_eq!(warm.ids(), cold.ids());
-        assert_eq!(warm.done.usage.cached_tokens, cached_tokens);
+        assert_eq!(warm.done().usage.cached_tokens, cached_tokens);
     }
-    // The next turn of a chat: prompt and answer are there, but for the answer's last token.
+    // The next turn of a chat: prompt and answer are there, but for the last block's part.
     let next = [&prompt[..], &cold.ids(), &[5, 6]].concat();
-    let usage = answer(&mut engine, &request(&next)).done.usage;
-    assert_eq!((usage.prompt_tokens, usage.cached_tokens), (35, 32));
+    let usage = answer(&engine, request(&next)).done().usage;
+    assert_eq!((usage.prompt_tokens, usage.cached_tokens), (51, 48));
+    // Only where it is wanted.
+    let uncached = answer(&engine, with(&prompt, |config| config.cache_prompt = false));
+    assert_eq!(uncached.done().usage.cached_tokens, 0);
+    assert_eq!(uncached.ids(), cold.ids());
 }
 
 #[test]
 fn log_probabilities_do_not_depend_on_the_cache() {
-    let prompt: Vec<u32> = (0..20).map(|i| 3 + 5 * i).collect();
-    let request = GenerateRequest {
-        logprobs: Some(4),
-        ..request(&prompt)
-    };
-    let mut engine = engine(64, 7);
-    let cold = answer(&mut engine, &request);
-    let warm = answer(&mut engine, &request);
-    assert_eq!(warm.done.usage.cached_tokens, 19);
+    let request = with(&prompt(20), |config| config.logprobs = Some(4));
+    let engine = engine(64, 7);
+    let cold = answer(&engine, request.clone());
+    let warm = answer(&engine, request);
+    assert_eq!(warm.done().usage.cached_tokens, 16);
     for (cold, warm) in cold.tokens.iter().zip(&warm.tokens) {
         let (cold, warm) = (
             cold.logprobs.as_ref().unwrap(),
@@ -140,113 +193,264 @@ fn log_probabilities_do_not_depend_on_the_cache() {
 }
 
 #[test]
-fn an_answer_ends_where_the_context_does() {
-    let mut engine = engine(32, 16);
-    let request = GenerateRequest {
-        max_tokens: None,
-        ..request(&[1; 20])
+fn a_prompt_is_scored_token_by_token() {
+    let prompt = prompt(30);
+    let tiny = Tiny::new(&ARCHITECTURES[0], &[]);
+    let options = minerva_engine::EvaluatorOptions {
+        batch_outputs: 8,
+        ..Default::default()
     };
-    let whole = answer(&mut engine, &request);
-    assert_eq!(whole.done.finish_reason, FinishReason::Length);
+    let wanted = tiny.evaluator(&options).score(&prompt, 1).unwrap();
+    for (batch_tokens, batch_scores) in [(64, 16), (7, 16), (64, 3), (64, 1)] {
+        let engine = start(&EngineOptions {
+            context: Some(64),
+            batch_tokens,
+            batch_scores,
+            ..EngineOptions::default()
+        });
+        for max_tokens in [0, 10] {
+            let mut request = with(&prompt, |config| config.max_tokens = Some(max_tokens));
+            request.prompt_logprobs = Some(2);
+            let answered = answer_all(&engine, request).unwrap();
+            let scores: Vec<f32> = answered.prompt.iter().map(|one| one.logprob).collect();
+            assert_eq!(scores.len(), 29);
+            let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
+            assert!(scores.iter().zip(&wanted).all(is_close), "{scores:?}");
+            assert!(answered.prompt.iter().all(|one| one.top.len() == 2));
+            assert_eq!(answered.choices[0].tokens.len(), max_tokens);
+        }
+    }
+}
+
+#[test]
+fn an_answer_ends_where_the_context_does() {
+    let engine = engine(32, 16);
+    let whole = answer(&engine, with(&[1; 20], |config| config.max_tokens = None));
+    assert_eq!(whole.done().finish_reason, FinishReason::Length);
     assert_eq!(whole.tokens.len(), 12);
     let none = answer(
-        &mut engine,
-        &GenerateRequest {
-            max_tokens: Some(0),
-            ..request
-        },
+        &engine,
+        with(&[1; 20], |config| config.max_tokens = Some(0)),
     );
-    assert_eq!(
-        (none.tokens.len(), none.done.finish_reason),
-        (0, FinishReason::Length)
-    );
+    assert_eq!(none.tokens.len(), 0);
+    assert_eq!(none.done().finish_reason, FinishReason::Length);
 }
 
 #[test]
 fn stop_strings_end_an_answer_before_them() {
-    let mut engine = engine(64, 64);
-    let plain = answer(&mut engine, &request(&[1, 2, 3]));
-    let stop = vec!["never".into(), plain.text[4..6].into()];
-    let stopped = answer(
-        &mut engine,
-        &GenerateRequest {
-            stop,
-            ..request(&[1, 2, 3])
-        },
-    );
-    let end = plain.text.find(&plain.text[4..6]).unwrap();
-    assert_eq!(stopped.text, plain.text[..end]);
-    assert_eq!(stopped.done.finish_reason, FinishReason::Stop);
+    let engine = engine(64, 64);
+    let text = answer(&engine, request(&[1, 2, 3])).text();
+    let stop = |stop: &[&str]| {
+        let stop: Vec<String> = stop.iter().map(|&text| text.into()).collect();
+        answer(
+            &engine,
+            with(&[1, 2, 3], |config| config.stop = stop.clone()),
+        )
+    };
+    let stopped = stop(&["never", &text[4..6]]);
+    assert_eq!(stopped.text(), text[..text.find(&text[4..6]).unwrap()]);
+    assert_eq!(stopped.done().finish_reason, FinishReason::Stop);
     // What only began like a stop string comes with the end.
-    let stop = vec![format!("{}!", &plain.text[9..])];
-    let held = answer(
-        &mut engine,
-        &GenerateRequest {
-            stop,
-            ..request(&[1, 2, 3])
-        },
+    let held = stop(&[&format!("{}!", &text[9..])]);
+    assert_eq!(
+        (held.text(), &*held.done().text),
+        (text.clone(), &text[9..])
     );
-    assert_eq!(held.text, plain.text);
-    assert_eq!(held.done.text, plain.text[9..]);
+}
+
+#[test]
+fn banned_strings_do_not_appear() {
+    let engine = engine(64, 64);
+    let sampled = |seed, banned: &[String], stop: &[String]| {
+        let request = with(&[1, 2, 3], |config| {
+            config.sampling.temperature = 1.5;
+            config.sampling.seed = Some(seed);
+            config.max_tokens = Some(30);
+            config.banned_strings = banned.to_vec();
+            config.stop = stop.to_vec();
+        });
+        answer(&engine, request)
+    };
+    let mut n_changed = 0;
+    for seed in 0..20 {
+        let plain = sampled(seed, &[], &[]).text();
+        let banned = [&plain[3..5], &plain[9..12], &plain[10..14]].map(String::from);
+        let changed = sampled(seed, &banned, &[]);
+        assert_eq!(changed.tokens.len(), 30);
+        assert!(!banned.iter().any(|text| changed.text().contains(text)));
+        assert_eq!(changed.text()[..3], plain[..3]);
+        n_changed += usize::from(changed.text() != plain);
+        // A ban of what doesn't come changes nothing.
+        assert_eq!(sampled(seed, &["???".into()], &[]).text(), plain);
+        // Stop strings are found all the same.
+        let stop = [changed.text()[20..22].to_string()];
+        let stopped = sampled(seed, &banned, &stop);
+        assert_eq!(
+            stopped.text(),
+            changed.text()[..changed.text().find(&stop[0]).unwrap()]
+        );
+    }
+    assert_eq!(n_changed, 20);
+    let all: Vec<String> = ('a'..='z').map(String::from).collect();
+    let request = with(&[1, 2, 3], |config| config.banned_strings = all.clone());
+    let error = answer_all(&engine, request).err();
+    assert_eq!(error, Some(RequestError::NoCandidates.into()));
 }
 
 #[test]
 fn a_token_that_ends_the_text_ends_the_answer() {
-    let mut engine = engine(64, 64);
-    let mut ends = request(&[1, 2, 3]);
-    // The only token that is not masked.
-    ends.sampling.logit_bias.retain(|(id, _)| *id != 2);
-    ends.sampling
-        .logit_bias
-        .extend((FIRST_LETTER..FIRST_LETTER + 26).map(|id| (id, f32::NEG_INFINITY)));
-    let ended = answer(&mut engine, &ends);
-    assert_eq!((ended.tokens.len(), &*ended.text), (0, ""));
-    assert_eq!(ended.done.finish_reason, FinishReason::Stop);
-    assert_eq!(ended.done.usage.completion_tokens, 1);
-    let error = answer_until(
-        &mut engine,
-        &GenerateRequest {
-            ignore_eos: true,
-            ..ends
-        },
-        |_| false,
-    );
-    assert_eq!(error.err(), Some(RequestError::NoCandidates));
+    let engine = engine(64, 64);
+    let ends = with(&[1, 2, 3], |config| {
+        // The only token that is not masked.
+        let bias = &mut config.sampling.logit_bias;
+        bias.retain(|(id, _)| *id != 2);
+        bias.extend((FIRST_LETTER..FIRST_LETTER + 26).map(|id| (id, f32::NEG_INFINITY)));
+    });
+    let ended = answer(&engine, ends.clone());
+    assert_eq!((ended.tokens.len(), &*ended.text()), (0, ""));
+    assert_eq!(ended.done().finish_reason, FinishReason::Stop);
+    assert_eq!(ended.done().usage.completion_tokens, 1);
+    let mut goes_on = ends;
+    goes_on.config.ignore_eos = true;
+    let error = answer_all(&engine, goes_on).err();
+    assert_eq!(error, Some(RequestError::NoCandidates.into()));
 }
 
 #[test]
-fn an_answer_can_be_cut_off_at_any_event() {
-    let mut engine = engine(64, 5);
-    let prompt: Vec<u32> = (0..23).collect();
-    let in_prompt = answer_until(&mut engine, &request(&prompt), |event| {
-        matches!(event, Event::Prefill { n_done: 10, .. })
+fn several_answers_to_one_prompt() {
+    let engine = engine(64, 64);
+    let one = |seed| {
+        with(&prompt(21), |config| {
+            config.sampling.seed = Some(seed);
+            config.sampling.temperature = 1.0;
+        })
+    };
+    let mut several = one(5);
+    several.n_choices = 3;
+    let answered = answer_all(&engine, several).unwrap();
+    assert_eq!(answered.choices.len(), 3);
+    for (seed, choice) in (5..).zip(&answered.choices) {
+        // As if each had been asked for by itself.
+        assert_eq!(choice.ids(), answer(&engine, one(seed)).ids());
+    }
+    // 21 tokens were computed once, and the first token of each answer is chosen from them.
+    assert_eq!(engine.stats().n_prompt_tokens, 21 + 3 * 5);
+}
+
+#[test]
+fn an_answer_can_be_cancelled() {
+    let engine = engine(128, 16);
+    let long = with(&prompt(40), |config| config.max_tokens = None);
+    let mut answer = engine.submit(long.clone()).unwrap();
+    answer.cancel();
+    let mut last = None;
+    while let Some(event) = answer.events_blocking() {
+        last = Some(event.unwrap());
+    }
+    let Some(Event::Done { done, .. }) = last else {
+        panic!("{last:?}")
+    };
+    assert_eq!(done.finish_reason, FinishReason::Cancelled);
+    // A reader that goes away is noticed too.
+    drop(engine.submit(long).unwrap());
+    wait_until(|| engine.stats().n_dropped == 1 && engine.stats().n_blocks_used == 0);
+}
+
+trait EventsBlocking {
+    fn events_blocking(&mut self) -> Option<Result<Event, EngineError>>;
+}
+
+impl EventsBlocking for minerva_engine::Answer {
+    fn events_blocking(&mut self) -> Option<Result<Event, EngineError>> {
+        let mut next = std::pin::pin!(self.next());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        loop {
+            match next.as_mut().poll(&mut context) {
+                std::task::Poll::Ready(event) => return event,
+                std::task::Poll::Pending => std::thread::yield_now(),
+            }
+        }
+    }
+}
+
+#[test]
+fn deadlines_end_requests() {
+    let engine = engine(64, 64);
+    let over = Some(Duration::ZERO);
+    let limited = |deadlines| GenerateRequest {
+        deadlines,
+        ..request(&prompt(30))
+    };
+    for deadlines in [
+        Deadlines {
+            queue: over,
+            ..Deadlines::default()
+        },
+        Deadlines {
+            total: over,
+            ..Deadlines::default()
+        },
+    ] {
+        let error = answer_all(&engine, limited(deadlines)).err();
+        let phase = TimeoutPhase::Queue;
+        let limit = Duration::ZERO;
+        assert_eq!(error, Some(EngineError::Timeout { phase, limit }));
+    }
+    wait_until(|| engine.stats().n_dropped == 2);
+}
+
+#[test]
+fn a_slow_reader_holds_up_itself_alone() {
+    let engine = engine(128, 16);
+    let endless = with(&[1, 2, 3], |config| config.max_tokens = None);
+    // More events than the channel holds, and nobody reads them yet.
+    let slow = engine.submit(endless.clone()).unwrap();
+    for _ in 0..3 {
+        assert_eq!(answer(&engine, request(&prompt(20))).tokens.len(), 10);
+    }
+    let ids = collect(slow.blocking()).unwrap().choices.remove(0).ids();
+    assert_eq!(ids.len(), 125);
+    assert_eq!(ids, answer(&engine, endless).ids());
+}
+
+#[test]
+fn a_full_queue_is_an_error_at_once() {
+    let engine = start(&EngineOptions {
+        context: Some(128),
+        max_sequences: 1,
+        max_waiting: 2,
+        ..EngineOptions::default()
     });
-    let in_prompt = in_prompt.unwrap();
-    assert_eq!(in_prompt.done.finish_reason, FinishReason::Cancelled);
-    assert_eq!((in_prompt.tokens.len(), engine.cached().len()), (0, 10));
-    let in_answer = answer_until(&mut engine, &request(&prompt), |event| {
-        matches!(event, Event::Token(_))
-    });
-    let in_answer = in_answer.unwrap();
-    assert_eq!(in_answer.done.finish_reason, FinishReason::Cancelled);
-    assert_eq!(
-        (in_answer.tokens.len(), in_answer.done.usage.cached_tokens),
-        (1, 10)
-    );
+    let endless = with(&[1, 2, 3], |config| config.max_tokens = None);
+    let mut answers: Vec<_> = Vec::new();
+    let overloaded = loop {
+        match engine.submit(endless.clone()) {
+            Ok(answer) => answers.push(answer),
+            Err(error) => break error,
+        }
+        if answers.len() == 100 {
+            break EngineError::ShuttingDown;
+        }
+    };
+    // Either here, or as the answer of those that the thread did not let in.
+    let refused = answers
+        .into_iter()
+        .filter_map(|answer| collect(answer.blocking()).err());
+    let refused: Vec<EngineError> = refused.chain([overloaded]).collect();
+    let is_overloaded = |error: &EngineError| matches!(error, EngineError::Overloaded { .. });
+    assert!(refused.iter().any(is_overloaded), "{refused:?}");
 }
 
 #[test]
 fn a_seed_decides_the_answer() {
-    let sampling = |seed| SamplingParams {
-        seed: Some(seed),
-        ..SamplingParams::neutral()
-    };
     let ids = |seed| {
-        let request = GenerateRequest {
-            sampling: sampling(seed),
-            ..request(&[1, 2, 3])
-        };
-        answer(&mut engine(64, 64), &request).ids()
+        let request = with(&[1, 2, 3], |config| {
+            config.sampling = SamplingParams {
+                seed: Some(seed),
+                ..SamplingParams::neutral()
+            };
+        });
+        answer(&engine(64, 64), request).ids()
     };
     assert_eq!(ids(1), ids(1));
     assert_ne!(ids(1), ids(2));
@@ -254,11 +458,9 @@ fn a_seed_decides_the_answer() {
 
 #[test]
 fn what_cannot_be_served_is_refused() {
-    let mut engine = engine(32, 16);
-    let mut check = |request: GenerateRequest, wanted: &str| {
-        let error = engine
-            .generate(&request, &mut |event| panic!("{event:?}"))
-            .unwrap_err();
+    let engine = engine(32, 16);
+    let check = |request: GenerateRequest, wanted: &str| {
+        let error = engine.submit(request).unwrap_err();
         assert_eq!(error.to_string(), wanted);
     };
     check(
@@ -270,16 +472,28 @@ fn what_cannot_be_served_is_refused() {
         request(&[1, 285]),
         "prompt: token 285, expected ids below 285",
     );
-    let long = GenerateRequest {
-        stop: vec![String::new()],
-        ..request(&[1])
-    };
-    check(long, "stop: a string of 0 bytes, expected 1 to 4096 bytes");
+    for n_choices in [0, 5] {
+        check(
+            GenerateRequest {
+                n_choices,
+                ..request(&[1])
+            },
+            &format!("n: {n_choices}, expected 1 to 4, the sequences computed at once"),
+        );
+    }
+    check(
+        with(&[1], |config| config.stop = vec![String::new()]),
+        "stop: a string of 0 bytes, expected 1 to 4096 bytes",
+    );
+    check(
+        with(&[1], |config| config.banned_strings = vec![String::new()]),
+        "banned_strings: a string of 0 bytes, expected 1 to 4096 bytes",
+    );
     let dry = |breakers: Vec<String>| {
-        let mut request = request(&[1]);
-        request.sampling.dry_multiplier = 1.0;
-        request.sampling.dry_sequence_breakers = breakers;
-        request
+        with(&[1], |config| {
+            config.sampling.dry_multiplier = 1.0;
+            config.sampling.dry_sequence_breakers = breakers.clone();
+        })
     };
     let wanted = "dry_sequence_breakers: a string of 41 bytes, expected 1 to 40 bytes";
     check(dry(vec!["x".repeat(41)]), wanted);
@@ -287,17 +501,139 @@ fn what_cannot_be_served_is_refused() {
         dry(vec!["x".into(); 33]),
         "dry_sequence_breakers: 33 strings, expected at most 32",
     );
-    let error = engine.prefill(&[1; 33]).unwrap_err().to_string();
+    let mut evaluator = Tiny::new(&ARCHITECTURES[0], &[]).evaluator(&Default::default());
+    let error = evaluator.prefill(&[1; 129]).unwrap_err().to_string();
     assert_eq!(
         error,
-        "prompt: 33 tokens, expected at most 32, what is left of a context of 32"
+        "prompt: 129 tokens, expected at most 128, what is left of a context of 128"
     );
 }
 
 #[test]
 fn breakers_of_several_tokens_are_understood() {
-    let mut request = request(&[1, 2, 3]);
-    request.sampling.dry_multiplier = 1.0;
-    request.sampling.dry_sequence_breakers = ["ab", "z"].map(String::from).into();
-    assert_eq!(answer(&mut engine(64, 64), &request).tokens.len(), 10);
+    let request = with(&[1, 2, 3], |config| {
+        config.sampling.dry_multiplier = 1.0;
+        config.sampling.dry_sequence_breakers = ["ab", "z"].map(String::from).into();
+    });
+    assert_eq!(answer(&engine(64, 64), request).tokens.len(), 10);
+}
+
+#[test]
+fn text_in_and_text_out() {
+    let engine = engine(64, 64);
+    let whole: Completion = engine.blocking_generate("abc", &config()).unwrap();
+    assert_eq!((whole.text.len(), whole.tokens.len()), (10, 10));
+    let mut tokens = engine.generate_streaming("abc", &config()).unwrap();
+    let mut text = String::new();
+    while let Some(token) = tokens.blocking_next() {
+        text += &token.unwrap().text;
+    }
+    text += &tokens.done().unwrap().text;
+    assert_eq!(text, whole.text);
+}
+
+#[test]
+fn an_engine_that_goes_ends_its_answers() {
+    let engine = engine(128, 16);
+    let endless = with(&[1, 2, 3], |config| config.max_tokens = None);
+    let answers: Vec<_> = (0..6)
+        .map(|_| engine.submit(endless.clone()).unwrap())
+        .collect();
+    drop(engine);
+    for answer in answers {
+        match collect(answer.blocking()) {
+            Ok(_) | Err(EngineError::ShuttingDown) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Random requests, the same for the same number.
+fn random_request(number: u64) -> GenerateRequest {
+    let mut random = Random(number + 1);
+    let mut below = |n: usize| ((random.next() + 1.0) / 2.0 * n as f32) as usize % n;
+    // Some begin alike.
+    let shared = prompt(40);
+    let mut tokens = shared[..below(40)].to_vec();
+    tokens.extend((0..1 + below(50)).map(|i| (i * 7 + below(200)) as u32 % 280));
+    let mut request = with(&tokens, |_| {});
+    let config = &mut request.config;
+    config.sampling.temperature = [0.0, 1.0, 2.0][below(3)];
+    config.sampling.seed = Some(number);
+    config.sampling.repeat_penalty = [1.0, 1.3][below(2)];
+    config.max_tokens = Some(1 + below(30));
+    config.logprobs = [None, Some(2)][below(2)];
+    config.cache_prompt = below(5) > 0;
+    if below(4) == 0 {
+        config.banned_strings = vec!["a".into(), "ce".into()];
+    }
+    request.n_choices = 1 + below(2) * below(3);
+    request.prompt_logprobs = [None, None, None, Some(1)][below(4)];
+    request.tenant = below(3) as u64;
+    request
+}
+
+#[test]
+fn the_same_text_whatever_the_company() {
+    // As the crate of kernels promises, on the CPU: the same bits.
+    let backend = CpuBackend::new(&CpuOptions {
+        threads: Some(2),
+        ..CpuOptions::default()
+    })
+    .unwrap();
+    let alone = start_on(
+        &backend,
+        &EngineOptions {
+            context: Some(128),
+            ..EngineOptions::default()
+        },
+    );
+    let n = 60;
+    let wanted: Vec<Answered> = (0..n)
+        .map(|number| {
+            let mut request = random_request(number);
+            request.config.cache_prompt = false;
+            answer_all(&alone, request).unwrap()
+        })
+        .collect();
+    for (batch_tokens, max_sequences, cache_tokens) in [(512, 16, None), (24, 8, Some(256))] {
+        let engine = start_on(
+            &backend,
+            &EngineOptions {
+                context: Some(128),
+                batch_tokens,
+                max_sequences,
+                cache_tokens,
+                ..EngineOptions::default()
+            },
+        );
+        std::thread::scope(|scope| {
+            for first in 0..6 {
+                let (engine, wanted) = (&engine, &wanted);
+                scope.spawn(move || {
+                    for number in (first..n).step_by(6) {
+                        // Several at once from each thread, and some that are dropped.
+                        let dropped = engine.submit(random_request(number + 1000)).unwrap();
+                        let answer = engine.submit(random_request(number)).unwrap();
+                        let found = collect(answer.blocking()).unwrap();
+                        drop(dropped);
+                        let wanted = &wanted[number as usize];
+                        assert_eq!(found.prompt, wanted.prompt, "request {number}");
+                        for (found, wanted) in found.choices.iter().zip(&wanted.choices) {
+                            assert_eq!(found.tokens, wanted.tokens, "request {number}");
+                            assert_eq!(found.done().text, wanted.done().text);
+                        }
+                    }
+                });
+            }
+        });
+        wait_until(|| engine.stats().n_answered + engine.stats().n_dropped == 2 * n);
+        let stats = engine.stats();
+        assert_eq!(
+            (stats.n_blocks_used, stats.n_running, stats.n_waiting),
+            (0, 0, 0)
+        );
+        assert!(stats.n_cached_tokens > 0 && stats.n_failed_steps == 0);
+        assert_eq!(stats.n_preemptions > 0, cache_tokens.is_some(), "{stats:?}");
+    }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use minerva_compute::ReferenceBackend;
 use minerva_engine::model::{ARCHITECTURES, TensorSpec, verify};
-use minerva_engine::{Engine, EngineOptions, Model};
+use minerva_engine::{Evaluator, EvaluatorOptions, Model};
 use minerva_gguf::{Array, Gguf, Value};
 
-use crate::tiny::{Random, TempFile, Tensor, Tiny};
+use crate::files::TempFile;
+use crate::tiny::{Random, Tensor, Tiny};
 
 fn check(change: impl Fn(&mut Tiny), wanted: &str) {
     let mut tiny = Tiny::new(&ARCHITECTURES[0], &[]);
@@ -221,25 +222,25 @@ fn files_that_are_no_models() {
 #[test]
 fn options_outside_of_their_range() {
     let model = Arc::new(Tiny::new(&ARCHITECTURES[0], &[]).open().unwrap());
-    let check = |options: EngineOptions, wanted: &str| {
-        let error = Engine::new(model.clone(), &ReferenceBackend, &options).unwrap_err();
+    let check = |options: EvaluatorOptions, wanted: &str| {
+        let error = Evaluator::new(model.clone(), &ReferenceBackend, &options).unwrap_err();
         assert_eq!(error.to_string(), wanted);
     };
-    let default = EngineOptions::default();
+    let default = EvaluatorOptions::default();
     let wanted = "expected 2 to 128, the context length of the model";
     for context in [1, 129] {
-        let options = EngineOptions {
+        let options = EvaluatorOptions {
             context: Some(context),
             ..default.clone()
         };
         check(options, &format!("context: {context}, {wanted}"));
     }
-    let options = EngineOptions {
+    let options = EvaluatorOptions {
         batch_tokens: 0,
         ..default.clone()
     };
     check(options, "batch_tokens: 0, expected at least 1");
-    let options = EngineOptions {
+    let options = EvaluatorOptions {
         batch_outputs: 0,
         ..default
     };
@@ -309,13 +310,15 @@ fn a_damaged_file_is_refused_or_runs() {
             continue;
         };
         n_opened += 1;
-        let Ok(mut engine) =
-            Engine::new(model.into(), &ReferenceBackend, &EngineOptions::default())
-        else {
+        let Ok(mut evaluator) = Evaluator::new(
+            model.into(),
+            &ReferenceBackend,
+            &EvaluatorOptions::default(),
+        ) else {
             continue;
         };
         // Either is fine: a context of 2 has no room for three tokens.
-        let _ = engine.prefill(&[1, 2, 3]);
+        let _ = evaluator.prefill(&[1, 2, 3]);
     }
     assert!(
         n_opened > 100,

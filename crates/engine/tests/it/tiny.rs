@@ -1,12 +1,7 @@
-//! Tiny random models of any architecture, and files that hold them.
+//! Tiny random models of any architecture; an example shares this file.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use minerva_compute::{Backend, ReferenceBackend};
-use minerva_engine::model::Architecture;
-use minerva_engine::{Engine, EngineOptions, HParams, LoadError, Model};
+use minerva_engine::HParams;
+use minerva_engine::model::{Architecture, TensorSpec};
 use minerva_gguf::{GgmlType, Metadata, NewTensor, StringArray};
 
 /// The first of the tokens that are a letter.
@@ -28,11 +23,16 @@ pub(crate) struct Tensor {
 }
 
 impl Tiny {
-    /// The tiny shape of an architecture, with all tensors but the optional ones that `skip` names
-    /// the ends of.
-    pub(crate) fn new(architecture: &Architecture, skip: &[&str]) -> Tiny {
+    /// The tiny shape of an architecture, of metadata that `set` has changed, with all tensors but
+    /// the optional ones that `skip` names the ends of.
+    pub(crate) fn with(
+        architecture: &Architecture,
+        skip: &[&str],
+        set: impl Fn(&mut Metadata),
+    ) -> Tiny {
         let mut metadata = (architecture.tiny)();
         add_tokenizer(&mut metadata);
+        set(&mut metadata);
         let mut tiny = Tiny {
             metadata,
             tensors: Vec::new(),
@@ -64,10 +64,16 @@ impl Tiny {
                 ],
             });
         }
+        // Likewise experts: all matrices are one tensor.
+        let is_of_one_expert = |name: &str| {
+            let number = name.split('.').nth(3);
+            number.is_some_and(|part| part.parse::<usize>().is_ok())
+        };
         let specs = specs.into_iter().filter(|spec| {
-            !(spec.is_optional && is_left_out.iter().any(|end| spec.name.ends_with(end)))
+            let is_left_out = is_left_out.iter().any(|end| spec.name.ends_with(end));
+            !(spec.is_optional && (is_left_out || is_of_one_expert(&spec.name)))
         });
-        let tensor = |spec: minerva_engine::model::TensorSpec| {
+        let tensor = |spec: TensorSpec| {
             let n = spec.dims.iter().product();
             let is_vector = spec.dims.len() == 1;
             let spread = if is_vector {
@@ -90,38 +96,10 @@ impl Tiny {
         self.tensors = specs.map(tensor).collect();
     }
 
-    pub(crate) fn tensor(&mut self, name: &str) -> &mut Tensor {
-        self.tensors
-            .iter_mut()
-            .find(|tensor| tensor.name == name)
-            .unwrap()
-    }
-
-    /// Writes it to a file of its own.
-    pub(crate) fn write(&self) -> TempFile {
-        let file = TempFile::new("tiny.gguf");
-        std::fs::write(&file.path, self.bytes()).unwrap();
-        file
-    }
-
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         write(&mut out, &self.metadata, &self.tensors);
         out
-    }
-
-    /// Writes and opens it.
-    pub(crate) fn open(&self) -> Result<Model, LoadError> {
-        Model::open(&self.write().path)
-    }
-
-    /// An engine of it, on the reference backend.
-    pub(crate) fn engine(&self, options: &EngineOptions) -> Engine {
-        self.engine_on(&ReferenceBackend, options)
-    }
-
-    pub(crate) fn engine_on(&self, backend: &dyn Backend, options: &EngineOptions) -> Engine {
-        Engine::new(Arc::new(self.open().unwrap()), backend, options).unwrap()
     }
 }
 
@@ -167,36 +145,4 @@ impl Random {
             .wrapping_add(1442695040888963407);
         (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
-}
-
-/// A path in a folder of its own, which goes when this is dropped.
-pub(crate) struct TempFile {
-    pub(crate) path: PathBuf,
-}
-
-impl TempFile {
-    pub(crate) fn new(name: &str) -> TempFile {
-        static N_FILES: AtomicUsize = AtomicUsize::new(0);
-        let n = N_FILES.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("minerva-engine-{}-{n}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        TempFile {
-            path: dir.join(name),
-        }
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        let dir = self.path.parent().unwrap();
-        std::fs::remove_dir_all(dir).unwrap();
-    }
-}
-
-/// The largest difference of two rows, as a share of the largest element.
-pub(crate) fn distance(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let scale = a.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |max, x| if x > max || x.is_nan() { x } else { max }) / scale
 }

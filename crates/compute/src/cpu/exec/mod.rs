@@ -11,6 +11,7 @@
 //! ended. The slot that a step writes is never one that it reads (`lower.rs`), but for the queries
 //! and keys that a `Store` chunk turns in place, row by row. `steps.rs` says what each step does.
 
+mod memory;
 mod steps;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,43 +20,21 @@ use std::sync::{Arc, Mutex};
 
 use crate::backend::{BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
 use crate::cpu::CpuBackend;
-use crate::cpu::kernels::{Attend, Kernels, Store};
+use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
-use crate::cpu::ops::attention::Element;
 use crate::cpu::ops::float_matmul::ROWS;
 use crate::cpu::ops::group_matmul::Panel;
 use crate::cpu::ops::quantize::QuantBuf;
 use crate::cpu::threads::{Pool, SharedBuf, Wait};
+use crate::kv::{KvType, kv_block_bytes};
 use crate::program::{Program, Rope, Rows};
+
+pub(super) use memory::plan;
 
 /// Query rows in one chunk of attention.
 const QUERY_ROWS: usize = 16;
 
-/// The attention kernels of one type of cache.
-pub(super) trait CacheElement: Element {
-    fn attend(kernels: &Kernels) -> Attend<Self, Self>;
-    fn store(kernels: &Kernels) -> Store<Self, Self>;
-}
-
-impl CacheElement for f32 {
-    fn attend(kernels: &Kernels) -> Attend<f32, f32> {
-        kernels.attend_f32
-    }
-    fn store(kernels: &Kernels) -> Store<f32, f32> {
-        kernels.store_f32
-    }
-}
-
-impl CacheElement for u16 {
-    fn attend(kernels: &Kernels) -> Attend<u16, u16> {
-        kernels.attend_f16
-    }
-    fn store(kernels: &Kernels) -> Store<u16, u16> {
-        kernels.store_f16
-    }
-}
-
-struct Executor<E> {
+struct Executor {
     kernels: &'static Kernels,
     pool: Arc<Pool>,
     plan: Plan,
@@ -63,7 +42,7 @@ struct Executor<E> {
     vocab_size: usize,
     slots: Vec<SlotMemory>,
     ropes: Vec<(Rope, SharedBuf<f32>)>, // turns of each token, [n_tokens, 2 * n_pairs]
-    caches: Vec<LayerCache<E>>,
+    caches: Vec<LayerCache>,
     routing: Routing,
     scratch: Vec<Mutex<Scratch>>, // one for each thread
     progress: Vec<Progress>,      // one for each step
@@ -76,11 +55,18 @@ struct SlotMemory {
     quant: Option<QuantBuf>,
 }
 
-/// Keys and values of one layer, for each head: `[n_blocks][dim][16]` and `[n_blocks][16][dim]`.
-struct LayerCache<E> {
-    k: SharedBuf<E>,
-    v: SharedBuf<E>,
+/// Keys and values of one layer: `[n_kv_heads][n_blocks]` tiles.
+struct LayerCache {
+    k: TileBuf,
+    v: TileBuf,
     dim: usize, // head_dim rounded up to whole vectors
+}
+
+/// Tiles of one type.
+struct TileBuf {
+    kv_type: KvType,
+    tile_bytes: usize,
+    buf: SharedBuf<u8>,
 }
 
 /// Which rows go through which experts, for the mixture in work.
@@ -151,7 +137,7 @@ struct Work {
     query_spans: Vec<(usize, usize, usize)>,
 }
 
-pub(super) fn load<E: CacheElement>(
+pub(super) fn load(
     backend: &CpuBackend,
     program: &Program,
     limits: Limits,
@@ -172,21 +158,29 @@ pub(super) fn load<E: CacheElement>(
         })
     });
     let slots = slots.collect::<Result<_, _>>()?;
+    let kv_types = limits.kv_types;
+    let block_bytes = kv_block_bytes(&program.kv, kv_types)?;
     let caches = program.kv.iter().map(|shape| {
-        let dim = shape.head_dim.next_multiple_of(KV_BLOCK_LEN);
-        let sizes = [limits.n_kv_blocks, KV_BLOCK_LEN, dim, shape.n_kv_heads];
-        let len = sizes
-            .iter()
-            .try_fold(1usize, |n, size| n.checked_mul(*size));
-        let bytes = len.unwrap_or(usize::MAX).saturating_mul(size_of::<E>());
-        let zeroed = || {
-            len.and_then(SharedBuf::zeroed)
-                .ok_or_else(|| no_memory("KV cache", bytes))
+        let tiles = |kv_type: KvType| {
+            let head_bytes = kv_type.head_bytes(shape.head_dim);
+            let tile_bytes = head_bytes.expect("checked above") * KV_BLOCK_LEN;
+            let n_tiles = limits.n_kv_blocks.checked_mul(shape.n_kv_heads);
+            let buf = n_tiles
+                .and_then(|n_tiles| n_tiles.checked_mul(tile_bytes))
+                .and_then(SharedBuf::zeroed)
+                .ok_or_else(|| {
+                    no_memory("KV cache", block_bytes.saturating_mul(limits.n_kv_blocks))
+                })?;
+            Ok(TileBuf {
+                kv_type,
+                tile_bytes,
+                buf,
+            })
         };
         Ok(LayerCache {
-            k: zeroed()?,
-            v: zeroed()?,
-            dim,
+            k: tiles(kv_types.k)?,
+            v: tiles(kv_types.v)?,
+            dim: shape.head_dim.next_multiple_of(KV_BLOCK_LEN),
         })
     });
     let caches = caches.collect::<Result<_, _>>()?;
@@ -208,7 +202,7 @@ pub(super) fn load<E: CacheElement>(
         }))
     });
     let scratch = scratch.collect::<Result<_, _>>()?;
-    Ok(Box::new(Executor::<E> {
+    Ok(Box::new(Executor {
         kernels: backend.kernels,
         pool: backend.pool.clone(),
         limits,
@@ -231,7 +225,7 @@ fn no_memory(what: &'static str, bytes: usize) -> BackendError {
     BackendError::OutOfMemory { what, bytes }
 }
 
-impl<E: CacheElement> Executable for Executor<E> {
+impl Executable for Executor {
     fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
         batch.check(&self.limits, self.vocab_size);
         self.work.set(batch);
@@ -259,12 +253,35 @@ impl<E: CacheElement> Executable for Executor<E> {
         }
     }
 
+    fn copy_block(&mut self, from: u32, to: u32) {
+        let n_blocks = self.limits.n_kv_blocks;
+        assert!((from.max(to) as usize) < n_blocks, "block");
+        for tiles in self.caches.iter().flat_map(|cache| [&cache.k, &cache.v]) {
+            let len = tiles.tile_bytes;
+            for head in 0..tiles.buf.bytes() / (n_blocks * len) {
+                let at = |block: u32| (head * n_blocks + block as usize) * len;
+                // SAFETY: no run is going on, which would need `&mut self` too; two different
+                // blocks don't overlap, and one is not copied onto itself.
+                unsafe {
+                    if from != to {
+                        let source = tiles.buf.get(at(from)..at(from) + len);
+                        tiles
+                            .buf
+                            .get_mut(at(to)..at(to) + len)
+                            .copy_from_slice(source);
+                    }
+                }
+            }
+        }
+    }
+
     fn limits(&self) -> Limits {
         self.limits
     }
 
     fn memory(&self) -> Memory {
-        let kv_bytes = self.caches.iter().map(|c| c.k.bytes() + c.v.bytes()).sum();
+        let tiles = self.caches.iter().flat_map(|cache| [&cache.k, &cache.v]);
+        let kv_bytes = tiles.map(|tiles| tiles.buf.bytes()).sum();
         let slots = self
             .slots
             .iter()
@@ -327,7 +344,7 @@ impl Work {
     }
 }
 
-impl<E: CacheElement> Executor<E> {
+impl Executor {
     fn n_rows(&self, slot: Slot) -> usize {
         let SlotShape { rows, copies, .. } = self.plan.slots[slot];
         copies
@@ -360,19 +377,10 @@ impl<E: CacheElement> Executor<E> {
                 .map(|part| tiles(*x, part.matrix.weight.n_rows()))
                 .sum(),
             Step::Gated {
-                x, gate, n_experts, ..
-            } => {
-                let n = n_experts.unwrap_or(1);
-                n.min(self.n_rows(*x)) * tiles(*x, gate.weight.n_rows() / n)
+                x, gate: matrices, ..
             }
-            Step::ExpertMatMul {
-                x,
-                matrix,
-                n_experts,
-                ..
-            } => {
-                let n = *n_experts;
-                n.min(self.n_rows(*x)) * tiles(*x, matrix.weight.n_rows() / n)
+            | Step::ExpertMatMul { x, matrices, .. } => {
+                matrices.len().min(self.n_rows(*x)) * tiles(*x, matrices[0].weight.n_rows())
             }
             Step::Store { .. } => self.work.block_spans.len(),
             Step::Attend { spec, .. } => self.work.query_spans.len() * spec.n_kv_heads,

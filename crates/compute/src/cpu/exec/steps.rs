@@ -6,11 +6,12 @@ use crate::backend::KV_BLOCK_LEN;
 use crate::cpu::lower::{AttentionSlots, Matrix, MatrixKernel, Part, Slot, Step, TILE};
 use crate::cpu::ops::attention::HeadCache;
 use crate::cpu::ops::group_matmul::{PANEL, Panel};
+use crate::cpu::ops::kv_tile::Tiles;
 use crate::program::{Activation, Attention, Function};
 
-use super::{CacheElement, Executor, Scratch, Target};
+use super::{Executor, Scratch, Target, TileBuf};
 
-impl<E: CacheElement> Executor<E> {
+impl Executor {
     /// Row `row` of a slot that earlier steps wrote.
     fn read(&self, slot: Slot, row: usize) -> &[f32] {
         let width = self.plan.slots[slot].width;
@@ -147,19 +148,19 @@ impl<E: CacheElement> Executor<E> {
                 activation,
                 out,
                 quantize,
-                n_experts,
+                is_grouped,
             } => {
-                let n_rows = gate.weight.n_rows() / n_experts.unwrap_or(1);
+                let n_rows = gate[0].weight.n_rows();
                 let n_tiles = n_rows.div_ceil(TILE);
-                let (base, x_rows, first) = match n_experts {
-                    None => (0, 0..self.n_rows(*x), chunk * TILE),
-                    Some(_) => match self.expert_rows(chunk / n_tiles) {
-                        Some((expert, x_rows)) => (expert * n_rows, x_rows, chunk % n_tiles * TILE),
+                let (expert, x_rows, first) = match is_grouped {
+                    false => (0, 0..self.n_rows(*x), chunk * TILE),
+                    true => match self.expert_rows(chunk / n_tiles) {
+                        Some((expert, x_rows)) => (expert, x_rows, chunk % n_tiles * TILE),
                         None => return,
                     },
                 };
+                let (gate, up) = (&gate[expert], &up[expert]);
                 let columns = first..n_rows.min(first + TILE);
-                let rows = base + columns.start..base + columns.end;
                 let buf = &self.slots[*out].f32;
                 let gate_out = Target {
                     buf,
@@ -179,8 +180,8 @@ impl<E: CacheElement> Executor<E> {
                 // SAFETY: see the module's doc; these columns of these rows, and a tile of this
                 // thread.
                 unsafe {
-                    self.product(gate, x.clone(), rows.clone(), (panel, wide), &gate_out);
-                    self.product(up, x, rows, (panel, wide), &up_out);
+                    self.product(gate, x.clone(), columns.clone(), (panel, wide), &gate_out);
+                    self.product(up, x, columns.clone(), (panel, wide), &up_out);
                 }
                 for (i, row) in x_rows.enumerate() {
                     // SAFETY: as above.
@@ -220,20 +221,14 @@ impl<E: CacheElement> Executor<E> {
                 y.copy_from_slice(self.read(*x, source));
                 self.quantize_row(*out, chunk, *quantize);
             }
-            Step::ExpertMatMul {
-                x,
-                matrix,
-                n_experts,
-                out,
-            } => {
-                let n_rows = matrix.weight.n_rows() / n_experts;
+            Step::ExpertMatMul { x, matrices, out } => {
+                let n_rows = matrices[0].weight.n_rows();
                 let n_tiles = n_rows.div_ceil(TILE);
                 let Some((expert, x_rows)) = self.expert_rows(chunk / n_tiles) else {
                     return;
                 };
                 let first = chunk % n_tiles * TILE;
-                let base = expert * n_rows;
-                let rows = base + first..base + n_rows.min(first + TILE);
+                let rows = first..n_rows.min(first + TILE);
                 let target = Target {
                     buf: &self.slots[*out].f32,
                     width: width(*out),
@@ -242,7 +237,7 @@ impl<E: CacheElement> Executor<E> {
                 };
                 let scratch = (&mut scratch.panel, &mut scratch.wide[..]);
                 // SAFETY: see the module's doc; these columns of this expert's rows.
-                unsafe { self.product(matrix, (*x, x_rows), rows, scratch, &target) };
+                unsafe { self.product(&matrices[expert], (*x, x_rows), rows, scratch, &target) };
             }
             Step::Combine {
                 x,
@@ -279,8 +274,9 @@ impl<E: CacheElement> Executor<E> {
             Step::Attend {
                 spec,
                 slots,
+                sinks,
                 quantize,
-            } => self.attend(spec, slots, *quantize, chunk),
+            } => self.attend((spec, slots), sinks.as_deref(), *quantize, chunk),
         }
     }
 
@@ -333,11 +329,14 @@ impl<E: CacheElement> Executor<E> {
         }
     }
 
-    /// `gate = activation(gate) * up`.
+    /// `gate = activation(gate, up)`.
     fn activate(&self, activation: Activation, gate: &mut [f32], up: &[f32]) {
         match activation {
             Activation::Silu => (self.kernels.silu_mul)(gate, up),
             Activation::Gelu => (self.kernels.gelu_mul)(gate, up),
+            Activation::ClampedSwiglu { alpha, limit } => {
+                (self.kernels.clamped_swiglu)(gate, up, (alpha, limit));
+            }
         }
     }
 
@@ -348,7 +347,7 @@ impl<E: CacheElement> Executor<E> {
         }
     }
 
-    /// Rows `rows` of `matrix`, at most [`TILE`], times rows of slot `x`.
+    /// Rows `rows` of `matrix`, at most [`TILE`], times rows of slot `x`, and the bias.
     ///
     /// # Safety
     /// `out` has columns for these rows that belong to the chunk alone.
@@ -360,9 +359,14 @@ impl<E: CacheElement> Executor<E> {
         (panel, wide): (&mut Panel, &mut [f32]),
         out: &Target<'_>,
     ) {
-        let Matrix { weight, kernel } = matrix;
+        let Matrix {
+            weight,
+            kernel,
+            bias,
+        } = matrix;
         let row_bytes = weight.row_bytes();
-        let out_rows = out.first_row..out.first_row + x_rows.len();
+        let n_rows = x_rows.len();
+        let out_rows = out.first_row..out.first_row + n_rows;
         let part = |first: usize, end: usize| {
             let columns = out.first + first - rows.start..out.first + end - rows.start;
             // SAFETY: the caller's promise.
@@ -395,12 +399,17 @@ impl<E: CacheElement> Executor<E> {
                 (self.kernels.float_matmul)((*kind, bytes), (x, width), wide, &mut tile);
             }
         }
+        if let Some(bias) = bias {
+            let (_, mut tile) = part(rows.start, rows.end);
+            for row in 0..n_rows {
+                (self.kernels.add)(tile.row(row), &bias[rows.clone()]);
+            }
+        }
     }
 
     fn matmul_tile(&self, x: Slot, part: &Part, tile: usize, scratch: &mut Scratch) {
         let Part {
             matrix,
-            bias,
             residual,
             out,
             quantize,
@@ -418,15 +427,12 @@ impl<E: CacheElement> Executor<E> {
         let all = 0..self.n_rows(x);
         // SAFETY: see the module's doc; columns `rows`.
         unsafe { self.product(matrix, (x, all), rows.clone(), (panel, wide), &target) };
-        if bias.is_none() && residual.is_none() && !quantize {
+        if residual.is_none() && !quantize {
             return;
         }
         for row in 0..self.n_rows(x) {
             // SAFETY: see the module's doc; columns `rows`.
             let y = unsafe { self.row_mut(*out, row, rows.clone()) };
-            if let Some(bias) = bias {
-                (self.kernels.add)(y, &bias[rows.clone()]);
-            }
             if let Some(residual) = residual {
                 (self.kernels.add)(y, &self.read(*residual, row)[rows.clone()]);
             }
@@ -464,45 +470,65 @@ impl<E: CacheElement> Executor<E> {
             let v = self.read(slots.v, row);
             let position = self.work.positions[row];
             let block = blocks[position / KV_BLOCK_LEN] as usize;
-            let tile_len = KV_BLOCK_LEN * cache.dim;
             for head in 0..spec.n_kv_heads {
-                let at = (head * self.limits.n_kv_blocks + block) * tile_len;
+                let tile = |tiles: &TileBuf| {
+                    let at = (head * self.limits.n_kv_blocks + block) * tiles.tile_bytes;
+                    at..at + tiles.tile_bytes
+                };
                 // SAFETY: see the module's doc; a block that a batch writes to belongs to one
                 // sequence, and its tokens in this block are all in this chunk.
-                let tiles = unsafe {
+                let (k_tile, v_tile) = unsafe {
                     (
-                        cache.k.get_mut(at..at + tile_len),
-                        cache.v.get_mut(at..at + tile_len),
+                        cache.k.buf.get_mut(tile(&cache.k)),
+                        cache.v.buf.get_mut(tile(&cache.v)),
                     )
                 };
                 let head = head * head_dim..(head + 1) * head_dim;
-                E::store(self.kernels)((&k[head.clone()], &v[head]), tiles, position);
+                (self.kernels.store_key)(cache.k.kv_type, &k[head.clone()], k_tile, position);
+                let at = (position, cache.dim);
+                (self.kernels.store_value)(cache.v.kv_type, &v[head], v_tile, at);
             }
         }
     }
 
     /// The query heads of one key/value head, for some tokens.
-    fn attend(&self, spec: &Attention, slots: &AttentionSlots, quantize: bool, chunk: usize) {
+    fn attend(
+        &self,
+        (spec, slots): (&Attention, &AttentionSlots),
+        sinks: Option<&[f32]>,
+        quantize: bool,
+        chunk: usize,
+    ) {
         let (span, kv_head) = (chunk / spec.n_kv_heads, chunk % spec.n_kv_heads);
         let (sequence, first, n) = self.work.query_spans[span];
         let cache = &self.caches[spec.layer];
-        let head_len = self.limits.n_kv_blocks * KV_BLOCK_LEN * cache.dim;
-        let head_cache = kv_head * head_len..(kv_head + 1) * head_len;
+        let tiles = |tiles: &TileBuf| {
+            let len = self.limits.n_kv_blocks * tiles.tile_bytes;
+            kv_head * len..(kv_head + 1) * len
+        };
         let group = spec.n_heads / spec.n_kv_heads * spec.head_dim;
         let columns = kv_head * group..(kv_head + 1) * group;
+        let n_shared = spec.n_heads / spec.n_kv_heads;
+        let sinks = sinks.map(|sinks| &sinks[kv_head * n_shared..(kv_head + 1) * n_shared]);
         for row in first..first + n {
             // SAFETY: see the module's doc; nobody writes to the cache in this step, and the
             // columns of these rows are this chunk's.
             let (k, v, out) = unsafe {
                 let (k, v) = (
-                    cache.k.get(head_cache.clone()),
-                    cache.v.get(head_cache.clone()),
+                    cache.k.buf.get(tiles(&cache.k)),
+                    cache.v.buf.get(tiles(&cache.v)),
                 );
                 (k, v, self.row_mut(slots.out, row, columns.clone()))
             };
             let cache = HeadCache {
-                k,
-                v,
+                k: Tiles {
+                    kv_type: cache.k.kv_type,
+                    bytes: k,
+                },
+                v: Tiles {
+                    kv_type: cache.v.kv_type,
+                    bytes: v,
+                },
                 dim: cache.dim,
                 blocks: &self.work.sequences[sequence].1,
                 positions: {
@@ -511,9 +537,10 @@ impl<E: CacheElement> Executor<E> {
                 },
                 scale: spec.scale,
                 soft_cap: spec.soft_cap,
+                sinks,
             };
             let q = &self.read(slots.q, row)[columns.clone()];
-            E::attend(self.kernels)(&cache, (q, spec.head_dim), out);
+            (self.kernels.attend)(&cache, (q, spec.head_dim), out);
             if quantize {
                 // SAFETY: as above; whole groups by the lowering.
                 unsafe { self.quantize(slots.out, row, columns.clone()) };

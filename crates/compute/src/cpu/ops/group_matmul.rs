@@ -47,6 +47,11 @@ impl Panel {
     pub(crate) fn bytes(&self) -> usize {
         self.q.len() * 32 * LANES + 2 * self.scales.len() * 4 * LANES
     }
+
+    /// Bytes of a panel of rows of `row_len` elements.
+    pub(crate) fn bytes_for(row_len: usize) -> usize {
+        (row_len / 32) * 32 * LANES + 2 * (row_len / 16) * 4 * LANES
+    }
 }
 
 /// Unpacks up to sixteen rows of `row_len` elements.

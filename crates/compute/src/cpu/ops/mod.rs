@@ -10,5 +10,6 @@ pub(crate) mod attention;
 pub(crate) mod experts;
 pub(crate) mod float_matmul;
 pub(crate) mod group_matmul;
+pub(crate) mod kv_tile;
 pub(crate) mod quantize;
 pub(crate) mod rows;

@@ -60,6 +60,13 @@ impl QuantBuf {
         })
     }
 
+    /// Bytes of a buffer of `len` elements: each one, and for each 32 three numbers and for each 16
+    /// two.
+    pub(crate) fn bytes_for(len: usize) -> usize {
+        let numbers = 3 * (len / 32) + 2 * (len / 16);
+        len.saturating_add(numbers.saturating_mul(4))
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         let floats = self.d.bytes() + self.sum32.bytes() + self.sum16.bytes();
         self.q.bytes() + floats + self.bias32.bytes() + self.bias16.bytes()

@@ -94,6 +94,20 @@ pub(crate) fn gelu_mul(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// `gate = gate / (1 + exp(-alpha * gate)) * (up + 1)`, of a gate of at most the limit, and an up of
+/// at most the limit in size.
+#[inline(always)]
+pub(crate) fn clamped_swiglu(gate: &mut [f32], up: &[f32], (alpha, limit): (f32, f32)) {
+    assert_eq!(gate.len(), up.len());
+    for (gate, up) in gate.iter_mut().zip(up) {
+        // NaN fails every comparison and passes through.
+        let g = if *gate > limit { limit } else { *gate };
+        let u = if *up > limit { limit } else { *up };
+        let u = if u < -limit { -limit } else { u };
+        *gate = g / (1.0 + exp(-alpha * g)) * (u + 1.0);
+    }
+}
+
 /// `x = x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, written as
 /// `x / (1 + exp(-2u))`.
 #[inline(always)]

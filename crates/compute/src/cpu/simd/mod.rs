@@ -44,6 +44,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;
     /// The upper halves of f32.
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
+    /// Signed bytes to f32.
+    fn load_i8(self, x: &[u8; LANES]) -> Self::F;
+    /// Less 8 each, the four bits of each byte from bit `shift` on, 0 or 4.
+    fn load_i4(self, x: &[u8; LANES], shift: i32) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;

@@ -14,6 +14,25 @@ impl Neon {
     pub(crate) fn detect() -> Option<Neon> {
         Some(Neon)
     }
+
+    /// Signed bytes to f32.
+    #[inline(always)]
+    #[allow(
+        unused_unsafe,
+        reason = "which intrinsics are safe differs between compilers"
+    )]
+    fn widen_i8(self, x: int8x16_t) -> [float32x4_t; 4] {
+        // SAFETY: NEON is part of the target.
+        unsafe {
+            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                vcvtq_f32_s32(vmovl_high_s16(low)),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                vcvtq_f32_s32(vmovl_high_s16(high)),
+            ]
+        }
+    }
 }
 
 // SAFETY (every block below): NEON is part of the target, and loads and stores stay inside the
@@ -62,6 +81,18 @@ impl Simd for Neon {
             *out = unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i)))) };
         }
         out
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::F {
+        unsafe { self.widen_i8(vreinterpretq_s8_u8(vld1q_u8(x.as_ptr()))) }
+    }
+    #[inline(always)]
+    fn load_i4(self, x: &[u8; LANES], shift: i32) -> Self::F {
+        unsafe {
+            let x = vshlq_u8(vld1q_u8(x.as_ptr()), vdupq_n_s8(-shift as i8)); // to the right
+            let codes = vreinterpretq_s8_u8(vandq_u8(x, vdupq_n_u8(15)));
+            self.widen_i8(vsubq_s8(codes, vdupq_n_s8(8)))
+        }
     }
     #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {

@@ -39,6 +39,14 @@ impl Simd for Scalar {
         x.map(|x| f32::from_bits(u32::from(x) << 16))
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::F {
+        x.map(|x| f32::from(x as i8))
+    }
+    #[inline(always)]
+    fn load_i4(self, x: &[u8; LANES], shift: i32) -> Self::F {
+        x.map(|x| f32::from((x >> shift & 15) as i8 - 8))
+    }
+    #[inline(always)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] * b[i])
     }

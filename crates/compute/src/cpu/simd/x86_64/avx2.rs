@@ -20,6 +20,19 @@ impl Avx2 {
             && is_x86_feature_detected!("f16c");
         has.then_some(Avx2(()))
     }
+
+    /// Signed bytes to f32.
+    #[inline(always)]
+    fn widen_i8(self, x: __m128i) -> [__m256; 2] {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let high = _mm_unpackhi_epi64(x, x);
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
+            ]
+        }
+    }
 }
 
 // SAFETY (every block below): `self` proves that the processor has the instructions, and loads
@@ -70,6 +83,19 @@ impl Simd for Avx2 {
             let low = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)));
             let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(1))));
             [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        }
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::F {
+        unsafe { self.widen_i8(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_i4(self, x: &[u8; LANES], shift: i32) -> Self::F {
+        unsafe {
+            // Bits of a neighbor come in from above, and are masked off.
+            let x = _mm_srl_epi16(_mm_loadu_si128(x.as_ptr().cast()), _mm_cvtsi32_si128(shift));
+            let codes = _mm_and_si128(x, _mm_set1_epi8(15));
+            self.widen_i8(_mm_sub_epi8(codes, _mm_set1_epi8(8)))
         }
     }
     #[inline(always)]

@@ -116,6 +116,23 @@ macro_rules! common {
             }
         }
         #[inline(always)]
+        fn load_i8(self, x: &[u8; LANES]) -> Self::F {
+            unsafe {
+                let x = _mm_loadu_si128(x.as_ptr().cast());
+                _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x))
+            }
+        }
+        #[inline(always)]
+        fn load_i4(self, x: &[u8; LANES], shift: i32) -> Self::F {
+            unsafe {
+                // Bits of a neighbor come in from above, and are masked off.
+                let x = _mm_srl_epi16(_mm_loadu_si128(x.as_ptr().cast()), _mm_cvtsi32_si128(shift));
+                let codes = _mm_and_si128(x, _mm_set1_epi8(15));
+                let numbers = _mm_sub_epi8(codes, _mm_set1_epi8(8));
+                _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(numbers))
+            }
+        }
+        #[inline(always)]
         fn mul(self, a: Self::F, b: Self::F) -> Self::F {
             unsafe { _mm512_mul_ps(a, b) }
         }

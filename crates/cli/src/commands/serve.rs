@@ -1,0 +1,43 @@
+//! `minerva serve`: the service over HTTP, until a signal ends it.
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::backend::BackendArgs;
+use crate::model::NAME_HELP;
+use crate::output::stdout;
+use crate::settings::SettingArgs;
+
+/// The options of `serve`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Models to load at the start, beside those of the settings file
+    #[arg(value_name = "MODEL", long_help = NAME_HELP)]
+    models: Vec<String>,
+
+    /// Threads that compute [default: one per core]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    backend: BackendArgs,
+
+    #[command(flatten)]
+    settings: SettingArgs,
+}
+
+/// Serves; the one line on standard output says where, when it listens.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let mut sources = args.settings.sources()?;
+    sources.models.clone_from(&args.models);
+    let backend = Arc::from(args.backend.open(args.threads)?.backend);
+    minerva_server::serve(sources, backend, |server| {
+        // Nobody may read it; the service goes on.
+        let mut out = stdout();
+        let version = env!("CARGO_PKG_VERSION");
+        let _ = writeln!(out, "minerva {version}: {}", server.url());
+        let _ = out.flush();
+    })?;
+    Ok(())
+}

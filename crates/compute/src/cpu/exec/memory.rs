@@ -1,0 +1,53 @@
+//! What an execution will take, computed without taking it.
+
+use crate::backend::{BackendError, Limits, Memory};
+use crate::cpu::kernels::Kernels;
+use crate::cpu::lower::{TILE, lower};
+use crate::cpu::ops::float_matmul::ROWS;
+use crate::cpu::ops::group_matmul::Panel;
+use crate::cpu::ops::quantize::QuantBuf;
+use crate::kv::kv_block_bytes;
+use crate::program::{Program, Rows};
+
+/// The same numbers as the loaded execution's; the largest number where they overflow.
+pub(in crate::cpu) fn plan(
+    program: &Program,
+    kernels: &Kernels,
+    n_threads: usize,
+    limits: &Limits,
+) -> Result<Memory, BackendError> {
+    let plan = lower(program, kernels);
+    let product = |factors: &[usize]| factors.iter().fold(1usize, |n, f| n.saturating_mul(*f));
+    let slots = plan.slots.iter().map(|shape| {
+        let n_rows = match shape.rows {
+            Rows::Tokens => limits.max_tokens,
+            Rows::Outputs => limits.max_outputs,
+        };
+        let len = product(&[n_rows, shape.copies, shape.width]);
+        let quant = if shape.has_quant {
+            QuantBuf::bytes_for(len)
+        } else {
+            0
+        };
+        len.saturating_mul(4).saturating_add(quant)
+    });
+    let turns = program
+        .ropes
+        .iter()
+        .map(|rope| product(&[limits.max_tokens, 2 * rope.inv_freq.len(), 4]));
+    let max_rows = limits.max_tokens.max(limits.max_outputs);
+    let thread = Panel::bytes_for(plan.max_row_len)
+        .saturating_add(product(&[ROWS, plan.max_row_len, 4]))
+        .saturating_add(product(&[max_rows, TILE, 4]));
+    let (n_experts, n_used) = plan.max_experts;
+    // Four numbers for each copy of a row, three for each expert, and one.
+    let routing = product(&[4, max_rows, n_used, 4]).saturating_add(4 * (3 * n_experts + 1));
+    let parts = slots
+        .chain(turns)
+        .chain([product(&[n_threads, thread]), routing]);
+    let block_bytes = kv_block_bytes(&program.kv, limits.kv_types)?;
+    Ok(Memory {
+        kv_bytes: limits.n_kv_blocks.saturating_mul(block_bytes),
+        scratch_bytes: parts.fold(0, usize::saturating_add),
+    })
+}

@@ -1,0 +1,328 @@
+//! Many short requests that are cancelled at random, or models that are switched all the time: the
+//! counters must add up, no block may leak, and memory must stay flat.
+//!
+//! ```text
+//! stress requests N MODEL.gguf
+//! stress switches N MODEL.gguf OTHER.gguf
+//! stress gap N MODEL.gguf
+//! ```
+//!
+//! `gap` measures how much the tokens of one stream slow down while a prompt of N tokens comes in.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use minerva_compute::CpuBackend;
+use minerva_compute::cpu::CpuOptions;
+use minerva_engine::{
+    Deadlines, Engine, EngineError, EngineOptions, Event, GenerateConfig, GenerateRequest,
+    MemoryPlan, Model, ModelConfig, Models,
+};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Threads that ask.
+const N_CLIENTS: u64 = 24;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        ["requests", n, model] => requests(n, model),
+        ["switches", n, model, other] => switches(n, [model, other]),
+        ["gap", n, model] => gap(n, model),
+        _ => Err("expected: requests N MODEL, switches N MODEL OTHER, or gap N MODEL".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How long a client waits that was told that too many do.
+const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// What became of requests, as those who asked saw it.
+#[derive(Default)]
+struct Outcomes {
+    submitted: AtomicU64,
+    answered: AtomicU64,
+    dropped: AtomicU64,
+    timed_out: AtomicU64,
+    overloaded: AtomicU64,
+}
+
+fn requests(n: &str, path: &str) -> Result<()> {
+    let n: u64 = n.parse()?;
+    let backend = CpuBackend::new(&CpuOptions::default())?;
+    let options = EngineOptions {
+        context: Some(512),
+        max_sequences: 16,
+        // Less than all could hold, so that some are preempted.
+        cache_tokens: Some(512),
+        max_waiting: 6,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::start(Arc::new(Model::open(path)?), &backend, &options)?;
+    let outcomes = Outcomes::default();
+    let next = AtomicU64::new(0);
+    let start = Instant::now();
+    let warm = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let clients = (0..N_CLIENTS).map(|_| {
+            scope.spawn(|| -> Result<()> {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= n {
+                        return Ok(());
+                    }
+                    if number == n / 10 {
+                        warm.store(resident_bytes()?, Ordering::Relaxed);
+                    }
+                    if number.is_multiple_of((n / 10).max(1)) {
+                        let mib = resident_bytes()? >> 20;
+                        println!("{number:>6} requests, {mib} MiB, {:?}", engine.stats());
+                    }
+                    ask(&engine, number, &outcomes)?;
+                }
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.join().map_err(|_| "a client panicked")??;
+        }
+        Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    })?;
+    // The last readers have gone; the engine sees it before its next step.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let submitted = count(&outcomes.submitted);
+    let mut stats = engine.stats();
+    while stats.n_answered + stats.n_dropped < stats.n_requests && Instant::now() < deadline {
+        std::thread::yield_now();
+        stats = engine.stats();
+    }
+    println!("{stats:?}");
+    let (answered, timed_out) = (count(&outcomes.answered), count(&outcomes.timed_out));
+    let (dropped, overloaded) = (count(&outcomes.dropped), count(&outcomes.overloaded));
+    println!(
+        "asked {n}: answered {answered}, dropped {dropped}, timed out {timed_out}, overloaded \
+         {overloaded}; in the engine {submitted}; {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
+    let after = resident_bytes()?;
+    let warm = count(&warm);
+    println!(
+        "resident: {} MiB after a tenth, {} MiB at the end",
+        warm >> 20,
+        after >> 20
+    );
+    check("sums", answered + dropped + timed_out + overloaded == n)?;
+    check("requests", stats.n_requests == submitted)?;
+    check(
+        "ends",
+        stats.n_answered + stats.n_dropped == stats.n_requests,
+    )?;
+    check("blocks", stats.n_blocks_used == 0)?;
+    check(
+        "sequences",
+        (stats.n_running, stats.n_waiting, stats.n_preempted) == (0, 0, 0),
+    )?;
+    check("failures", stats.n_failed_steps == 0)?;
+    check("memory", after < warm + (64 << 20))
+}
+
+/// One short request, which may be left at any event.
+fn ask(engine: &Engine, number: u64, outcomes: &Outcomes) -> Result<()> {
+    let mut random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut below = |n: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % n
+    };
+    let vocab_size = engine.model().hparams().vocab_size as u64;
+    let shared = below(4) * 16;
+    let mut prompt: Vec<u32> = (0..shared).map(|i| (i % vocab_size) as u32).collect();
+    prompt.extend((0..1 + below(40)).map(|_| below(vocab_size) as u32));
+    let mut config = GenerateConfig {
+        max_tokens: Some(1 + below(12) as usize),
+        ..GenerateConfig::default()
+    };
+    config.sampling.seed = Some(number);
+    let mut request = GenerateRequest::new(prompt, config);
+    request.n_choices = 1 + (below(10) == 0) as usize;
+    request.tenant = below(5);
+    if below(4) == 0 {
+        let time = Some(Duration::from_millis(below(400)));
+        request.deadlines = Deadlines {
+            queue: time.filter(|_| below(2) == 0),
+            first_token: time.filter(|_| below(2) == 0),
+            total: time.filter(|_| below(2) == 0),
+        };
+    }
+    let leaves_after = (below(3) == 0).then(|| below(10));
+    let add = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+    let answer = match engine.submit(request) {
+        Ok(answer) => answer,
+        Err(EngineError::Overloaded { .. }) => {
+            add(&outcomes.overloaded);
+            std::thread::sleep(BACK_OFF);
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    add(&outcomes.submitted);
+    if leaves_after == Some(0) {
+        drop(answer);
+        add(&outcomes.dropped);
+        return Ok(());
+    }
+    for (i, event) in (1..).zip(answer.blocking()) {
+        match event {
+            Ok(Event::Done { .. } | Event::Prefill { .. } | Event::Token { .. }) => {}
+            Ok(event) => return Err(format!("{event:?} was not asked for").into()),
+            Err(EngineError::Timeout { .. }) => {
+                add(&outcomes.timed_out);
+                return Ok(());
+            }
+            Err(EngineError::Overloaded { .. }) => {
+                add(&outcomes.overloaded);
+                std::thread::sleep(BACK_OFF);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if Some(i) == leaves_after {
+            add(&outcomes.dropped);
+            return Ok(());
+        }
+    }
+    add(&outcomes.answered);
+    Ok(())
+}
+
+fn switches(n: &str, paths: [&str; 2]) -> Result<()> {
+    let n: usize = n.parse()?;
+    let backend = Arc::new(CpuBackend::new(&CpuOptions::default())?);
+    let options = EngineOptions::default();
+    let mut budget = 0;
+    for path in paths {
+        let plan = MemoryPlan::new(&Model::open(path)?, &*backend, &options)?;
+        budget = budget.max(plan.total_bytes());
+    }
+    let configs = [("a", paths[0]), ("b", paths[1])];
+    let configs = configs.map(|(name, path)| ModelConfig::new(name, path));
+    // Room for one of them.
+    let models = Models::new(backend, budget, configs.into())?;
+    let config = GenerateConfig {
+        max_tokens: Some(1),
+        ..GenerateConfig::default()
+    };
+    let (mut loads, mut firsts) = (Vec::new(), Vec::new());
+    let mut warm = 0;
+    for i in 0..n {
+        let start = Instant::now();
+        let model = models.blocking_get(["a", "b"][i % 2])?;
+        loads.push(start.elapsed());
+        model.blocking_generate("Hello", &config)?;
+        firsts.push(start.elapsed());
+        drop(model);
+        if i == n / 10 {
+            warm = resident_bytes()?;
+        }
+        if i.is_multiple_of((n / 10).max(1)) {
+            println!("{i:>6} switches, {} MiB", resident_bytes()? >> 20);
+        }
+    }
+    for (name, times) in [("to load", &mut loads), ("to the first token", &mut firsts)] {
+        times.sort();
+        let (median, max) = (times[n / 2], times[n - 1]);
+        println!("{name}: median {median:.0?}, at most {max:.0?}");
+    }
+    let after = resident_bytes()?;
+    println!(
+        "resident: {} MiB after a tenth, {} MiB at the end",
+        warm >> 20,
+        after >> 20
+    );
+    check("memory", after < warm + (64 << 20))
+}
+
+fn gap(n: &str, path: &str) -> Result<()> {
+    let n: usize = n.parse()?;
+    let backend = CpuBackend::new(&CpuOptions::default())?;
+    let options = EngineOptions {
+        context: Some(n + 8),
+        max_sequences: 2,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::start(Arc::new(Model::open(path)?), &backend, &options)?;
+    let config = GenerateConfig {
+        ignore_eos: true,
+        ..GenerateConfig::default()
+    };
+    let mut running = engine.generate_streaming("Once upon a time", &config)?;
+    let mut token = || -> Result<Duration> {
+        let start = Instant::now();
+        running.blocking_next().ok_or("the stream has ended")??;
+        Ok(start.elapsed())
+    };
+    for _ in 0..20 {
+        token()?;
+    }
+    let mut before = (0..100).map(|_| token()).collect::<Result<Vec<_>>>()?;
+    let vocab_size = engine.model().hparams().vocab_size as u32;
+    let prompt: Vec<u32> = (0..n as u32)
+        .map(|i| 100 + i * 7919 % (vocab_size - 100))
+        .collect();
+    let one = GenerateConfig {
+        max_tokens: Some(1),
+        ..GenerateConfig::default()
+    };
+    let (start, stats) = (Instant::now(), engine.stats());
+    let long = engine.submit(GenerateRequest::new(prompt, one))?;
+    let mut meanwhile = Vec::new();
+    std::thread::scope(|scope| {
+        let long = scope.spawn(|| long.blocking().for_each(drop));
+        while !long.is_finished() {
+            meanwhile.push(token()?);
+        }
+        Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    let n_steps = engine.stats().n_steps - stats.n_steps;
+    let quantile = |times: &mut Vec<Duration>, q: usize| {
+        times.sort();
+        times[(times.len() - 1) * q / 100].as_secs_f64() * 1e3
+    };
+    for (name, times) in [("before", &mut before), ("meanwhile", &mut meanwhile)] {
+        let [p50, p90, p99] = [50, 90, 99].map(|q| quantile(times, q));
+        println!("gap {name}, ms: median {p50:.1}, p90 {p90:.1}, p99 {p99:.1}");
+    }
+    let ratio = quantile(&mut meanwhile, 50) / quantile(&mut before, 50);
+    println!("ratio {ratio:.2}; {n} tokens in {seconds:.1} s and {n_steps} steps");
+    Ok(())
+}
+
+fn check(what: &str, holds: bool) -> Result<()> {
+    match holds {
+        true => Ok(()),
+        false => Err(format!("{what}: do not add up").into()),
+    }
+}
+
+/// Memory of this process, mapped files included.
+fn resident_bytes() -> Result<u64> {
+    let pid = sysinfo::get_current_pid()?;
+    let mut system = sysinfo::System::new();
+    system.refresh_processes(sysinfo::ProcessesToUpdate::Some(&[pid]), false);
+    Ok(system
+        .process(pid)
+        .ok_or("this process is not listed")?
+        .memory())
+}

@@ -1,0 +1,245 @@
+//! Several models under one budget: what is loaded, what goes, what waits, what is refused.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use minerva_compute::{Backend, CpuBackend, cpu::CpuOptions};
+use minerva_engine::model::ARCHITECTURES;
+use minerva_engine::{
+    EngineOptions, GenerateConfig, MemoryPlan, Model, ModelConfig, ModelState, Models, ModelsError,
+};
+
+use crate::files::TempFile;
+use crate::tiny::Tiny;
+use crate::wait_until;
+
+/// Files, and the bytes that each model takes.
+struct Setup {
+    files: Vec<TempFile>,
+    backend: Arc<dyn Backend>,
+    n_bytes: u64,
+}
+
+impl Setup {
+    fn new(n: usize) -> Setup {
+        let tiny = Tiny::new(&ARCHITECTURES[0], &[]);
+        let files: Vec<TempFile> = (0..n).map(|_| tiny.write()).collect();
+        let backend: Arc<dyn Backend> = Arc::new(
+            CpuBackend::new(&CpuOptions {
+                threads: Some(1),
+                ..CpuOptions::default()
+            })
+            .unwrap(),
+        );
+        let model = Model::open(&files[0].path).unwrap();
+        let plan = MemoryPlan::new(&model, &*backend, &EngineOptions::default()).unwrap();
+        Setup {
+            files,
+            backend,
+            n_bytes: plan.total_bytes(),
+        }
+    }
+
+    /// Models m0, m1, … with room for `n_loaded` at once.
+    fn models(&self, n_loaded: u64) -> Models {
+        self.changed(n_loaded, |_, _| {})
+    }
+
+    fn changed(&self, n_loaded: u64, change: impl Fn(usize, &mut ModelConfig)) -> Models {
+        let budget = n_loaded * self.n_bytes;
+        Models::new(self.backend.clone(), budget, self.configs(change)).unwrap()
+    }
+
+    fn configs(&self, change: impl Fn(usize, &mut ModelConfig)) -> Vec<ModelConfig> {
+        let config = |(i, file): (usize, &TempFile)| {
+            let mut config = ModelConfig::new(format!("m{i}"), &file.path);
+            change(i, &mut config);
+            config
+        };
+        self.files.iter().enumerate().map(config).collect()
+    }
+}
+
+fn states(models: &Models) -> Vec<ModelState> {
+    models.list().iter().map(|status| status.state).collect()
+}
+
+use ModelState::{Closing, Loading, Ready, Unloaded};
+
+#[test]
+fn what_was_used_the_longest_ago_goes() {
+    let setup = Setup::new(3);
+    let models = setup.models(2);
+    assert_eq!(states(&models), [Unloaded; 3]);
+    drop(models.blocking_get("m0").unwrap());
+    drop(models.blocking_get("m1").unwrap());
+    drop(models.blocking_get("m0").unwrap());
+    assert_eq!(states(&models), [Ready, Ready, Unloaded]);
+    let m2 = models.blocking_get("m2").unwrap();
+    assert_eq!(states(&models), [Ready, Unloaded, Ready]);
+    // One that is in use stays.
+    drop(models.blocking_get("m0").unwrap());
+    let _m1 = models.blocking_get("m1").unwrap();
+    assert_eq!(states(&models), [Unloaded, Ready, Ready]);
+    drop(m2);
+    let loads: Vec<u64> = models.list().iter().map(|status| status.n_loads).collect();
+    assert_eq!(loads, [1, 2, 1]);
+    let bytes: u64 = models.list().iter().map(|status| status.n_bytes).sum();
+    assert_eq!(bytes, models.budget_bytes());
+}
+
+#[test]
+fn where_all_are_in_use_a_request_waits() {
+    let setup = Setup::new(2);
+    let models = setup.models(1);
+    let m0 = models.blocking_get("m0").unwrap();
+    std::thread::scope(|scope| {
+        let m1 = scope.spawn(|| models.blocking_get("m1").unwrap());
+        wait_until(|| states(&models) == [Closing, Loading]);
+        // It takes nobody else, and who asks for it waits behind.
+        let again = scope.spawn(|| models.blocking_get("m0").unwrap().name().to_owned());
+        let text = m0.blocking_generate(
+            "ab",
+            &GenerateConfig {
+                max_tokens: Some(3),
+                ..GenerateConfig::default()
+            },
+        );
+        assert_eq!(text.unwrap().done.usage.completion_tokens, 3);
+        drop(m0);
+        let m1 = m1.join().unwrap();
+        assert_eq!(m1.name(), "m1");
+        drop(m1);
+        assert_eq!(again.join().unwrap(), "m0");
+    });
+    assert_eq!(states(&models), [Ready, Unloaded]);
+}
+
+#[test]
+fn pinned_models_stay_and_what_cannot_fit_is_refused() {
+    let setup = Setup::new(2);
+    let models = setup.changed(1, |i, config| config.is_pinned = i == 0);
+    drop(models.blocking_get("m0").unwrap());
+    let error = models.blocking_get("m1").unwrap_err();
+    let needed = setup.n_bytes;
+    let wanted = format!(
+        "the model needs {needed} bytes, expected at most 0 of the budget of {needed} \
+         ({needed} are pinned)"
+    );
+    assert_eq!(error.to_string(), wanted);
+    assert_eq!(states(&models), [Ready, Unloaded]);
+}
+
+#[test]
+fn names_and_aliases() {
+    let setup = Setup::new(2);
+    let models = setup.changed(2, |i, config| config.aliases = vec![format!("alias{i}")]);
+    assert_eq!(models.blocking_get("alias1").unwrap().name(), "m1");
+    let error = models.blocking_get("m2").unwrap_err().to_string();
+    assert_eq!(error, "model \"m2\": not found, expected one of: m0, m1");
+    let twice = setup.configs(|_, config| config.aliases = vec!["same".into()]);
+    let error = models.configure(twice).unwrap_err();
+    assert!(matches!(error, ModelsError::Name { name } if name == "same"));
+    assert_eq!(states(&models), [Unloaded, Ready]);
+}
+
+#[test]
+fn a_file_that_cannot_be_loaded_leaves_the_others_alone() {
+    let setup = Setup::new(2);
+    let models = setup.changed(2, |i, config| {
+        if i == 1 {
+            config.path = "/nowhere/model.gguf".into();
+        }
+    });
+    let m0 = models.blocking_get("m0").unwrap();
+    for _ in 0..2 {
+        let error = models.blocking_get("m1").unwrap_err().to_string();
+        assert_eq!(error, "/nowhere/model.gguf: no such file");
+    }
+    assert_eq!(states(&models), [Ready, Unloaded]);
+    assert!(
+        m0.blocking_generate(
+            "a",
+            &GenerateConfig {
+                max_tokens: Some(1),
+                ..GenerateConfig::default()
+            }
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn idle_models_are_unloaded() {
+    let setup = Setup::new(2);
+    let models = setup.changed(2, |i, config| {
+        config.unload_after = (i == 0).then_some(Duration::ZERO);
+    });
+    let m0 = models.blocking_get("m0").unwrap();
+    drop(models.blocking_get("m1").unwrap());
+    assert_eq!(states(&models), [Ready, Ready]);
+    drop(m0);
+    wait_until(|| states(&models) == [Unloaded, Ready]);
+    assert!(models.unload("m1").unwrap());
+    assert!(!models.unload("m1").unwrap());
+    assert_eq!(states(&models), [Unloaded, Unloaded]);
+}
+
+#[test]
+fn models_can_be_changed_while_they_are_in_use() {
+    let setup = Setup::new(2);
+    let models = setup.models(2);
+    let m0 = models.blocking_get("m0").unwrap();
+    let m1 = models.blocking_get("m1").unwrap();
+    let changed = setup.configs(|i, config| {
+        if i == 1 {
+            config.options.max_sequences = 2;
+        }
+    });
+    models.configure(changed).unwrap();
+    // m1 has another engine now; the old one ends with its last user.
+    assert_eq!(states(&models), [Ready, Unloaded]);
+    drop(m1);
+    assert_eq!(models.blocking_get("m1").unwrap().max_sequences(), 2);
+    models.configure(Vec::new()).unwrap();
+    assert!(models.list().is_empty() && models.blocking_get("m0").is_err());
+    assert!(
+        m0.blocking_generate(
+            "a",
+            &GenerateConfig {
+                max_tokens: Some(1),
+                ..GenerateConfig::default()
+            }
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn many_users_of_many_models() {
+    let setup = Setup::new(4);
+    let models = setup.models(2);
+    let n_answers = AtomicUsize::new(0);
+    let config = GenerateConfig {
+        max_tokens: Some(2),
+        ..GenerateConfig::default()
+    };
+    std::thread::scope(|scope| {
+        for user in 0..6 {
+            let (models, n_answers, config) = (&models, &n_answers, &config);
+            scope.spawn(move || {
+                for i in 0..30 {
+                    let model = models.blocking_get(&format!("m{}", (user * 7 + i * 3) % 4));
+                    model.unwrap().blocking_generate("abc", config).unwrap();
+                    n_answers.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(n_answers.into_inner(), 180);
+    let list = models.list();
+    assert!(list.iter().all(|status| status.n_users == 0));
+    let bytes: u64 = list.iter().map(|status| status.n_bytes).sum();
+    assert!(bytes <= models.budget_bytes());
+}

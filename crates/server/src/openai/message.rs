@@ -1,0 +1,257 @@
+//! The messages of a chat.
+
+use serde_json::Value;
+
+use super::fields::{FieldError, Object, shown, take};
+
+/// One message.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Message {
+    /// `system`, `user`, `assistant` or `tool`; `developer` is read as `system`, which templates
+    /// know.
+    pub(crate) role: &'static str,
+    /// Its text; the texts of several parts are lines of it. `None` beside tool calls.
+    pub(crate) content: Option<String>,
+    /// Whose it is, among several of a role.
+    pub(crate) name: Option<String>,
+    /// The calls that an assistant made.
+    pub(crate) tool_calls: Vec<ToolCall>,
+    /// The call that a tool answers.
+    pub(crate) tool_call_id: Option<String>,
+    /// What an assistant thought.
+    pub(crate) reasoning_content: Option<String>,
+}
+
+/// A call that an assistant made.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ToolCall {
+    /// Its id.
+    pub(crate) id: Option<String>,
+    /// The function.
+    pub(crate) name: String,
+    /// Its arguments, parsed.
+    pub(crate) arguments: Value,
+}
+
+/// Fields that clients send back from an answer; empty, they say nothing.
+const EMPTY_FIELDS: [&str; 4] = ["refusal", "annotations", "audio", "function_call"];
+
+impl Message {
+    /// A message that is text alone.
+    pub(crate) fn of(role: &'static str, content: String) -> Message {
+        Message {
+            role,
+            content: Some(content),
+            name: None,
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+            reasoning_content: None,
+        }
+    }
+
+    /// All messages of a request.
+    pub(crate) fn read_all(messages: Vec<Value>) -> Result<Vec<Message>, FieldError> {
+        if messages.is_empty() {
+            return Err(FieldError::new(
+                "messages",
+                "an empty list, expected a message",
+            ));
+        }
+        let read = |(i, value)| {
+            let path = format!("messages[{i}]");
+            match value {
+                Value::Object(object) => Self::read(object).map_err(|error| error.within(&path)),
+                other => {
+                    let problem = format!("{}, expected an object", shown(&other));
+                    Err(FieldError::new(path, problem))
+                }
+            }
+        };
+        messages.into_iter().enumerate().map(read).collect()
+    }
+
+    fn read(mut object: Object) -> Result<Message, FieldError> {
+        let role: String = take(&mut object, "role")?
+            .ok_or_else(|| FieldError::new("role", "missing, expected the author's role"))?;
+        let role = match role.as_str() {
+            "system" | "developer" => "system",
+            "user" => "user",
+            "assistant" => "assistant",
+            "tool" => "tool",
+            other => {
+                let wanted = "system, developer, user, assistant or tool";
+                return Err(FieldError::new(
+                    "role",
+                    format!("{other:?}, expected {wanted}"),
+                ));
+            }
+        };
+        let content = take(&mut object, "content")?.map(text_of).transpose()?;
+        let calls: Vec<Object> = take(&mut object, "tool_calls")?.unwrap_or_default();
+        let message = Message {
+            role,
+            content,
+            name: take(&mut object, "name")?,
+            tool_calls: calls
+                .into_iter()
+                .enumerate()
+                .map(|(i, call)| {
+                    ToolCall::read(call).map_err(|error| error.within(&format!("tool_calls[{i}]")))
+                })
+                .collect::<Result<_, _>>()?,
+            tool_call_id: take(&mut object, "tool_call_id")?,
+            reasoning_content: take(&mut object, "reasoning_content")?,
+        };
+        let is_empty =
+            |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        for (name, value) in object {
+            if EMPTY_FIELDS.contains(&name.as_str()) && is_empty(&value) {
+                continue;
+            }
+            return Err(FieldError::new(name, "not supported in a message"));
+        }
+        let is_assistant = role == "assistant";
+        if !is_assistant && !message.tool_calls.is_empty() {
+            return Err(FieldError::new(
+                "tool_calls",
+                format!("there in a message of role {role}, expected role assistant"),
+            ));
+        }
+        if message.content.is_none() && message.tool_calls.is_empty() {
+            return Err(FieldError::new("content", "missing, expected text"));
+        }
+        Ok(message)
+    }
+}
+
+impl ToolCall {
+    fn read(mut object: Object) -> Result<ToolCall, FieldError> {
+        let id = take(&mut object, "id")?;
+        if let Some(kind) = take::<String>(&mut object, "type")?.filter(|kind| kind != "function") {
+            let problem = format!("{kind:?}, expected \"function\"");
+            return Err(FieldError::new("type", problem));
+        }
+        // Its place in a stream; the order says it here.
+        object.remove("index");
+        let mut function: Object = take(&mut object, "function")?
+            .ok_or_else(|| FieldError::new("function", "missing, expected an object"))?;
+        let name = take(&mut function, "name").and_then(|name| {
+            name.ok_or_else(|| FieldError::new("name", "missing, expected a function's name"))
+        });
+        let arguments = match function.remove("arguments") {
+            None | Some(Value::Null) => Ok(Value::Object(Object::new())),
+            // Templates want what the text says.
+            Some(Value::String(text)) if text.is_empty() => Ok(Value::Object(Object::new())),
+            Some(Value::String(text)) => serde_json::from_str(&text)
+                .map_err(|error| FieldError::new("arguments", format!("not JSON: {error}"))),
+            Some(other) => Ok(other),
+        };
+        let left = [object, function].into_iter().flatten().next();
+        if let Some((name, _)) = left {
+            return Err(FieldError::new(name, "not supported in a tool call"));
+        }
+        Ok(ToolCall {
+            id,
+            name: name.map_err(|error| error.within("function"))?,
+            arguments: arguments.map_err(|error| error.within("function"))?,
+        })
+    }
+}
+
+/// The text of a message's content: a string, or parts that are text.
+fn text_of(content: Value) -> Result<String, FieldError> {
+    let parts = match content {
+        Value::String(text) => return Ok(text),
+        Value::Array(parts) => parts,
+        other => {
+            let problem = format!("{}, expected text or a list of parts", shown(&other));
+            return Err(FieldError::new("content", problem));
+        }
+    };
+    let mut texts = Vec::new();
+    for (i, part) in parts.into_iter().enumerate() {
+        let path = format!("content[{i}]");
+        let Value::Object(mut part) = part else {
+            let problem = format!("{}, expected an object", shown(&part));
+            return Err(FieldError::new(path, problem));
+        };
+        let kind: Option<String> = take(&mut part, "type").map_err(|error| error.within(&path))?;
+        if kind.as_deref() != Some("text") {
+            let kind = kind.map_or_else(|| "missing".to_owned(), |kind| format!("{kind:?}"));
+            let problem = format!("{kind}, expected \"text\": no other part is supported");
+            return Err(FieldError::new("type", problem).within(&path));
+        }
+        let text: Option<String> = take(&mut part, "text").map_err(|error| error.within(&path))?;
+        texts.push(text.ok_or_else(|| FieldError::new("text", "missing").within(&path))?);
+        if let Some((name, _)) = part.into_iter().next() {
+            return Err(FieldError::new(name, "not supported in a part").within(&path));
+        }
+    }
+    Ok(texts.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(message: Value) -> Result<Message, String> {
+        Message::read_all(vec![message])
+            .map(|mut messages| messages.remove(0))
+            .map_err(|error| error.message)
+    }
+
+    #[test]
+    fn parts_are_lines() {
+        let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
+        let message = read(json!({"role": "developer", "content": parts})).unwrap();
+        assert_eq!(
+            (message.role, message.content.as_deref()),
+            ("system", Some("a\nb"))
+        );
+    }
+
+    #[test]
+    fn arguments_are_parsed() {
+        let call = json!({"id": "c", "type": "function",
+            "function": {"name": "f", "arguments": "{\"x\": 1}"}});
+        let message = json!({"role": "assistant", "content": null, "refusal": null,
+            "annotations": [], "tool_calls": [call]});
+        let message = read(message).unwrap();
+        assert_eq!(message.tool_calls[0].arguments, json!({"x": 1}));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        for (message, wanted) in [
+            (json!("hi"), "messages[0]: \"hi\", expected an object"),
+            (
+                json!({"content": "a"}),
+                "messages[0].role: missing, expected the author's role",
+            ),
+            (
+                json!({"role": "function", "content": "a"}),
+                "messages[0].role: \"function\", expected system, developer, user, assistant or tool",
+            ),
+            (
+                json!({"role": "user"}),
+                "messages[0].content: missing, expected text",
+            ),
+            (
+                json!({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}),
+                "messages[0].content[0].type: \"image_url\", expected \"text\": no other part is supported",
+            ),
+            (
+                json!({"role": "user", "content": "a", "mood": 1}),
+                "messages[0].mood: not supported in a message",
+            ),
+            (
+                json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}),
+                "messages[0].tool_calls[0].function.arguments: not JSON: EOF while parsing an object at line 1 column 1",
+            ),
+        ] {
+            assert_eq!(read(message).unwrap_err(), wanted);
+        }
+    }
+}

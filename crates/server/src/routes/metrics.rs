@@ -1,0 +1,19 @@
+//! `/metrics`: everything that is counted, as Prometheus reads it.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::routing::{MethodRouter, get};
+
+use crate::models;
+use crate::state::AppState;
+
+pub(super) fn metrics() -> MethodRouter<AppState> {
+    get(async |State(state): State<AppState>| {
+        models::measure(&state);
+        let content_type = "text/plain; version=0.0.4; charset=utf-8";
+        (
+            [(header::CONTENT_TYPE, content_type)],
+            state.metrics().render(),
+        )
+    })
+}
