@@ -9,9 +9,13 @@ FOLDER holds vocabularies as GGUF files. For each one:
   (llama.cpp keeps such pairs beside its vocabularies).
 * Random texts, in all scripts, with much white space, many digits and line breaks, code, long runs,
   and broken UTF-8, are encoded by the PyPI packages `tokenizers` (byte-level BPE) or
-  `sentencepiece`, which are given the vocabulary of the same file.
+  `sentencepiece` (BPE and unigram), which are given the vocabulary of the same file.
 
-Every text is also decoded again, and must come back as it was.
+Unigram vocabularies are also trained, by `sentencepiece` and on random texts: with each of its
+rules of normalization, with and without byte tokens, prefixes and the removal of spaces.
+
+Every text is also decoded again, and must come back as it was; from a unigram vocabulary, which
+normalizes, as `sentencepiece` decodes the same tokens.
 
 PROGRAM is `tokenize`, the example of the crate minerva-engine: `cargo build --release -p
 minerva-engine --example tokenize`. Needed from PyPI: tokenizers, sentencepiece, protobuf, gguf.
@@ -32,11 +36,15 @@ What is compared, exactly:
 * `sentencepiece` takes user-defined tokens before it merges, as Minerva does, but Minerva (as
   llama.cpp does) puts a space before the text that follows one. No such token is put in the texts
   of SentencePiece vocabularies.
+* Both put U+FFFD for a broken byte of a unigram vocabulary's text.
+* Where spaces are removed at the ends of a text, `sentencepiece` also drops U+2581 at the start of
+  what it decodes. Such texts are not compared as decoded.
 * The regular expressions are those that the models' own tokenizers use, not llama.cpp's ASCII
   approximations of them, and are written here independently of Minerva's table.
 """
 
 import argparse
+import io
 import json
 import random
 import re
@@ -94,6 +102,29 @@ DEEPSEEK_LLM = [
 ]
 FALCON = [r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]
 DEFAULT = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]
+CASED = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]"
+LOWER = "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]"
+KIMI_K2 = (
+    rf"[\p{{Han}}]+|[^\r\n\p{{L}}\p{{N}}]?{CASED}*{LOWER}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{CASED}+{LOWER}*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+JAIS2 = CL100K.replace(r"\s+(?!\S)|\s+", "|".join(rf"\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)))
+JAIS2 += r"|\s{1,2}(?!\S)|\s{1}"
+EXAONE_MOE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+BAILINGMOE = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]"
+    r"|\s+(?!\S)|\s+"
+)
+# Thai, Lao, Khmer, Burmese, Javanese, Han, kana, hangul by block.
+AFMOE_SCRIPTS = (
+    "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-"
+    "\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
+)
+YOUTU_SCRIPTS = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u3040-ゟ゠-ヿ]+"
 BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
 # Name in the file: patterns, each cutting what the one before it left.
@@ -117,11 +148,36 @@ PATTERNS = {
     "dbrx": [CL100K],
     "bloom": [BLOOM],
     "viking": [BLOOM, DIGITS],
+    "jais-2": [JAIS2],
+    "minicpm5": [r"\p{N}{1,3}", CL100K.replace("{1,3}", "+")],
+    "youtu": [YOUTU_SCRIPTS, GPT4O.replace(r"\p{N}{1,3}", r"\p{N}")],
+    "kimi-k2": [KIMI_K2],
+    "tiny_aya": [r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O],
+    "bailingmoe": [BAILINGMOE],
+    "seed-coder": [QWEN2.replace(r"[^\s\p{L}\p{N}]+[\r\n]*", r"[^\s\p{L}\p{N}\r\n]+")],
+    "ufakzeka": [QWEN2.split("|", 7)[7]],
+    "exaone-moe": [EXAONE_MOE],
+    "afmoe": [r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", AFMOE_SCRIPTS, DEEPSEEK3[2]],
+    "laguna": [r"[^\n]+|[\n]+", QWEN2],
+    "spark2_5": [
+        *DEEPSEEK3[:2], DEEPSEEK3[2].replace(r"+[\r\n]*|\s*[\r\n]+|", r"+|[\r\n]|"), r"\p{N}",
+    ],
+    "chameleon": [
+        "<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", "([\\t\\n]|    |  )", DIGITS,
+        r"[\p{P}!-/:-@\[-`{-~]", GPT2,
+    ],
 }
-IGNORE_MERGES = {"llama-bpe", "tekken"}
+IGNORE_MERGES = {"llama-bpe", "tekken", "youtu", "minicpm5"}
+# superbpe is not here: its words are whole sentences, on which `tokenizers` spends many minutes.
 # Pre-tokenizers whose patterns are also tried with the vocabulary of another family, because no file
 # with a vocabulary of their own is small enough to be kept: base name, then the names tried.
-BORROWED = {"llama-bpe": ["gpt-4o", "tekken", "deepseek-v3", "dbrx", "bloom", "viking", "default"]}
+BORROWED = {
+    "llama-bpe": [
+        "gpt-4o", "tekken", "deepseek-v3", "dbrx", "bloom", "viking", "default", "jais-2", "minicpm5", "youtu",
+        "kimi-k2", "tiny_aya", "bailingmoe", "seed-coder", "ufakzeka", "exaone-moe", "afmoe", "laguna",
+        "spark2_5", "chameleon",
+    ]
+}
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
@@ -138,6 +194,9 @@ class Vocabulary:
         self.types = read("tokenizer.ggml.token_type") or [NORMAL] * len(self.tokens)
         self.scores = read("tokenizer.ggml.scores")
         self.merges = strings("tokenizer.ggml.merges") if "tokenizer.ggml.merges" in fields else None
+        self.add_space_prefix = read("tokenizer.ggml.add_space_prefix")
+        self.remove_extra_whitespaces = read("tokenizer.ggml.remove_extra_whitespaces")
+        self.charsmap = bytes(i & 255 for i in read("tokenizer.ggml.precompiled_charsmap") or [])
 
 
 def proxy(text, mark="\ufffd"):
@@ -237,13 +296,20 @@ class SentencePiece:
         import sentencepiece
         from sentencepiece import sentencepiece_model_pb2 as pb2
 
+        self.is_unigram = vocabulary.model == "t5"
         proto = pb2.ModelProto()
-        proto.trainer_spec.model_type = pb2.TrainerSpec.BPE
-        proto.trainer_spec.byte_fallback = True
+        proto.trainer_spec.model_type = pb2.TrainerSpec.UNIGRAM if self.is_unigram else pb2.TrainerSpec.BPE
+        proto.trainer_spec.byte_fallback = BYTE in vocabulary.types
         proto.trainer_spec.vocab_size = len(vocabulary.tokens)
         proto.normalizer_spec.name = "identity"
         proto.normalizer_spec.add_dummy_prefix = True
         proto.normalizer_spec.remove_extra_whitespaces = False
+        if self.is_unigram:
+            proto.normalizer_spec.precompiled_charsmap = vocabulary.charsmap
+            proto.normalizer_spec.add_dummy_prefix = bool(vocabulary.add_space_prefix)
+            proto.normalizer_spec.remove_extra_whitespaces = bool(vocabulary.remove_extra_whitespaces)
+        self.adds_prefix = proto.normalizer_spec.add_dummy_prefix
+        self.strips = proto.normalizer_spec.remove_extra_whitespaces
         proto.normalizer_spec.escape_whitespaces = True
         kinds = pb2.ModelProto.SentencePiece
         has_unknown = False
@@ -276,6 +342,8 @@ class SentencePiece:
         self.mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c.encode() not in tokens)
 
     def encode(self, text):
+        if self.is_unigram:
+            return self.processor.encode(text)
         assert self.mark.encode() not in text
         text, broken = proxy(text, self.mark)
         ids = self.processor.encode(text)
@@ -288,6 +356,63 @@ class SentencePiece:
             out.append(self.byte_ids[byte])
             at += len(mark_ids)
         return out + ids[at:]
+
+    def decode(self, ids):
+        """The text; None where it has unknown tokens, which the two show differently."""
+        pieces = self.processor.id_to_piece(ids)
+        prefix = "▁▁" if self.adds_prefix else "▁"
+        if self.processor.unk_id() in ids or (self.strips and "".join(pieces).startswith(prefix)):
+            return None
+        return self.processor.decode(ids).encode()
+
+
+# What the trained unigram vocabularies are like.
+TRAINED = {
+    "nmt_nfkc": {},
+    "nmt_nfkc_cf": {"byte_fallback": True},
+    "nfkc": {"byte_fallback": True, "remove_extra_whitespaces": False},
+    "nfkc_cf": {"add_dummy_prefix": False},
+    "identity": {"remove_extra_whitespaces": False},
+}
+
+
+def trained(folder, rng):
+    """Trains unigram vocabularies and writes them as llama.cpp's converter does."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as pb2
+
+    # Words of syllables, so that long pieces are found, and some of every script.
+    syllables = ["".join(rng.choices("aeioubcdlmnrst", k=2)) for _ in range(40)] + ["é", "漢", "字", "ﬁ", "½", "и"]
+    words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(600)]
+    corpus = [" ".join(rng.choices(words, k=12)) for _ in range(1500)] + list(WORDS) * 5
+    corpus += ["".join(rng.choices(scripts, k=8)) for scripts in characters()]
+    for rules, flags in TRAINED.items():
+        out = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(corpus), model_writer=out, model_type="unigram", vocab_size=3000,
+            hard_vocab_limit=False, character_coverage=0.99, normalization_rule_name=rules, num_threads=1, minloglevel=2, **flags,
+        )
+        proto = pb2.ModelProto()
+        proto.ParseFromString(out.getvalue())
+        path = Path(folder) / f"trained-{rules}.gguf"
+        writer = GGUFWriter(path, "t5")
+        writer.add_tokenizer_model("t5")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list([piece.piece.encode() for piece in proto.pieces])
+        writer.add_token_scores([piece.score for piece in proto.pieces])
+        # The numbers of the types are the same in both formats.
+        writer.add_token_types([piece.type for piece in proto.pieces])
+        writer.add_add_space_prefix(proto.normalizer_spec.add_dummy_prefix)
+        writer.add_remove_extra_whitespaces(proto.normalizer_spec.remove_extra_whitespaces)
+        if proto.normalizer_spec.precompiled_charsmap:
+            writer.add_precompiled_charsmap(proto.normalizer_spec.precompiled_charsmap)
+        writer.add_unk_token_id(proto.trainer_spec.unk_id)
+        writer.add_bos_token_id(proto.trainer_spec.bos_id)
+        writer.add_eos_token_id(proto.trainer_spec.eos_id)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        yield path
 
 
 def characters():
@@ -398,10 +523,11 @@ def report(what, texts, got, wanted):
 
 
 def compare_random(program, path, vocabulary, pre, texts):
-    other = (SentencePiece if vocabulary.model == "llama" else ByteLevel)(vocabulary, pre)
+    is_sentence_piece = vocabulary.model in ("llama", "t5")
+    other = (SentencePiece if is_sentence_piece else ByteLevel)(vocabulary, pre)
     if other.dropped:
         print(f"  {other.dropped} merges of texts that are no tokens are left out for {other.name}")
-    if vocabulary.model == "llama":
+    if is_sentence_piece:
         user_defined = [t for t, k in zip(vocabulary.tokens, vocabulary.types) if k == USER_DEFINED]
         texts = [text for text in texts if not any(token in text for token in user_defined)]
     elif lacks := missing_bytes(vocabulary):
@@ -416,6 +542,11 @@ def compare_random(program, path, vocabulary, pre, texts):
     for flag, what in ((False, "whole"), (True, "broken UTF-8")):
         pick = lambda items: [item for item, broken in zip(items, is_broken) if broken == flag]
         bad += report(f"{other.name}, {pre}, {what}", pick(texts), pick(ids), pick(wanted))
+    if vocabulary.model == "t5":
+        back = [other.decode(ids) for ids in wanted]
+        known = [i for i, text in enumerate(back) if text is not None]
+        pick = lambda items: [items[i] for i in known]
+        return bad + report("decoded", pick(texts), pick([text for _, text in got]), pick(back)), len(texts)
     # SentencePiece writes a space and U+2581 the same way.
     back = [t.replace("▁".encode(), b" ") if vocabulary.model == "llama" else t for t in texts]
     return bad + report("decoded", texts, [text for _, text in got], back), len(texts)
@@ -440,30 +571,41 @@ def main():
     if not paths:
         sys.exit(f"{args.folder}: no vocabularies")
     texts = list(random_texts(args.texts, random.Random(args.seed)))
-    bad = n_pairs = n_random = 0
+    counts = Counts()
     for path in paths:
-        vocabulary = Vocabulary(path)
-        print(f"{path.name}: {vocabulary.model}, {vocabulary.pre}, {len(vocabulary.tokens)} tokens", flush=True)
-        if vocabulary.model not in ("llama", "gpt2", "gemma4"):
-            print("  not of a supported kind")
-            continue
-        if Path(f"{path}.inp").exists():
-            inputs, wanted = pairs(path)
-            got = run(args.program, str(path), inputs)
-            n_pairs += len(inputs)
-            bad += report("pairs", inputs, [ids for ids, _ in got], wanted)
-        if vocabulary.model == "llama" or (vocabulary.model == "gpt2" and vocabulary.pre in PATTERNS):
-            n_bad, n = compare_random(args.program, str(path), vocabulary, vocabulary.pre, texts)
-            bad, n_random = bad + n_bad, n_random + n
-        else:
-            print("  no counterpart for random texts")
-        for pre in BORROWED.get(vocabulary.pre, ()):
-            with tempfile.TemporaryDirectory() as folder:
-                copy = with_pre(path, pre, folder)
-                n_bad, n = compare_random(args.program, copy, vocabulary, pre, texts)
-                bad, n_random = bad + n_bad, n_random + n
-    print(f"{n_pairs} pairs and {n_random} random texts compared, {bad} differences")
-    sys.exit(1 if bad else 0)
+        compare_file(args.program, path, texts, counts)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in trained(folder, random.Random(args.seed)):
+            compare_file(args.program, path, texts, counts)
+    print(f"{counts.pairs} pairs and {counts.random} random texts compared, {counts.bad} differences")
+    sys.exit(1 if counts.bad else 0)
+
+
+class Counts:
+    pairs = random = bad = 0
+
+
+def compare_file(program, path, texts, counts):
+    vocabulary = Vocabulary(path)
+    print(f"{path.name}: {vocabulary.model}, {vocabulary.pre}, {len(vocabulary.tokens)} tokens", flush=True)
+    if vocabulary.model not in ("llama", "gpt2", "gemma4", "t5"):
+        print("  not of a supported kind")
+        return
+    if Path(f"{path}.inp").exists():
+        inputs, wanted = pairs(path)
+        got = run(program, str(path), inputs)
+        counts.pairs += len(inputs)
+        counts.bad += report("pairs", inputs, [ids for ids, _ in got], wanted)
+    if vocabulary.model in ("llama", "t5") or (vocabulary.model == "gpt2" and vocabulary.pre in PATTERNS):
+        bad, n = compare_random(program, str(path), vocabulary, vocabulary.pre, texts)
+        counts.bad, counts.random = counts.bad + bad, counts.random + n
+    else:
+        print("  no counterpart for random texts")
+    for pre in BORROWED.get(vocabulary.pre, ()) if vocabulary.model == "gpt2" else ():
+        with tempfile.TemporaryDirectory() as folder:
+            copy = with_pre(path, pre, folder)
+            bad, n = compare_random(program, copy, vocabulary, pre, texts)
+            counts.bad, counts.random = counts.bad + bad, counts.random + n
 
 
 if __name__ == "__main__":
