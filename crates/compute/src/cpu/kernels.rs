@@ -12,19 +12,17 @@ use super::isa::Isa;
 use super::ops::attention::{self, HeadCache};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind};
-use super::ops::group_matmul::{self, Panel};
+use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
-use super::ops::quantize::{self, QuantRows, QuantSpan};
+use super::ops::quantize::{self, QuantSpan};
 use super::ops::rows;
 use super::simd;
 use super::threads::Tile;
 
 /// [`rows::layer_norm`].
 pub(crate) type LayerNorm = fn(&[f32], (&[f32], &[f32]), f32, &mut [f32]);
-/// [`group_matmul::unpack`] for one type of weights.
-pub(crate) type Unpack = fn(&[u8], usize, &mut Panel);
 /// [`group_matmul::multiply`] for one form of weights.
-pub(crate) type Multiply = fn(&Panel, &QuantRows<'_>, &mut Tile<'_, f32>);
+type Multiply = fn(&Operands<'_>, &mut Tile<'_, f32>);
 /// [`float_matmul::float_matmul`].
 pub(crate) type FloatMatMul =
     fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>);
@@ -52,9 +50,7 @@ pub(crate) struct Kernels {
     pub(crate) add_share: fn(&mut [f32], &[f32], f32),
     pub(crate) rotate: fn(&mut [f32], &[f32], Pairing),
     /// `None` for types of [`Form::Float`].
-    pub(crate) unpack: fn(DType) -> Option<Unpack>,
-    /// For groups of 16 and 32, without and with a minimum; see [`Kernels::multiply`].
-    multiply: [[Multiply; 2]; 2],
+    pub(crate) group_kernel: fn(DType) -> Option<GroupKernel>,
     pub(crate) float_matmul: FloatMatMul,
     pub(crate) attend: Attend,
     pub(crate) store_key: StoreKey,
@@ -77,11 +73,6 @@ impl Kernels {
             #[allow(unreachable_patterns, reason = "sets of the other architectures")]
             _ => None,
         }
-    }
-
-    /// The product with an unpacked panel of a type's form.
-    pub(crate) fn multiply(&self, group_len: usize, has_min: bool) -> Multiply {
-        self.multiply[usize::from(group_len == 32)][usize::from(has_min)]
     }
 }
 
@@ -108,11 +99,18 @@ macro_rules! enter {
     };
 }
 
+/// The products of one form, by its [`offsets`].
 macro_rules! multiply {
     ($isa:ident, [$($feature:meta)?], $group_len:literal, $has_min:literal) => {
-        enter!($isa, [$($feature)?],
-            |panel: &Panel, x: &QuantRows<'_>, out: &mut Tile<'_, f32>| s =>
-            group_matmul::multiply::<_, $group_len, $has_min>(s, panel, x, out))
+        [
+            multiply!($isa, [$($feature)?], $group_len, $has_min, offsets::NONE),
+            multiply!($isa, [$($feature)?], $group_len, $has_min, offsets::UNSIGNED),
+            multiply!($isa, [$($feature)?], $group_len, $has_min, offsets::SIGNED),
+        ]
+    };
+    ($isa:ident, [$($feature:meta)?], $group_len:literal, $has_min:literal, $offset:path) => {
+        enter!($isa, [$($feature)?], |operands: &Operands<'_>, out: &mut Tile<'_, f32>| s =>
+            group_matmul::multiply::<_, $group_len, $has_min, { $offset }>(s, operands, out))
     };
 }
 
@@ -156,11 +154,7 @@ macro_rules! instance {
                 rotate: enter!($isa, [$($feature)?],
                     |head: &mut [f32], turns: &[f32], pairing: Pairing| s =>
                     rows::rotate(head, turns, pairing)),
-                unpack: |dtype| dtype.visit::<Choose>(),
-                multiply: [
-                    [multiply!($isa, [$($feature)?], 16, false), multiply!($isa, [$($feature)?], 16, true)],
-                    [multiply!($isa, [$($feature)?], 32, false), multiply!($isa, [$($feature)?], 32, true)],
-                ],
+                group_kernel: |dtype| dtype.visit::<Choose>(),
                 float_matmul: enter!($isa, [$($feature)?],
                     |weight: (FloatKind, &[u8]), x: (&[f32], usize), wide: &mut [f32],
                      out: &mut Tile<'_, f32>| s =>
@@ -176,26 +170,42 @@ macro_rules! instance {
                     kv_tile::store_value(kv_type, v, tile, at)),
             };
 
+            /// `[group_len == 32][has_min][offsets]`.
+            static MULTIPLY: [[[Multiply; 3]; 2]; 2] = [
+                [multiply!($isa, [$($feature)?], 16, false), multiply!($isa, [$($feature)?], 16, true)],
+                [multiply!($isa, [$($feature)?], 32, false), multiply!($isa, [$($feature)?], 32, true)],
+            ];
+
             struct Choose;
 
             impl BlockVisitor for Choose {
-                type Output = Option<Unpack>;
+                type Output = Option<GroupKernel>;
 
-                fn visit<B: Block>() -> Option<Unpack> {
-                    if !matches!(B::FORM, Form::Groups { .. }) {
+                fn visit<B: Block>() -> Option<GroupKernel> {
+                    let Form::Groups { group_len, has_min } = B::FORM else {
                         return None;
-                    }
+                    };
                     $(#[$feature])?
-                    fn inside<B: Block>(s: simd::$isa, rows: &[u8], row_len: usize, panel: &mut Panel) {
-                        group_matmul::unpack::<_, B>(s, rows, row_len, panel);
+                    fn inside<B: Block>(s: simd::$isa, rows: &Rows<'_>, panel: &mut Panel) {
+                        group_matmul::unpack::<_, B>(s, rows, panel);
                     }
-                    Some(|rows, row_len, panel| {
-                        let token = simd::$isa::detect().expect("as for the whole table");
-                        #[allow(unused_unsafe, reason = "a set without features needs none")]
-                        // SAFETY: the token proves that the processor has the features.
-                        unsafe {
-                            inside::<B>(token, rows, row_len, panel)
-                        }
+                    let offset = match B::OFFSET {
+                        Some(0) => offsets::NONE,
+                        Some(_) => offsets::UNSIGNED,
+                        None => offsets::SIGNED,
+                    };
+                    Some(GroupKernel {
+                        unpack: |rows, panel| {
+                            let token = simd::$isa::detect().expect("as for the whole table");
+                            #[allow(unused_unsafe, reason = "a set without features needs none")]
+                            // SAFETY: the token proves that the processor has the features.
+                            unsafe {
+                                inside::<B>(token, rows, panel)
+                            }
+                        },
+                        multiply: MULTIPLY[usize::from(group_len == 32)][usize::from(has_min)]
+                            [usize::from(offset)],
+                        offset: group_matmul::offset::<simd::$isa, B>(),
                     })
                 }
             }

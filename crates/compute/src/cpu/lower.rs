@@ -9,12 +9,13 @@ use crate::program::{
 };
 use crate::weight::Weight;
 
-use super::kernels::{Kernels, Multiply, Unpack};
+use super::kernels::Kernels;
 use super::ops::float_matmul::FloatKind;
+use super::ops::group_matmul::{self, GroupKernel};
 use super::ops::quantize::GROUP;
 
-/// Rows of a weight in one chunk of a product: two panels, and one group of its output.
-pub(super) const TILE: usize = 32;
+/// Rows of a weight in one chunk of a product, and one group of its output.
+pub(super) const TILE: usize = group_matmul::ROWS;
 
 /// A piece of scratch memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +39,16 @@ pub(super) struct Matrix {
 
 pub(super) enum MatrixKernel {
     /// Over quantized activations.
-    Group(Unpack, Multiply),
+    Group(GroupKernel),
     /// Over f32 activations.
     Float(FloatKind),
 }
 
 impl MatrixKernel {
     fn of(dtype: DType, kernels: &Kernels) -> MatrixKernel {
-        match (dtype.form(), (kernels.unpack)(dtype)) {
-            (Form::Groups { group_len, has_min }, Some(unpack)) => {
-                MatrixKernel::Group(unpack, kernels.multiply(group_len, has_min))
-            }
-            _ => MatrixKernel::Float(match dtype {
+        match (kernels.group_kernel)(dtype) {
+            Some(kernel) => MatrixKernel::Group(kernel),
+            None => MatrixKernel::Float(match dtype {
                 DType::F32 => FloatKind::F32,
                 DType::F16 => FloatKind::F16,
                 DType::BF16 => FloatKind::Bf16,

@@ -9,7 +9,7 @@ mod isa;
 mod kernels;
 mod lower;
 mod ops;
-mod simd;
+pub(crate) mod simd;
 mod threads;
 
 use std::sync::Arc;

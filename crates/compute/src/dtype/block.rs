@@ -3,6 +3,8 @@
 //! A quantized format only says how a block is taken apart ([`Block::unpack`]); its numbers follow
 //! from that by one formula, `w[i] = scale[g] * q[i] + min[g]`.
 
+use crate::cpu::simd::{LANES, Simd};
+
 /// How the elements of a block are stored, which decides the kernel that multiplies them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -19,7 +21,7 @@ pub enum Form {
 }
 
 /// A data type, seen as a sequence of blocks of equal size.
-pub trait Block {
+pub(crate) trait Block {
     /// Elements in a block.
     const LEN: usize;
     /// Bytes of a block.
@@ -27,9 +29,14 @@ pub trait Block {
     /// How the elements are stored.
     const FORM: Form;
     /// How many f16 numbers stand at the start of a block of one group and are its scale (1), or
-    /// its scale and its minimum (2); 0 for blocks of another layout. Kernels read them for many
-    /// rows at once, and the codes with [`Block::codes`].
+    /// its scale and its minimum (2), before [`Block::codes`]; 0 for blocks of another layout.
     const F16_HEADER: usize = 0;
+
+    /// What, added to a `q`, makes it a number from 0 to 127, where there is such a number: kernels
+    /// multiply weights without a sign at less cost.
+    const OFFSET: Option<u8> = None;
+    /// Whether [`Block::unpack_rows`] is there, which is much faster than [`Block::unpack`].
+    const HAS_ROWS: bool = false;
 
     /// Turns one block into f32: `bytes.len() == BYTES`, `out.len() == LEN`.
     ///
@@ -85,6 +92,84 @@ pub trait Block {
         let _ = (bytes, q);
         unreachable!("a type with a header of f16 defines its codes");
     }
+
+    /// Takes a block of each of 16 rows apart, side by side: block r begins at `rows[r * stride]`.
+    /// The same numbers as [`Block::unpack`]'s, which is its plain twin.
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let _ = (s, rows, stride, out);
+        unreachable!("only called where HAS_ROWS");
+    }
+}
+
+/// A block of each of 16 rows, taken apart: a lane is a row.
+pub(crate) struct Lanes<'a> {
+    /// Four elements of each row in a lane, `[LEN / 4][row][4]`: `q` plus the type's
+    /// [`Block::OFFSET`], or plus [`Simd::SIGNED_OFFSET`].
+    pub(crate) q: &'a mut [[u8; 4 * LANES]],
+    /// The scale of each group and row.
+    pub(crate) scales: &'a mut [[f32; LANES]],
+    /// The minimum of each group and row, where the form has them.
+    pub(crate) mins: &'a mut [[f32; LANES]],
+}
+
+impl Lanes<'_> {
+    /// Stores elements 4 i to 4 i + 4 of each row, which have the type's offset.
+    #[inline(always)]
+    pub(super) fn put<S: Simd>(&mut self, s: S, i: usize, q: S::I) {
+        s.store_i8x4(q, &mut self.q[i]);
+    }
+
+    /// Stores elements 4 i to 4 i + 4 of each row, which have a sign.
+    #[inline(always)]
+    pub(super) fn put_signed<S: Simd>(&mut self, s: S, i: usize, q: S::I) {
+        let offset = s.splat_i8(S::SIGNED_OFFSET as i8);
+        let q = if S::SIGNED_OFFSET == 0 {
+            q
+        } else {
+            s.add_i8(q, offset)
+        };
+        s.store_i8x4(q, &mut self.q[i]);
+    }
+
+    /// Stores the scale of group `g` of each row.
+    #[inline(always)]
+    pub(super) fn put_scale<S: Simd>(&mut self, s: S, g: usize, scale: S::F) {
+        s.store(scale, &mut self.scales[g]);
+    }
+
+    /// Stores the minimum of group `g` of each row.
+    #[inline(always)]
+    pub(super) fn put_min<S: Simd>(&mut self, s: S, g: usize, min: S::F) {
+        s.store(min, &mut self.mins[g]);
+    }
+}
+
+/// The lower four bits of each byte.
+#[inline(always)]
+pub(super) fn low_nibbles<S: Simd>(s: S, x: S::I) -> S::I {
+    s.and(x, s.splat_i8(0x0f))
+}
+
+/// The upper four bits of each byte.
+#[inline(always)]
+pub(super) fn high_nibbles<S: Simd>(s: S, x: S::I) -> S::I {
+    s.and(s.shr(x, 4), s.splat_i8(0x0f))
+}
+
+/// Byte `i` of each lane, without a sign, as f32.
+#[inline(always)]
+pub(super) fn byte_to_f32<S: Simd>(s: S, x: S::I, i: usize) -> S::F {
+    s.to_f32(s.and(s.shr(x, 8 * i as u32), s.splat_i32(0xff)))
+}
+
+/// Bits 4 c to 4 c + 4 of each lane, each as bit `to` of a byte.
+#[inline(always)]
+pub(super) fn spread_bits<S: Simd>(s: S, x: S::I, c: usize, to: u32) -> S::I {
+    let four = s.and(s.shr(x, 4 * c as u32), s.splat_i32(0x0f));
+    // Four copies, seven bits apart, have bit i at bit 8 i.
+    let copies = s.mul_i32(four, s.splat_i32(0x0020_4081));
+    s.shl(s.and(copies, s.splat_i8(1)), to)
 }
 
 /// The longest block that any type has.

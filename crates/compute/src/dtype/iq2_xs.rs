@@ -16,6 +16,7 @@ impl Block for IQ2XS {
         group_len: 16,
         has_min: false,
     };
+    const OFFSET: Option<u8> = Some(64);
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

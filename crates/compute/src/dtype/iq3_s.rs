@@ -16,6 +16,7 @@ impl Block for IQ3S {
         group_len: 32,
         has_min: false,
     };
+    const OFFSET: Option<u8> = Some(16);
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

@@ -2,7 +2,9 @@
 //!
 //! Bytes: f16 scale, 16 bytes of codes.
 
-use super::block::{Block, Form, spread_nibbles};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_nibbles};
 
 /// A block of IQ4_NL.
 pub(super) struct IQ4NL;
@@ -19,6 +21,19 @@ impl Block for IQ4NL {
     #[inline(always)]
     fn codes(bytes: &[u8], q: &mut [i8]) {
         spread_nibbles(&bytes[2..], q, |code| UNEVEN_STEPS[usize::from(code)]);
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let scale = s.load_rows(rows, stride)[0];
+        out.put_scale(s, 0, s.f16_to_f32(scale));
+        for (i, codes) in s.load_rows(&rows[2..], stride).into_iter().enumerate() {
+            let [low, high] = [low_nibbles(s, codes), high_nibbles(s, codes)];
+            out.put_signed(s, i, s.lookup(&UNEVEN_STEPS, low));
+            out.put_signed(s, 4 + i, s.lookup(&UNEVEN_STEPS, high));
+        }
     }
 }
 

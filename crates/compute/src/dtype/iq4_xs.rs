@@ -3,7 +3,9 @@
 //! Bytes: f16 factor, 16 bits with the upper two bits of each scale, 4 bytes with the lower four bits
 //! of each scale, 128 of codes, 16 for each group.
 
-use super::block::{Block, Form, f16_at, spread_nibbles, u16_at};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, f16_at, high_nibbles, low_nibbles, spread_nibbles, u16_at};
 use super::iq4_nl::UNEVEN_STEPS;
 
 /// A block of IQ4_XS.
@@ -27,6 +29,29 @@ impl Block for IQ4XS {
         }
         for (codes, q) in bytes[8..].chunks_exact(16).zip(q.chunks_exact_mut(32)) {
             spread_nibbles(codes, q, |code| UNEVEN_STEPS[usize::from(code)]);
+        }
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let [head, lower, ..] = s.load_rows(rows, stride);
+        let (d, upper) = (s.f16_to_f32(head), s.shr(head, 16));
+        for g in 0..8 {
+            let low = s.and(s.shr(lower, 4 * g), s.splat_i32(0x0f));
+            let high = s.and(s.shr(upper, 2 * g), s.splat_i32(3));
+            let code = s.to_f32(s.or(low, s.shl(high, 4)));
+            let scale = s.fma(code, s.splat(1.0), s.splat(-32.0));
+            out.put_scale(s, g as usize, s.mul(d, scale));
+        }
+        for g in 0..8 {
+            let codes = s.load_rows(&rows[8 + 16 * g..], stride);
+            for (i, codes) in codes.into_iter().enumerate() {
+                let [low, high] = [low_nibbles(s, codes), high_nibbles(s, codes)];
+                out.put_signed(s, 8 * g + i, s.lookup(&UNEVEN_STEPS, low));
+                out.put_signed(s, 8 * g + 4 + i, s.lookup(&UNEVEN_STEPS, high));
+            }
         }
     }
 }

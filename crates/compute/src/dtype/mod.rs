@@ -36,8 +36,8 @@ mod tq2_0;
 
 use std::fmt;
 
-pub use block::{Block, Form};
-pub(crate) use block::{f16_to_f32, f32_to_f16};
+pub use block::Form;
+pub(crate) use block::{Block, Lanes, f16_to_f32, f32_to_f16};
 
 /// A row of the table.
 struct Row {

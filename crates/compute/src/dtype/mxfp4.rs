@@ -4,7 +4,9 @@
 //! [OCP Microscaling Formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf);
 //! unlike there, exponent 255 is read as a number, as in the file format.
 
-use super::block::{Block, Form, spread_nibbles};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_nibbles};
 
 /// A block of MXFP4.
 pub(super) struct MXFP4;
@@ -16,16 +18,34 @@ impl Block for MXFP4 {
         group_len: 32,
         has_min: false,
     };
+    const OFFSET: Option<u8> = Some(12);
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales[0] = half_power(bytes[0]);
         spread_nibbles(&bytes[1..], q, |code| DOUBLED_E2M1[usize::from(code)]);
     }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        for (row, scale) in out.scales[0].iter_mut().enumerate() {
+            *scale = half_power(rows[row * stride]);
+        }
+        for (i, codes) in s.load_rows(&rows[1..], stride).into_iter().enumerate() {
+            let [low, high] = [low_nibbles(s, codes), high_nibbles(s, codes)];
+            out.put(s, i, s.lookup(&OFFSET_E2M1, low));
+            out.put(s, 4 + i, s.lookup(&OFFSET_E2M1, high));
+        }
+    }
 }
 
 /// Twice the value of each E2M1 code, which makes all of them whole numbers.
 pub(super) const DOUBLED_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// [`DOUBLED_E2M1`] plus the offset.
+const OFFSET_E2M1: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// Half of `2^(exponent - 127)`: the scale of doubled codes. The smallest two are subnormal.
 #[inline(always)]

@@ -15,6 +15,7 @@ impl Block for NVFP4 {
         group_len: 16,
         has_min: false,
     };
+    const OFFSET: Option<u8> = Some(12);
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

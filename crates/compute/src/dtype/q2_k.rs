@@ -3,7 +3,11 @@
 //! Bytes: 16 of scale (low half) and minimum (high half), 64 of codes, f16 factor of the scales,
 //! f16 factor of the minimums. Each 32 bytes of codes hold 128 elements, two bits at a time.
 
-use super::block::{Block, Form, f16_at, spread_pairs};
+use crate::cpu::simd::Simd;
+
+use super::block::{
+    Block, Form, Lanes, byte_to_f32, f16_at, high_nibbles, low_nibbles, spread_pairs,
+};
 
 /// A block of Q2_K.
 pub(super) struct Q2K;
@@ -15,6 +19,7 @@ impl Block for Q2K {
         group_len: 16,
         has_min: true,
     };
+    const OFFSET: Option<u8> = Some(0);
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
@@ -25,6 +30,33 @@ impl Block for Q2K {
         }
         for (codes, q) in bytes[16..80].chunks_exact(32).zip(q.chunks_exact_mut(128)) {
             spread_pairs(codes, q, |code| code as i8);
+        }
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let factors = s.load_rows(&rows[68..], stride)[3];
+        let (d, d_min) = (s.f16_to_f32(factors), s.f16_to_f32(s.shr(factors, 16)));
+        let d_min = s.mul(d_min, s.splat(-1.0));
+        for (c, packed) in s.load_rows(rows, stride).into_iter().enumerate() {
+            let (scales, mins) = (low_nibbles(s, packed), high_nibbles(s, packed));
+            for j in 0..4 {
+                out.put_scale(s, 4 * c + j, s.mul(d, byte_to_f32(s, scales, j)));
+                out.put_min(s, 4 * c + j, s.mul(d_min, byte_to_f32(s, mins, j)));
+            }
+        }
+        for half in 0..2 {
+            for quarter in 0..2 {
+                let codes = s.load_rows(&rows[16 + 32 * half + 16 * quarter..], stride);
+                for (i, codes) in codes.into_iter().enumerate() {
+                    for plane in 0..4 {
+                        let pairs = s.and(s.shr(codes, 2 * plane), s.splat_i8(3));
+                        out.put(s, 32 * half + 8 * plane as usize + 4 * quarter + i, pairs);
+                    }
+                }
+            }
         }
     }
 }

@@ -4,7 +4,11 @@
 //! Q2_K, 12 of scales, f16 factor. Scale j has its lower four bits in half j / 8 of byte j % 8, and
 //! its upper two in bits 2 (j / 4) of byte 8 + j % 4.
 
-use super::block::{Block, Form, f16_at, spread_pairs};
+use crate::cpu::simd::Simd;
+
+use super::block::{
+    Block, Form, Lanes, byte_to_f32, f16_at, high_nibbles, low_nibbles, spread_pairs,
+};
 
 /// A block of Q3_K.
 pub(super) struct Q3K;
@@ -16,6 +20,7 @@ impl Block for Q3K {
         group_len: 16,
         has_min: false,
     };
+    const OFFSET: Option<u8> = Some(4);
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
@@ -32,6 +37,44 @@ impl Block for Q3K {
         for (c, q) in q.chunks_exact_mut(32).enumerate() {
             for (&byte, q) in high_bits.iter().zip(q) {
                 *q += ((byte >> c & 1) << 2) as i8;
+            }
+        }
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        // The last 16 bytes that can be read end with the factor.
+        let d = s.f16_to_f32(s.shr(s.load_rows(&rows[94..], stride)[3], 16));
+        let [_, a, b, upper] = s.load_rows(&rows[92..], stride);
+        let lower = [
+            low_nibbles(s, a),
+            low_nibbles(s, b),
+            high_nibbles(s, a),
+            high_nibbles(s, b),
+        ];
+        for (c, lower) in lower.into_iter().enumerate() {
+            let pairs = s.and(s.shr(upper, 2 * c as u32), s.splat_i8(3));
+            let scales = s.or(lower, s.shl(pairs, 4));
+            for j in 0..4 {
+                let scale = s.fma(byte_to_f32(s, scales, j), s.splat(1.0), s.splat(-32.0));
+                out.put_scale(s, 4 * c + j, s.mul(d, scale));
+            }
+        }
+        let thirds = [0, 16].map(|at| s.load_rows(&rows[at..], stride));
+        for half in 0..2 {
+            for quarter in 0..2 {
+                let codes = s.load_rows(&rows[32 + 32 * half + 16 * quarter..], stride);
+                for (i, codes) in codes.into_iter().enumerate() {
+                    for plane in 0..4 {
+                        let pairs = s.and(s.shr(codes, 2 * plane), s.splat_i8(3));
+                        let c = 4 * half as u32 + plane;
+                        let third = s.and(s.shr(thirds[quarter][i], c), s.splat_i8(1));
+                        let q = s.or(pairs, s.shl(third, 2));
+                        out.put(s, 32 * half + 8 * plane as usize + 4 * quarter + i, q);
+                    }
+                }
             }
         }
     }

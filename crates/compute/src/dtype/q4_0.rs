@@ -2,7 +2,9 @@
 //!
 //! Bytes: f16 scale, 16 bytes of codes.
 
-use super::block::{Block, Form, f32_to_f16, spread_nibbles};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, f32_to_f16, high_nibbles, low_nibbles, spread_nibbles};
 
 /// A block of Q4_0.
 pub(super) struct Q4_0;
@@ -14,11 +16,24 @@ impl Block for Q4_0 {
         group_len: 32,
         has_min: false,
     };
+    const OFFSET: Option<u8> = Some(8);
     const F16_HEADER: usize = 1;
 
     #[inline(always)]
     fn codes(bytes: &[u8], q: &mut [i8]) {
         spread_nibbles(&bytes[2..], q, |code| code as i8 - 8);
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let scale = s.load_rows(rows, stride)[0];
+        out.put_scale(s, 0, s.f16_to_f32(scale));
+        for (i, codes) in s.load_rows(&rows[2..], stride).into_iter().enumerate() {
+            out.put(s, i, low_nibbles(s, codes));
+            out.put(s, 4 + i, high_nibbles(s, codes));
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Bytes: f16 scale, f16 minimum, 16 bytes of codes.
 
-use super::block::{Block, Form, spread_nibbles};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_nibbles};
 
 /// A block of Q4_1.
 pub(super) struct Q4_1;
@@ -14,10 +16,24 @@ impl Block for Q4_1 {
         group_len: 32,
         has_min: true,
     };
+    const OFFSET: Option<u8> = Some(0);
     const F16_HEADER: usize = 2;
 
     #[inline(always)]
     fn codes(bytes: &[u8], q: &mut [i8]) {
         spread_nibbles(&bytes[4..], q, |code| code as i8);
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let header = s.load_rows(rows, stride)[0];
+        out.put_scale(s, 0, s.f16_to_f32(header));
+        out.put_min(s, 0, s.f16_to_f32(s.shr(header, 16)));
+        for (i, codes) in s.load_rows(&rows[4..], stride).into_iter().enumerate() {
+            out.put(s, i, low_nibbles(s, codes));
+            out.put(s, 4 + i, high_nibbles(s, codes));
+        }
     }
 }

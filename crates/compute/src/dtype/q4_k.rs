@@ -3,7 +3,11 @@
 //! Bytes: f16 factor of the scales, f16 factor of the minimums, 12 of scales and minimums, 128 of
 //! codes. Each 32 bytes of codes hold two groups, one in the low halves and one in the high.
 
-use super::block::{Block, Form, f16_at, spread_nibbles};
+use crate::cpu::simd::Simd;
+
+use super::block::{
+    Block, Form, Lanes, byte_to_f32, f16_at, high_nibbles, low_nibbles, spread_nibbles,
+};
 
 /// A block of Q4_K.
 pub(super) struct Q4K;
@@ -15,12 +19,30 @@ impl Block for Q4K {
         group_len: 32,
         has_min: true,
     };
+    const OFFSET: Option<u8> = Some(0);
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
         unpack_scales(&bytes[..16], scales, mins);
         for (codes, q) in bytes[16..].chunks_exact(32).zip(q.chunks_exact_mut(64)) {
             spread_nibbles(codes, q, |code| code as i8);
+        }
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        unpack_scales_rows(s, rows, stride, out);
+        for pair in 0..4 {
+            for half in 0..2 {
+                let codes = s.load_rows(&rows[16 + 32 * pair + 16 * half..], stride);
+                for (i, codes) in codes.into_iter().enumerate() {
+                    let at = 16 * pair + 4 * half + i;
+                    out.put(s, at, low_nibbles(s, codes));
+                    out.put(s, at + 8, high_nibbles(s, codes));
+                }
+            }
         }
     }
 }
@@ -39,5 +61,32 @@ pub(super) fn unpack_scales(header: &[u8], scales: &mut [f32], mins: &mut [f32])
         mins[j] = -(d_min * f32::from(second & 0x3f));
         scales[4 + j] = d * f32::from(both & 0x0f | (first >> 6) << 4);
         mins[4 + j] = -(d_min * f32::from(both >> 4 | (second >> 6) << 4));
+    }
+}
+
+/// [`unpack_scales`] for a block of each of 16 rows.
+#[inline(always)]
+pub(super) fn unpack_scales_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+    let [factors, first, second, both] = s.load_rows(rows, stride);
+    let (d, d_min) = (s.f16_to_f32(factors), s.f16_to_f32(s.shr(factors, 16)));
+    let d_min = s.mul(d_min, s.splat(-1.0));
+    let (low_six, upper_two) = (s.splat_i8(0x3f), s.splat_i8(0x30));
+    let scales = [
+        s.and(first, low_six),
+        s.or(low_nibbles(s, both), s.and(s.shr(first, 2), upper_two)),
+    ];
+    let mins = [
+        s.and(second, low_six),
+        s.or(high_nibbles(s, both), s.and(s.shr(second, 2), upper_two)),
+    ];
+    for half in 0..2 {
+        for j in 0..4 {
+            let (scale, min) = (
+                byte_to_f32(s, scales[half], j),
+                byte_to_f32(s, mins[half], j),
+            );
+            out.put_scale(s, 4 * half + j, s.mul(d, scale));
+            out.put_min(s, 4 * half + j, s.mul(d_min, min));
+        }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Bytes: f16 scale, 32 fifth bits in the order of the elements, 16 bytes of lower bits.
 
-use super::block::{Block, Form, spread_nibbles};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_bits, spread_nibbles};
 
 /// A block of Q5_0.
 pub(super) struct Q5_0;
@@ -14,6 +16,7 @@ impl Block for Q5_0 {
         group_len: 32,
         has_min: false,
     };
+    const OFFSET: Option<u8> = Some(16);
     const F16_HEADER: usize = 1;
 
     #[inline(always)]
@@ -23,6 +26,21 @@ impl Block for Q5_0 {
             for (bit, q) in q.iter_mut().enumerate() {
                 *q += ((byte >> bit & 1) << 4) as i8;
             }
+        }
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let [head, next, ..] = s.load_rows(rows, stride);
+        out.put_scale(s, 0, s.f16_to_f32(head));
+        let fifths = s.or(s.shr(head, 16), s.shl(next, 16));
+        for (i, codes) in s.load_rows(&rows[6..], stride).into_iter().enumerate() {
+            let low = s.or(low_nibbles(s, codes), spread_bits(s, fifths, i, 4));
+            let high = s.or(high_nibbles(s, codes), spread_bits(s, fifths, 4 + i, 4));
+            out.put(s, i, low);
+            out.put(s, 4 + i, high);
         }
     }
 }

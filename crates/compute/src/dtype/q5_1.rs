@@ -3,7 +3,9 @@
 //! Bytes: f16 scale, f16 minimum, 32 fifth bits in the order of the elements, 16 bytes of lower
 //! bits.
 
-use super::block::{Block, Form, spread_nibbles};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_bits, spread_nibbles};
 
 /// A block of Q5_1.
 pub(super) struct Q5_1;
@@ -15,6 +17,7 @@ impl Block for Q5_1 {
         group_len: 32,
         has_min: true,
     };
+    const OFFSET: Option<u8> = Some(0);
     const F16_HEADER: usize = 2;
 
     #[inline(always)]
@@ -24,6 +27,21 @@ impl Block for Q5_1 {
             for (bit, q) in q.iter_mut().enumerate() {
                 *q += ((byte >> bit & 1) << 4) as i8;
             }
+        }
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let [header, fifths, ..] = s.load_rows(rows, stride);
+        out.put_scale(s, 0, s.f16_to_f32(header));
+        out.put_min(s, 0, s.f16_to_f32(s.shr(header, 16)));
+        for (i, codes) in s.load_rows(&rows[8..], stride).into_iter().enumerate() {
+            let low = s.or(low_nibbles(s, codes), spread_bits(s, fifths, i, 4));
+            let high = s.or(high_nibbles(s, codes), spread_bits(s, fifths, 4 + i, 4));
+            out.put(s, i, low);
+            out.put(s, 4 + i, high);
         }
     }
 }

@@ -3,8 +3,10 @@
 //! Bytes: 16 of scales and minimums, 32 of fifth bits (bit c of byte l belongs to element
 //! 32 c + l), 128 of lower bits as in Q4_K.
 
-use super::block::{Block, Form, spread_nibbles};
-use super::q4_k::unpack_scales;
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_nibbles};
+use super::q4_k::{unpack_scales, unpack_scales_rows};
 
 /// A block of Q5_K.
 pub(super) struct Q5K;
@@ -16,6 +18,7 @@ impl Block for Q5K {
         group_len: 32,
         has_min: true,
     };
+    const OFFSET: Option<u8> = Some(0);
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
@@ -27,6 +30,30 @@ impl Block for Q5K {
         for (c, q) in q.chunks_exact_mut(32).enumerate() {
             for (&byte, q) in high_bits.iter().zip(q) {
                 *q += ((byte >> c & 1) << 4) as i8;
+            }
+        }
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        unpack_scales_rows(s, rows, stride, out);
+        let fifths = [16, 32].map(|at| s.load_rows(&rows[at..], stride));
+        for pair in 0..4 {
+            for half in 0..2 {
+                let codes = s.load_rows(&rows[48 + 32 * pair + 16 * half..], stride);
+                for (i, codes) in codes.into_iter().enumerate() {
+                    let at = 16 * pair + 4 * half + i;
+                    let fifth = |c: usize| {
+                        let bits = s.and(s.shr(fifths[half][i], c as u32), s.splat_i8(1));
+                        s.shl(bits, 4)
+                    };
+                    let low = s.or(low_nibbles(s, codes), fifth(2 * pair));
+                    let high = s.or(high_nibbles(s, codes), fifth(2 * pair + 1));
+                    out.put(s, at, low);
+                    out.put(s, at + 8, high);
+                }
             }
         }
     }

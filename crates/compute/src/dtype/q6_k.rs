@@ -4,7 +4,9 @@
 //! takes 64 bytes of lower bits (all low halves first, then all high halves) and 32 of upper bits
 //! (two bits at a time).
 
-use super::block::{Block, Form, f16_at, spread_nibbles};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, f16_at, high_nibbles, low_nibbles, spread_nibbles};
 
 /// A block of Q6_K.
 pub(super) struct Q6K;
@@ -16,6 +18,7 @@ impl Block for Q6K {
         group_len: 16,
         has_min: false,
     };
+    const OFFSET: Option<u8> = Some(32);
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
@@ -30,6 +33,41 @@ impl Block for Q6K {
             for (c, q) in q.chunks_exact_mut(32).enumerate() {
                 for (&byte, q) in high_bits.iter().zip(q) {
                     *q += ((byte >> (2 * c) & 3) << 4) as i8;
+                }
+            }
+        }
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        // The last 16 bytes that can be read end with the factor.
+        let d = s.f16_to_f32(s.shr(s.load_rows(&rows[194..], stride)[3], 16));
+        let scales = s.load_rows(&rows[192..], stride);
+        for (c, scales) in scales.into_iter().enumerate() {
+            for j in 0..4 {
+                let scale = s.to_f32(s.sar(s.shl(scales, 24 - 8 * j), 24));
+                out.put_scale(s, 4 * c + j as usize, s.mul(d, scale));
+            }
+        }
+        for half in 0..2 {
+            for quarter in 0..2 {
+                // Bits of columns 32 c + 16 quarter to 32 c + 16 quarter + 16, c in 0..4.
+                let low = s.load_rows(&rows[64 * half + 16 * quarter..], stride);
+                let next = s.load_rows(&rows[64 * half + 32 + 16 * quarter..], stride);
+                let high = s.load_rows(&rows[128 + 32 * half + 16 * quarter..], stride);
+                for i in 0..4 {
+                    let upper = s.splat_i8(0x30);
+                    let codes = [
+                        s.or(low_nibbles(s, low[i]), s.and(s.shl(high[i], 4), upper)),
+                        s.or(low_nibbles(s, next[i]), s.and(s.shl(high[i], 2), upper)),
+                        s.or(high_nibbles(s, low[i]), s.and(high[i], upper)),
+                        s.or(high_nibbles(s, next[i]), s.and(s.shr(high[i], 2), upper)),
+                    ];
+                    for (c, codes) in codes.into_iter().enumerate() {
+                        out.put(s, 32 * half + 8 * c + 4 * quarter + i, codes);
+                    }
                 }
             }
         }

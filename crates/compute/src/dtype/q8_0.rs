@@ -2,7 +2,9 @@
 //!
 //! Bytes: f16 scale, 32 signed bytes.
 
-use super::block::{Block, Form, copy_signed, f32_to_f16};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, copy_signed, f32_to_f16};
 
 /// A block of Q8_0.
 pub(super) struct Q8_0;
@@ -19,6 +21,20 @@ impl Block for Q8_0 {
     #[inline(always)]
     fn codes(bytes: &[u8], q: &mut [i8]) {
         copy_signed(&bytes[2..], q);
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let scale = s.load_rows(rows, stride)[0];
+        out.put_scale(s, 0, s.f16_to_f32(scale));
+        for half in 0..2 {
+            let q = s.load_rows(&rows[2 + 16 * half..], stride);
+            for (i, q) in q.into_iter().enumerate() {
+                out.put_signed(s, 4 * half + i, q);
+            }
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 //! Bytes: f16 scale, f16 sum times scale, 32 signed bytes. The sum serves dot products; the values do
 //! not depend on it.
 
-use super::block::{Block, Form, copy_signed};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, copy_signed};
 
 /// A block of Q8_1.
 pub(super) struct Q8_1;
@@ -20,5 +22,19 @@ impl Block for Q8_1 {
     #[inline(always)]
     fn codes(bytes: &[u8], q: &mut [i8]) {
         copy_signed(&bytes[4..], q);
+    }
+
+    const HAS_ROWS: bool = true;
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+        let scale = s.load_rows(rows, stride)[0];
+        out.put_scale(s, 0, s.f16_to_f32(scale));
+        for half in 0..2 {
+            let q = s.load_rows(&rows[4 + 16 * half..], stride);
+            for (i, q) in q.into_iter().enumerate() {
+                out.put_signed(s, 4 * half + i, q);
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::backend::{BackendError, Limits, Memory};
 use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{TILE, lower};
 use crate::cpu::ops::float_matmul::ROWS;
-use crate::cpu::ops::group_matmul::Panel;
+use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
 use crate::kv::kv_block_bytes;
 use crate::program::{Program, Rows};
@@ -36,7 +36,7 @@ pub(in crate::cpu) fn plan(
         .iter()
         .map(|rope| product(&[limits.max_tokens, 2 * rope.inv_freq.len(), 4]));
     let max_rows = limits.max_tokens.max(limits.max_outputs);
-    let thread = Panel::bytes_for(plan.max_row_len)
+    let thread = Panels::BYTES
         .saturating_add(product(&[ROWS, plan.max_row_len, 4]))
         .saturating_add(product(&[max_rows, TILE, 4]));
     let (n_experts, n_used) = plan.max_experts;

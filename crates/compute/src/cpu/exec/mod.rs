@@ -23,7 +23,7 @@ use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
 use crate::cpu::ops::float_matmul::ROWS;
-use crate::cpu::ops::group_matmul::Panel;
+use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
 use crate::cpu::threads::{Pool, SharedBuf, Wait};
 use crate::kv::{KvType, kv_block_bytes};
@@ -101,7 +101,7 @@ impl Routing {
 
 /// Memory of one thread.
 struct Scratch {
-    panel: Panel,
+    panels: Panels,
     wide: Vec<f32>,
     up: SharedBuf<f32>, // [max rows, TILE]
 }
@@ -196,7 +196,7 @@ pub(super) fn load(
     let scratch = (0..backend.pool.n_threads()).map(|_| {
         let up = SharedBuf::zeroed(max_rows * TILE);
         Ok(Mutex::new(Scratch {
-            panel: Panel::with_row_len(plan.max_row_len),
+            panels: Panels::new(),
             wide: vec![0.0; ROWS * plan.max_row_len],
             up: up.ok_or_else(|| no_memory("a tile", max_rows * TILE * 4))?,
         }))
@@ -291,7 +291,7 @@ impl Executable for Executor {
             let scratch = scratch
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
-            scratch.panel.bytes() + scratch.wide.len() * 4 + scratch.up.bytes()
+            Panels::BYTES + scratch.wide.len() * 4 + scratch.up.bytes()
         });
         Memory {
             kv_bytes,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::backend::KV_BLOCK_LEN;
 use crate::cpu::lower::{AttentionSlots, Matrix, MatrixKernel, Part, Slot, Step, TILE};
 use crate::cpu::ops::attention::HeadCache;
-use crate::cpu::ops::group_matmul::{PANEL, Panel};
+use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::kv_tile::Tiles;
 use crate::program::{Activation, Attention, Function};
 
@@ -175,13 +175,13 @@ impl Executor {
                     first: 0,
                     first_row: 0,
                 };
-                let (panel, wide) = (&mut scratch.panel, &mut scratch.wide[..]);
+                let (panels, wide) = (&mut scratch.panels, &mut scratch.wide[..]);
                 let x = (*x, x_rows.clone());
                 // SAFETY: see the module's doc; these columns of these rows, and a tile of this
                 // thread.
                 unsafe {
-                    self.product(gate, x.clone(), columns.clone(), (panel, wide), &gate_out);
-                    self.product(up, x, columns.clone(), (panel, wide), &up_out);
+                    self.product(gate, x.clone(), columns.clone(), (panels, wide), &gate_out);
+                    self.product(up, x, columns.clone(), (panels, wide), &up_out);
                 }
                 for (i, row) in x_rows.enumerate() {
                     // SAFETY: as above.
@@ -235,7 +235,7 @@ impl Executor {
                     first,
                     first_row: x_rows.start,
                 };
-                let scratch = (&mut scratch.panel, &mut scratch.wide[..]);
+                let scratch = (&mut scratch.panels, &mut scratch.wide[..]);
                 // SAFETY: see the module's doc; these columns of this expert's rows.
                 unsafe { self.product(&matrices[expert], (*x, x_rows), rows, scratch, &target) };
             }
@@ -356,7 +356,7 @@ impl Executor {
         matrix: &Matrix,
         (x, x_rows): (Slot, Range<usize>),
         rows: Range<usize>,
-        (panel, wide): (&mut Panel, &mut [f32]),
+        (panels, wide): (&mut Panels, &mut [f32]),
         out: &Target<'_>,
     ) {
         let Matrix {
@@ -374,18 +374,15 @@ impl Executor {
             (&weight.bytes()[first * row_bytes..end * row_bytes], tile)
         };
         match kernel {
-            MatrixKernel::Group(unpack, multiply) => {
+            MatrixKernel::Group(kernel) => {
                 let quant = self.slots[x]
                     .quant
                     .as_ref()
                     .expect("lowered with a quantized twin");
                 // SAFETY: see the module's doc; nobody writes to a slot that a step reads.
                 let x = unsafe { quant.rows(x_rows) };
-                for first in rows.clone().step_by(PANEL) {
-                    let (bytes, mut tile) = part(first, rows.end.min(first + PANEL));
-                    unpack(bytes, weight.row_len(), panel);
-                    multiply(panel, &x, &mut tile);
-                }
+                let (bytes, mut tile) = part(rows.start, rows.end);
+                kernel.product((bytes, row_bytes), &x, panels, &mut tile);
             }
             MatrixKernel::Float(kind) => {
                 let width = self.plan.slots[x].width;
@@ -417,7 +414,7 @@ impl Executor {
         let first = tile * TILE;
         let rows = first..matrix.weight.n_rows().min(first + TILE);
         let width = self.plan.slots[*out].width;
-        let (panel, wide) = (&mut scratch.panel, &mut scratch.wide[..]);
+        let (panels, wide) = (&mut scratch.panels, &mut scratch.wide[..]);
         let target = Target {
             buf: &self.slots[*out].f32,
             width,
@@ -426,7 +423,7 @@ impl Executor {
         };
         let all = 0..self.n_rows(x);
         // SAFETY: see the module's doc; columns `rows`.
-        unsafe { self.product(matrix, (x, all), rows.clone(), (panel, wide), &target) };
+        unsafe { self.product(matrix, (x, all), rows.clone(), (panels, wide), &target) };
         if residual.is_none() && !quantize {
             return;
         }

@@ -9,192 +9,433 @@
 //!         sum = fma(min[g], d[g] * (sum of q[g]), sum)         (types with a minimum)
 //! ```
 //!
-//! 1. Sixteen rows at a time are unpacked into a panel: weights as i8, four of a row beside each
+//! 1. Sixteen rows at a time are unpacked into a panel: weights as bytes, four of a row beside each
 //!    other and the sixteen rows side by side, scales likewise. A type enters only by its unpacking.
 //! 2. A lane is a row, so nothing is ever summed across lanes, and the order above is the same
 //!    for one token and for many.
-//! 3. While a panel is unpacked, the one behind it is asked for from memory: sixteen rows at a time
+//! 3. A panel is [`STRIP`] columns long, so that it stays in the first cache between its unpacking
+//!    and its use; sums wait in the output for the next strip.
+//! 4. A panel is used for all tokens of the batch, several at a time, so that each load of weights
+//!    feeds several products. Where the registers suffice two panels are multiplied at once, so that
+//!    each load of an activation feeds two.
+//! 5. Weights that an offset makes unsigned are stored so: the instructions want one unsigned
+//!    factor. The integer sum starts at what the offset adds too much.
+//! 6. While a panel is unpacked, the rows behind it are asked for from memory: sixteen rows at a time
 //!    are more streams than a processor's own prefetcher follows.
-//! 4. A panel is used for all tokens of the batch, several at a time, so that each load of
-//!    weights feeds several products.
+
+use std::ops::Range;
 
 use crate::cpu::simd::{LANES, RUN, Simd};
 use crate::cpu::threads::Tile;
-use crate::dtype::{Block, Form};
+use crate::dtype::{Block, Form, Lanes};
 
 use super::quantize::QuantRows;
 
 /// Rows of a panel.
-pub(crate) const PANEL: usize = LANES;
+const PANEL: usize = LANES;
+/// The most rows of a product: two panels.
+pub(crate) const ROWS: usize = 2 * PANEL;
+/// Columns of a panel: whole blocks of every type.
+const STRIP: usize = 1024;
 
-/// Sixteen unpacked rows; room for the longest row of a program.
-#[derive(Default)]
+/// Some columns of up to sixteen rows.
+pub(crate) struct Rows<'a> {
+    bytes: &'a [u8],
+    row_bytes: usize,
+    columns: Range<usize>,
+}
+
+/// A strip of sixteen rows, unpacked.
 pub(crate) struct Panel {
-    q: Vec<[i8; 32 * LANES]>,  // [row_len / 32][8][row][4]
-    scales: Vec<[f32; LANES]>, // [row_len / group_len][row]
+    q: Vec<[u8; 4 * LANES]>,   // [STRIP / 4][row][4]
+    scales: Vec<[f32; LANES]>, // [STRIP / group_len][row]
     mins: Vec<[f32; LANES]>,   // the same, or unused
 }
 
-impl Panel {
-    pub(crate) fn with_row_len(row_len: usize) -> Panel {
-        Panel {
-            q: vec![[0; 32 * LANES]; row_len / 32],
-            scales: vec![[0.0; LANES]; row_len / 16],
-            mins: vec![[0.0; LANES]; row_len / 16],
-        }
-    }
+/// The panels of one thread.
+pub(crate) struct Panels([Panel; 2]);
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.q.len() * 32 * LANES + 2 * self.scales.len() * 4 * LANES
-    }
+impl Panels {
+    pub(crate) const BYTES: usize = 2 * (STRIP * LANES + 2 * (STRIP / 16) * 4 * LANES);
 
-    /// Bytes of a panel of rows of `row_len` elements.
-    pub(crate) fn bytes_for(row_len: usize) -> usize {
-        (row_len / 32) * 32 * LANES + 2 * (row_len / 16) * 4 * LANES
+    pub(crate) fn new() -> Panels {
+        Panels(std::array::from_fn(|_| Panel {
+            q: vec![[0; 4 * LANES]; STRIP / 4],
+            scales: vec![[0.0; LANES]; STRIP / 16],
+            mins: vec![[0.0; LANES]; STRIP / 16],
+        }))
     }
 }
 
-/// Unpacks up to sixteen rows of `row_len` elements.
+/// Panels and the columns of all tokens that they are multiplied with.
+pub(crate) struct Operands<'a> {
+    panels: &'a [Panel],
+    columns: Range<usize>,
+    x: &'a QuantRows<'a>,
+    offset: u8,
+}
+
+/// The functions of one type.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupKernel {
+    /// [`unpack`] for the type.
+    pub(crate) unpack: fn(&Rows<'_>, &mut Panel),
+    /// [`multiply`] for the type's form.
+    pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
+    /// What its panels have added to each weight.
+    pub(crate) offset: u8,
+}
+
+impl GroupKernel {
+    /// `out[t][r] = row r . x[t]`, for at most [`ROWS`] rows.
+    pub(crate) fn product(
+        &self,
+        (rows, row_bytes): (&[u8], usize),
+        x: &QuantRows<'_>,
+        panels: &mut Panels,
+        out: &mut Tile<'_, f32>,
+    ) {
+        let n_panels = rows.len().div_ceil(PANEL * row_bytes);
+        for first in (0..x.width).step_by(STRIP) {
+            let columns = first..x.width.min(first + STRIP);
+            let parts = rows.chunks(PANEL * row_bytes);
+            for (bytes, panel) in parts.zip(&mut panels.0) {
+                let rows = Rows {
+                    bytes,
+                    row_bytes,
+                    columns: columns.clone(),
+                };
+                (self.unpack)(&rows, panel);
+            }
+            let operands = Operands {
+                panels: &panels.0[..n_panels],
+                columns,
+                x,
+                offset: self.offset,
+            };
+            (self.multiply)(&operands, out);
+        }
+    }
+}
+
+/// Unpacks some columns of up to sixteen rows.
 #[inline(always)]
-pub(crate) fn unpack<S: Simd, B: Block>(s: S, rows: &[u8], row_len: usize, panel: &mut Panel) {
+pub(crate) fn unpack<S: Simd, B: Block>(s: S, rows: &Rows<'_>, panel: &mut Panel) {
+    let Form::Groups { group_len, has_min } = B::FORM else {
+        unreachable!("chosen by form")
+    };
+    if !B::HAS_ROWS || rows.bytes.len() < PANEL * rows.row_bytes {
+        return unpack_row_by_row::<S, B>(s, rows, panel);
+    }
+    let (n_q, n_groups) = (B::LEN / 4, B::LEN / group_len);
+    let n_mins = if has_min { n_groups } else { 0 };
+    let mut ahead = Ahead::new::<B>(rows);
+    let blocks = rows.columns.start / B::LEN..rows.columns.end / B::LEN;
+    for (i, block) in blocks.enumerate() {
+        ahead.ask(s, PANEL * B::BYTES);
+        let mut lanes = Lanes {
+            q: &mut panel.q[i * n_q..][..n_q],
+            scales: &mut panel.scales[i * n_groups..][..n_groups],
+            mins: &mut panel.mins[i * n_groups..][..n_mins],
+        };
+        let bytes = &rows.bytes[block * B::BYTES..];
+        B::unpack_rows(s, bytes, rows.row_bytes, &mut lanes);
+    }
+}
+
+/// The plain twin.
+#[inline(always)]
+fn unpack_row_by_row<S: Simd, B: Block>(s: S, rows: &Rows<'_>, panel: &mut Panel) {
     let Form::Groups { group_len, has_min } = B::FORM else {
         unreachable!("chosen by form")
     };
     let n_groups = B::LEN / group_len;
     let n_mins = if has_min { n_groups } else { 0 };
-    let n_blocks = row_len / B::LEN;
-    let row_bytes = n_blocks * B::BYTES;
-    let n_rows = rows.len() / row_bytes;
-    assert!(n_rows <= PANEL && rows.len() == n_rows * row_bytes);
     let mut q = [[0i8; RUN]; PANEL];
-    let mut header = [[[0u16; LANES]; RUN / 32]; 2];
     let (mut scales, mut mins) = ([0.0f32; RUN / 16], [0.0f32; RUN / 16]);
-    for first in (0..n_blocks).step_by(RUN / B::LEN) {
-        let n = (RUN / B::LEN).min(n_blocks - first);
-        for (row, q) in q.iter_mut().enumerate().take(n_rows) {
-            let bytes = &rows[row * row_bytes + first * B::BYTES..][..n * B::BYTES];
-            for line in (0..bytes.len()).step_by(64) {
-                s.prefetch(bytes.as_ptr().wrapping_add(rows.len() + line));
-            }
-            let blocks = bytes.chunks_exact(B::BYTES).zip(q.chunks_exact_mut(B::LEN));
-            for (i, (block, q)) in blocks.enumerate() {
-                if B::F16_HEADER > 0 {
-                    header[0][i][row] = u16::from_le_bytes([block[0], block[1]]);
-                    if has_min {
-                        header[1][i][row] = u16::from_le_bytes([block[2], block[3]]);
-                    }
-                    B::codes(block, q);
-                    continue;
-                }
+    let mut ahead = Ahead::new::<B>(rows);
+    for first in rows.columns.clone().step_by(RUN) {
+        let n = RUN.min(rows.columns.end - first);
+        let run = first / B::LEN * B::BYTES..(first + n) / B::LEN * B::BYTES;
+        let at = first - rows.columns.start;
+        let bytes = rows.bytes.chunks_exact(rows.row_bytes);
+        for (row, (bytes, q)) in bytes.zip(&mut q).enumerate() {
+            ahead.ask(s, run.len());
+            let blocks = bytes[run.clone()].chunks_exact(B::BYTES);
+            for (i, (block, q)) in blocks.zip(q.chunks_exact_mut(B::LEN)).enumerate() {
                 B::unpack(block, q, &mut scales[..n_groups], &mut mins[..n_mins]);
                 for g in 0..n_groups {
-                    panel.scales[(first + i) * n_groups + g][row] = scales[g];
+                    panel.scales[at / group_len + i * n_groups + g][row] = scales[g];
                     if has_min {
-                        panel.mins[(first + i) * n_groups + g][row] = mins[g];
+                        panel.mins[at / group_len + i * n_groups + g][row] = mins[g];
                     }
                 }
             }
         }
-        if B::F16_HEADER > 0 {
-            for (bits, scales) in header[0][..n].iter().zip(&mut panel.scales[first..]) {
-                s.store(s.load_f16(bits), scales);
-            }
-            if has_min {
-                for (bits, mins) in header[1][..n].iter().zip(&mut panel.mins[first..]) {
-                    s.store(s.load_f16(bits), mins);
-                }
-            }
-        }
-        let out = &mut panel.q[first * B::LEN / 32..][..n * B::LEN / 32];
+        let out = panel.q[at / 4..][..n / 4].as_chunks_mut().0;
         for (part, out) in out.iter_mut().enumerate() {
-            s.interleave(&q, part * 32, out);
+            s.interleave(&q, part * 32, offset::<S, B>(), out);
         }
     }
 }
 
-/// `out[t][r] = row r of the panel . x[t]`, for weights in groups of `G`; `out` is
-/// `[n_tokens, n_rows]` with at most sixteen rows.
+/// What is added to the weights of a type in a panel.
+pub(crate) fn offset<S: Simd, B: Block>() -> u8 {
+    B::OFFSET.unwrap_or(S::SIGNED_OFFSET)
+}
+
+/// Asks for the same columns of the rows behind those of a product, line by line.
+struct Ahead {
+    at: *const u8, // the row's next line
+    row_bytes: usize,
+    strip_bytes: usize,
+    done: usize, // bytes of the row
+    owed: usize, // bytes that were worked on, and not asked for again
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn new<B: Block>(rows: &Rows<'_>) -> Ahead {
+        let first = rows.columns.start / B::LEN * B::BYTES;
+        Ahead {
+            at: rows
+                .bytes
+                .as_ptr()
+                .wrapping_add(ROWS * rows.row_bytes + first),
+            row_bytes: rows.row_bytes,
+            strip_bytes: rows.columns.len() / B::LEN * B::BYTES,
+            done: 0,
+            owed: 0,
+        }
+    }
+
+    /// Asks for as much as is worked on now.
+    #[inline(always)]
+    fn ask<S: Simd>(&mut self, s: S, n_bytes: usize) {
+        self.owed += n_bytes;
+        while self.owed >= 64 {
+            s.prefetch(self.at.wrapping_add(self.done));
+            self.owed -= 64;
+            self.done += 64;
+            if self.done >= self.strip_bytes {
+                self.done = 0;
+                self.at = self.at.wrapping_add(self.row_bytes);
+            }
+        }
+    }
+}
+
+/// Whether a form's weights are stored with an offset.
+pub(crate) mod offsets {
+    /// From 0 on as they are.
+    pub(crate) const NONE: u8 = 0;
+    /// From 0 on with an offset.
+    pub(crate) const UNSIGNED: u8 = 1;
+    /// With a sign, or with [`SIGNED_OFFSET`](crate::cpu::simd::Simd::SIGNED_OFFSET).
+    pub(crate) const SIGNED: u8 = 2;
+}
+
+/// Adds the product of some columns to `out`, or begins with it, for weights in groups of `G`;
+/// `out` is `[n_tokens, n_rows]`. `O` is one of [`offsets`].
 #[inline(always)]
-pub(crate) fn multiply<S: Simd, const G: usize, const HAS_MIN: bool>(
+pub(crate) fn multiply<S: Simd, const G: usize, const HAS_MIN: bool, const O: u8>(
     s: S,
-    panel: &Panel,
-    x: &QuantRows<'_>,
+    operands: &Operands<'_>,
+    out: &mut Tile<'_, f32>,
+) {
+    match operands.panels {
+        [a, b] if S::N_PANELS == 2 => panels::<S, G, HAS_MIN, O, 2>(s, operands, ([a, b], 0), out),
+        all => {
+            for (i, panel) in all.iter().enumerate() {
+                panels::<S, G, HAS_MIN, O, 1>(s, operands, ([panel], i * PANEL), out);
+            }
+        }
+    }
+}
+
+/// `P` panels, whose first row is row `at` of the tile.
+#[inline(always)]
+fn panels<S: Simd, const G: usize, const HAS_MIN: bool, const O: u8, const P: usize>(
+    s: S,
+    operands: &Operands<'_>,
+    panels: ([&Panel; P], usize),
     out: &mut Tile<'_, f32>,
 ) {
     let mut token = 0;
-    while token < x.n_rows {
-        token += match x.n_rows - token {
-            8.. => tokens::<S, G, HAS_MIN, 8>(s, panel, x, token, out),
-            4.. => tokens::<S, G, HAS_MIN, 4>(s, panel, x, token, out),
-            2.. => tokens::<S, G, HAS_MIN, 2>(s, panel, x, token, out),
-            _ => tokens::<S, G, HAS_MIN, 1>(s, panel, x, token, out),
+    while token < operands.x.n_rows {
+        token += match operands.x.n_rows - token {
+            4.. => tokens::<S, G, HAS_MIN, O, P, 4>(s, operands, panels, token, out),
+            2.. => tokens::<S, G, HAS_MIN, O, P, 2>(s, operands, panels, token, out),
+            _ => tokens::<S, G, HAS_MIN, O, P, 1>(s, operands, panels, token, out),
         };
     }
 }
 
 /// `N` tokens from `first` on; answers `N`.
 #[inline(always)]
-fn tokens<S: Simd, const G: usize, const HAS_MIN: bool, const N: usize>(
+fn tokens<
+    S: Simd,
+    const G: usize,
+    const HAS_MIN: bool,
+    const O: u8,
+    const P: usize,
+    const N: usize,
+>(
     s: S,
-    panel: &Panel,
-    x: &QuantRows<'_>,
+    operands: &Operands<'_>,
+    (panels, at): ([&Panel; P], usize),
     first: usize,
     out: &mut Tile<'_, f32>,
 ) -> usize {
-    let n32 = x.width / 32;
-    let (sums, biases) = if G == 32 {
-        (x.sum32, x.bias32)
+    let (x, columns) = (operands.x, operands.columns.clone());
+    let (sums, ns) = if G == 32 {
+        (x.sum32, x.n32)
     } else {
-        (x.sum16, x.bias16)
+        (x.sum16, x.n16)
     };
-    let per32 = 32 / G;
+    let (n32, n_groups) = (columns.len() / 32, columns.len() / G);
+    let start = |t: usize, len: usize| ((first + t) * x.width + columns.start) / len;
     let q: [&[[i8; 4]]; N] =
-        std::array::from_fn(|t| x.q[(first + t) * x.width..][..x.width].as_chunks().0);
-    let d: [&[f32]; N] = std::array::from_fn(|t| &x.d[(first + t) * n32..][..n32]);
-    let n_groups = n32 * per32;
-    let sums: [&[f32]; N] = std::array::from_fn(|t| &sums[(first + t) * n_groups..][..n_groups]);
-    let biases: [&[i32]; N] =
-        std::array::from_fn(|t| &biases[(first + t) * n_groups..][..n_groups]);
-    let scales = &panel.scales[..n_groups];
-    let mins = &panel.mins[..n_groups];
+        std::array::from_fn(|t| x.q[start(t, 1)..][..columns.len()].as_chunks().0);
+    let d: [&[f32]; N] = std::array::from_fn(|t| &x.d[start(t, 32)..][..n32]);
+    let sums: [&[f32]; N] = std::array::from_fn(|t| &sums[start(t, G)..][..n_groups]);
+    let ns: [&[i32]; N] = std::array::from_fn(|t| &ns[start(t, G)..][..n_groups]);
+    let weights: [&[[u8; 4 * LANES]]; P] = panels.map(|panel| &panel.q[..columns.len() / 4]);
+    let scales: [&[[f32; LANES]]; P] = panels.map(|panel| &panel.scales[..n_groups]);
+    let mins: [&[[f32; LANES]]; P] = panels.map(|panel| &panel.mins[..n_groups]);
 
-    let mut acc = [s.splat(0.0); N];
-    for (i32th, weights) in panel.q[..n32].iter().enumerate() {
-        let weights = weights.as_chunks::<{ 4 * LANES }>().0;
-        for half in 0..per32 {
-            let g = i32th * per32 + half;
-            let mut dots = [s.start(0); N];
-            for t in 0..N {
-                dots[t] = s.start(biases[t][g]);
+    let mut acc = [[s.splat(0.0); P]; N];
+    if columns.start > 0 {
+        for (t, acc) in acc.iter_mut().enumerate() {
+            let row = out.row(first + t);
+            for (p, acc) in acc.iter_mut().enumerate() {
+                let row = &row[row.len().min(at + p * PANEL)..];
+                *acc = if let Some(row) = row.first_chunk() {
+                    s.load(row)
+                } else {
+                    let mut all = [0.0; LANES];
+                    all[..row.len()].copy_from_slice(row);
+                    s.load(&all)
+                };
             }
-            for i in 0..G / 4 {
-                let at = half * (G / 4) + i;
-                for t in 0..N {
-                    dots[t] = s.dot4(dots[t], &weights[at], q[t][i32th * 8 + at]);
+        }
+    }
+    for g in 0..n_groups {
+        let mut dots = [[s.splat_i32(0); P]; N];
+        if O != offsets::NONE && !(O == offsets::SIGNED && S::SIGNED_OFFSET == 0) {
+            for t in 0..N {
+                dots[t] = [s.start(ns[t][g], operands.offset); P];
+            }
+        }
+        for i in g * (G / 4)..(g + 1) * (G / 4) {
+            let mut w = [s.splat_i32(0); P];
+            for p in 0..P {
+                w[p] = s.load_i8x4(&weights[p][i]);
+            }
+            for t in 0..N {
+                let x = s.splat_i32(i32::from_le_bytes(q[t][i].map(|q| q as u8)));
+                for p in 0..P {
+                    dots[t][p] = if O == offsets::SIGNED {
+                        s.dot4_signed(dots[t][p], w[p], x)
+                    } else {
+                        s.dot4(dots[t][p], w[p], x)
+                    };
                 }
             }
-            let scale = s.load(&scales[g]);
+        }
+        for p in 0..P {
+            let scale = s.load(&scales[p][g]);
             for t in 0..N {
-                let factor = s.mul(scale, s.splat(d[t][i32th]));
-                acc[t] = s.fma(s.to_f32(dots[t]), factor, acc[t]);
+                let factor = s.mul(scale, s.splat(d[t][g * G / 32]));
+                acc[t][p] = s.fma(s.to_f32(dots[t][p]), factor, acc[t][p]);
             }
             if HAS_MIN {
-                let min = s.load(&mins[g]);
+                let min = s.load(&mins[p][g]);
                 for t in 0..N {
-                    acc[t] = s.fma(min, s.splat(sums[t][g]), acc[t]);
+                    acc[t][p] = s.fma(min, s.splat(sums[t][g]), acc[t][p]);
                 }
             }
         }
     }
     for (t, acc) in acc.into_iter().enumerate() {
         let row = out.row(first + t);
-        if let Some(row) = row.first_chunk_mut() {
-            s.store(acc, row);
-        } else {
-            let mut all = [0.0; LANES];
-            s.store(acc, &mut all);
-            row.copy_from_slice(&all[..row.len()]);
+        for (p, acc) in acc.into_iter().enumerate() {
+            let from = row.len().min(at + p * PANEL);
+            let row = &mut row[from..];
+            if let Some(row) = row.first_chunk_mut() {
+                s.store(acc, row);
+            } else {
+                let mut all = [0.0; LANES];
+                s.store(acc, &mut all);
+                row.copy_from_slice(&all[..row.len()]);
+            }
         }
     }
     N
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::Isa;
+    use crate::cpu::kernels::Kernels;
+    use crate::dtype::DType;
+
+    #[test]
+    fn panels_hold_what_the_format_says() {
+        for &dtype in DType::ALL {
+            let Form::Groups { group_len, has_min } = dtype.form() else {
+                continue;
+            };
+            // A part of two strips; all rows and too few.
+            let row_len = STRIP + dtype.block_len();
+            let row_bytes = dtype.row_bytes(row_len).unwrap();
+            let mut state = u64::from(dtype.id()) + 1;
+            let bytes: Vec<u8> = std::iter::repeat_with(|| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+            })
+            .take(PANEL * row_bytes)
+            .collect();
+            for (isa, n_rows) in Isa::available()
+                .into_iter()
+                .flat_map(|i| [(i, PANEL), (i, 5)])
+            {
+                let kernel = (Kernels::get(isa).unwrap().group_kernel)(dtype).unwrap();
+                for columns in [0..STRIP, STRIP..row_len] {
+                    let mut panels = Panels::new();
+                    let panel = &mut panels.0[0];
+                    let rows = Rows {
+                        bytes: &bytes[..n_rows * row_bytes],
+                        row_bytes,
+                        columns: columns.clone(),
+                    };
+                    (kernel.unpack)(&rows, panel);
+                    for row in 0..n_rows {
+                        let n_groups = row_len / group_len;
+                        let (mut q, mut scales) = (vec![0; row_len], vec![0.0; n_groups]);
+                        let mut mins = vec![0.0; if has_min { n_groups } else { 0 }];
+                        let bytes = &bytes[row * row_bytes..][..row_bytes];
+                        dtype.unpack_row(bytes, &mut q, &mut scales, &mut mins);
+                        let what = format!("{dtype}, {isa}, row {row} of {n_rows}");
+                        for (i, q) in q[columns.clone()].iter().enumerate() {
+                            let got = panel.q[i / 4][4 * row + i % 4];
+                            assert_eq!(got, (*q as u8).wrapping_add(kernel.offset), "{what}, {i}");
+                        }
+                        let same =
+                            |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                        for g in 0..columns.len() / group_len {
+                            let at = columns.start / group_len + g;
+                            assert!(same(panel.scales[g][row], scales[at]), "{what}, scale {g}");
+                            if has_min {
+                                assert!(same(panel.mins[g][row], mins[at]), "{what}, minimum {g}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

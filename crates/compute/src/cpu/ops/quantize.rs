@@ -1,8 +1,8 @@
 //! Activations to 8 bits, in groups of 32: the other factor of a product with quantized weights.
 //!
 //! `x[i] = d * q[i]` with `d = max |x| / 127` of the group, q in -127..=127. Beside the numbers
-//! stand what products need of them: their sums, for weights with a minimum and for instruction
-//! sets that read weights with 128 added.
+//! stand what products need of them: their sums, for weights with a minimum and for those that are
+//! stored with an offset.
 
 use std::ops::Range;
 
@@ -15,12 +15,12 @@ pub(crate) const GROUP: usize = 32;
 /// Quantized rows of one buffer, `[n_rows, width]`; `width` is a multiple of [`GROUP`].
 pub(crate) struct QuantBuf {
     width: usize,
-    q: SharedBuf<i8>,       // [n_rows, width]
-    d: SharedBuf<f32>,      // [n_rows, width / 32]
-    sum32: SharedBuf<f32>,  // [n_rows, width / 32]: d * sum of q
-    sum16: SharedBuf<f32>,  // [n_rows, width / 16]
-    bias32: SharedBuf<i32>, // [n_rows, width / 32]: -128 * sum of q
-    bias16: SharedBuf<i32>, // [n_rows, width / 16]
+    q: SharedBuf<i8>,      // [n_rows, width]
+    d: SharedBuf<f32>,     // [n_rows, width / 32]
+    sum32: SharedBuf<f32>, // [n_rows, width / 32]: d * sum of q
+    sum16: SharedBuf<f32>, // [n_rows, width / 16]
+    n32: SharedBuf<i32>,   // [n_rows, width / 32]: sum of q
+    n16: SharedBuf<i32>,   // [n_rows, width / 16]
 }
 
 /// Some rows to read.
@@ -32,8 +32,8 @@ pub(crate) struct QuantRows<'a> {
     pub(crate) d: &'a [f32],
     pub(crate) sum32: &'a [f32],
     pub(crate) sum16: &'a [f32],
-    pub(crate) bias32: &'a [i32],
-    pub(crate) bias16: &'a [i32],
+    pub(crate) n32: &'a [i32],
+    pub(crate) n16: &'a [i32],
 }
 
 /// A run of whole groups of one row to write.
@@ -42,8 +42,8 @@ pub(crate) struct QuantSpan<'a> {
     d: &'a mut [f32],
     sum32: &'a mut [f32],
     sum16: &'a mut [f32],
-    bias32: &'a mut [i32],
-    bias16: &'a mut [i32],
+    n32: &'a mut [i32],
+    n16: &'a mut [i32],
 }
 
 impl QuantBuf {
@@ -55,8 +55,8 @@ impl QuantBuf {
             d: SharedBuf::zeroed(n / 32)?,
             sum32: SharedBuf::zeroed(n / 32)?,
             sum16: SharedBuf::zeroed(n / 16)?,
-            bias32: SharedBuf::zeroed(n / 32)?,
-            bias16: SharedBuf::zeroed(n / 16)?,
+            n32: SharedBuf::zeroed(n / 32)?,
+            n16: SharedBuf::zeroed(n / 16)?,
         })
     }
 
@@ -69,7 +69,7 @@ impl QuantBuf {
 
     pub(crate) fn bytes(&self) -> usize {
         let floats = self.d.bytes() + self.sum32.bytes() + self.sum16.bytes();
-        self.q.bytes() + floats + self.bias32.bytes() + self.bias16.bytes()
+        self.q.bytes() + floats + self.n32.bytes() + self.n16.bytes()
     }
 
     /// Some rows.
@@ -87,8 +87,8 @@ impl QuantBuf {
                 d: self.d.get(from / 32..n / 32),
                 sum32: self.sum32.get(from / 32..n / 32),
                 sum16: self.sum16.get(from / 16..n / 16),
-                bias32: self.bias32.get(from / 32..n / 32),
-                bias16: self.bias16.get(from / 16..n / 16),
+                n32: self.n32.get(from / 32..n / 32),
+                n16: self.n16.get(from / 16..n / 16),
             }
         }
     }
@@ -110,8 +110,8 @@ impl QuantBuf {
                 d: self.d.get_mut(at32..at32 + n32),
                 sum32: self.sum32.get_mut(at32..at32 + n32),
                 sum16: self.sum16.get_mut(at16..at16 + n16),
-                bias32: self.bias32.get_mut(at32..at32 + n32),
-                bias16: self.bias16.get_mut(at16..at16 + n16),
+                n32: self.n32.get_mut(at32..at32 + n32),
+                n16: self.n16.get_mut(at16..at16 + n16),
             }
         }
     }
@@ -138,10 +138,10 @@ pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], out: &mut QuantSpan<'_>) {
         ];
         out.d[g] = d;
         out.sum32[g] = d * (sums[0] + sums[1]) as f32;
-        out.bias32[g] = -128 * (sums[0] + sums[1]);
+        out.n32[g] = sums[0] + sums[1];
         for (half, sum) in sums.into_iter().enumerate() {
             out.sum16[2 * g + half] = d * sum as f32;
-            out.bias16[2 * g + half] = -128 * sum;
+            out.n16[2 * g + half] = sum;
         }
     }
 }

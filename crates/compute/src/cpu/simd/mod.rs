@@ -62,24 +62,68 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// sum. A lane that is NaN becomes 0.
     fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32;
 
-    /// Where an integer sum starts: `bias` where [`Simd::dot4`] reads its weights with 128 added
-    /// (bias is -128 times the sum of the activations), else zero.
-    fn start(self, bias: i32) -> Self::I;
-    /// For each lane: acc + the sum of four products of the lane's weights (as
-    /// [`Simd::interleave`] left them) and the activations `x`, each in -127..=127.
-    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I;
+    /// Sixteen bytes of each of 16 rows that are `stride` bytes apart, by columns: lane r of vector
+    /// c has bytes 4 c to 4 c + 4 of row r.
+    fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4];
+    fn splat_i32(self, x: i32) -> Self::I;
+    /// Four signed bytes in each lane.
+    fn splat_i8(self, x: i8) -> Self::I {
+        self.splat_i32(i32::from_ne_bytes([x as u8; 4]))
+    }
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The lanes shifted to the left.
+    fn shl(self, x: Self::I, n: u32) -> Self::I;
+    /// The lanes shifted to the right, without their sign.
+    fn shr(self, x: Self::I, n: u32) -> Self::I;
+    /// The lanes shifted to the right, with their sign.
+    fn sar(self, x: Self::I, n: u32) -> Self::I;
+    /// The low halves of the lanes' products.
+    fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The sums of the bytes, without carries between them.
+    fn add_i8(self, a: Self::I, b: Self::I) -> Self::I;
+    /// For each byte, at most 15, the entry of the table.
+    fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I;
+    /// The half-precision numbers in the lower halves of the lanes.
+    fn f16_to_f32(self, x: Self::I) -> Self::F;
+
+    /// What a panel of signed weights has added to each: for instructions that read weights without
+    /// a sign.
+    const SIGNED_OFFSET: u8;
+    /// Panels that are multiplied together: as many as there are registers for.
+    const N_PANELS: usize;
+    /// Where an integer sum starts, for weights with `offset` added and activations whose sum is
+    /// `sum`.
+    fn start(self, sum: i32, offset: u8) -> Self::I {
+        self.splat_i32(sum.wrapping_mul(-i32::from(offset)))
+    }
+    fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I;
+    fn store_i8x4(self, x: Self::I, out: &mut [u8; 4 * LANES]);
+    /// For each lane: acc + the sum of four products of its weights, in 0..=127, and its
+    /// activations, in -127..=127.
+    fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I;
+    /// The same for signed weights with [`Simd::SIGNED_OFFSET`] added.
+    fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I;
     fn to_f32(self, x: Self::I) -> Self::F;
-    /// Columns `at..at + 32` of 16 rows of weights to the layout of [`Simd::dot4`],
+    /// Columns `at..at + 32` of 16 rows of weights, plus `offset`, to the layout of a panel,
     /// `[8][row][4]`.
-    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]);
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]);
 }
 
-/// The specification of [`Simd::interleave`] without its offset.
+/// The specification of [`Simd::interleave`].
 #[inline(always)]
-fn interleave_plain(rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
+fn interleave_plain(rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
     for (row, weights) in rows.iter().enumerate() {
-        for (i, four) in weights[at..at + 32].chunks_exact(4).enumerate() {
-            out[(i * LANES + row) * 4..][..4].copy_from_slice(four);
+        for (out, four) in out.iter_mut().zip(weights[at..at + 32].chunks_exact(4)) {
+            for (out, &q) in out[4 * row..].iter_mut().zip(four) {
+                *out = (q as u8).wrapping_add(offset);
+            }
         }
     }
+}
+
+/// Asserts that 16 bytes can be read at each of 16 rows.
+#[inline(always)]
+fn check_rows(rows: &[u8], stride: usize) {
+    assert!(rows.len() >= 15 * stride + 16, "sixteen bytes of every row");
 }

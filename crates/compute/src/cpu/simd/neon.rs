@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use super::{LANES, RUN, Simd, interleave_plain};
+use super::{LANES, RUN, Simd, check_rows, interleave_plain};
 use crate::dtype::f16_to_f32;
 
 /// 64-bit Arm.
@@ -148,23 +148,149 @@ impl Simd for Neon {
         sum
     }
     #[inline(always)]
-    fn start(self, _bias: i32) -> Self::I {
-        unsafe { [vdupq_n_s32(0); 4] }
+    fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
+        check_rows(rows, stride);
+        let mut out = [self.splat_i32(0); 4];
+        for quarter in 0..4 {
+            unsafe {
+                let p = rows.as_ptr().add(4 * quarter * stride);
+                let r0 = vreinterpretq_s32_u8(vld1q_u8(p));
+                let r1 = vreinterpretq_s32_u8(vld1q_u8(p.add(stride)));
+                let r2 = vreinterpretq_s32_u8(vld1q_u8(p.add(2 * stride)));
+                let r3 = vreinterpretq_s32_u8(vld1q_u8(p.add(3 * stride)));
+                let (a0, a1) = (vtrn1q_s32(r0, r1), vtrn2q_s32(r0, r1));
+                let (b0, b1) = (vtrn1q_s32(r2, r3), vtrn2q_s32(r2, r3));
+                let [a0, a1, b0, b1] = [a0, a1, b0, b1].map(|x| vreinterpretq_s64_s32(x));
+                out[0][quarter] = vreinterpretq_s32_s64(vtrn1q_s64(a0, b0));
+                out[1][quarter] = vreinterpretq_s32_s64(vtrn1q_s64(a1, b1));
+                out[2][quarter] = vreinterpretq_s32_s64(vtrn2q_s64(a0, b0));
+                out[3][quarter] = vreinterpretq_s32_s64(vtrn2q_s64(a1, b1));
+            }
+        }
+        out
     }
     #[inline(always)]
-    fn dot4(self, mut acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
-        let p = weights.as_ptr();
-        unsafe {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes(x.map(|x| x as u8))));
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let w = vld1q_s8(p.add(16 * i));
+    fn splat_i32(self, x: i32) -> Self::I {
+        unsafe { [vdupq_n_s32(x); 4] }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vandq_s32(a[i], b[i]) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vorrq_s32(a[i], b[i]) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn shl(self, x: Self::I, n: u32) -> Self::I {
+        let mut out = x;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vshlq_s32(x[i], vdupq_n_s32(n as i32)) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn shr(self, x: Self::I, n: u32) -> Self::I {
+        let mut out = x;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe {
+                vreinterpretq_s32_u32(vshlq_u32(
+                    vreinterpretq_u32_s32(x[i]),
+                    vdupq_n_s32(-(n as i32)),
+                ))
+            };
+        }
+        out
+    }
+    #[inline(always)]
+    fn sar(self, x: Self::I, n: u32) -> Self::I {
+        let mut out = x;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vshlq_s32(x[i], vdupq_n_s32(-(n as i32))) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vmulq_s32(a[i], b[i]) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn add_i8(self, a: Self::I, b: Self::I) -> Self::I {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe {
+                vreinterpretq_s32_s8(vaddq_s8(
+                    vreinterpretq_s8_s32(a[i]),
+                    vreinterpretq_s8_s32(b[i]),
+                ))
+            };
+        }
+        out
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I {
+        let mut out = codes;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe {
+                let table = vld1q_s8(table.as_ptr());
+                vreinterpretq_s32_s8(vqtbl1q_s8(table, vreinterpretq_u8_s32(codes[i])))
+            };
+        }
+        out
+    }
+    #[inline(always)]
+    fn f16_to_f32(self, x: Self::I) -> Self::F {
+        let mut halves = [0; LANES];
+        for (halves, x) in halves.as_chunks_mut::<4>().0.iter_mut().zip(x) {
+            unsafe { vst1_u16(halves.as_mut_ptr(), vmovn_u32(vreinterpretq_u32_s32(x))) };
+        }
+        self.load_f16(&halves)
+    }
+
+    const SIGNED_OFFSET: u8 = 0;
+    const N_PANELS: usize = 1;
+    #[inline(always)]
+    fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
+        let mut out = self.splat_i32(0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vreinterpretq_s32_u8(vld1q_u8(x.as_ptr().add(16 * i))) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn store_i8x4(self, x: Self::I, out: &mut [u8; 4 * LANES]) {
+        for (i, x) in x.into_iter().enumerate() {
+            unsafe { vst1q_u8(out.as_mut_ptr().add(16 * i), vreinterpretq_u8_s32(x)) };
+        }
+    }
+    #[inline(always)]
+    fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        self.dot4_signed(acc, weights, x)
+    }
+    #[inline(always)]
+    fn dot4_signed(self, mut acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            unsafe {
+                let (w, x) = (vreinterpretq_s8_s32(weights[i]), vreinterpretq_s8_s32(x[i]));
                 // Two products, each at most 128 * 127, fit an i16.
                 let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
                 let high = vmull_high_s8(w, x);
                 *acc = vpadalq_s16(*acc, vpaddq_s16(low, high));
             }
-            acc
         }
+        acc
     }
     #[inline(always)]
     fn to_f32(self, x: Self::I) -> Self::F {
@@ -175,7 +301,7 @@ impl Simd for Neon {
         out
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
-        interleave_plain(rows, at, out);
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
+        interleave_plain(rows, at, offset, out);
     }
 }

@@ -1,6 +1,6 @@
 //! The specification: plain loops over 16 lanes. Runs on every processor.
 
-use super::{LANES, RUN, Simd, interleave_plain};
+use super::{LANES, RUN, Simd, check_rows, interleave_plain};
 use crate::dtype::f16_to_f32;
 
 /// No instructions beyond the target's own.
@@ -81,13 +81,89 @@ impl Simd for Scalar {
         out.iter().map(|&q| i32::from(q)).sum()
     }
     #[inline(always)]
-    fn start(self, _bias: i32) -> Self::I {
-        [0; LANES]
+    fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
+        check_rows(rows, stride);
+        std::array::from_fn(|c| {
+            std::array::from_fn(|row| {
+                let at = row * stride + 4 * c;
+                i32::from_le_bytes([rows[at], rows[at + 1], rows[at + 2], rows[at + 3]])
+            })
+        })
     }
     #[inline(always)]
-    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
+    fn splat_i32(self, x: i32) -> Self::I {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn shl(self, x: Self::I, n: u32) -> Self::I {
+        x.map(|x| x << n)
+    }
+    #[inline(always)]
+    fn shr(self, x: Self::I, n: u32) -> Self::I {
+        x.map(|x| (x as u32 >> n) as i32)
+    }
+    #[inline(always)]
+    fn sar(self, x: Self::I, n: u32) -> Self::I {
+        x.map(|x| x >> n)
+    }
+    #[inline(always)]
+    fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+    #[inline(always)]
+    fn add_i8(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| {
+            let (a, b) = (a[i].to_le_bytes(), b[i].to_le_bytes());
+            i32::from_le_bytes(std::array::from_fn(|i| a[i].wrapping_add(b[i])))
+        })
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I {
+        codes.map(|codes| {
+            i32::from_le_bytes(
+                codes
+                    .to_le_bytes()
+                    .map(|code| table[usize::from(code)] as u8),
+            )
+        })
+    }
+    #[inline(always)]
+    fn f16_to_f32(self, x: Self::I) -> Self::F {
+        x.map(|x| f16_to_f32(x as u16))
+    }
+
+    const SIGNED_OFFSET: u8 = 0;
+    const N_PANELS: usize = 1;
+    #[inline(always)]
+    fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
+        std::array::from_fn(|i| i32::from_le_bytes(std::array::from_fn(|j| x[4 * i + j])))
+    }
+    #[inline(always)]
+    fn store_i8x4(self, x: Self::I, out: &mut [u8; 4 * LANES]) {
+        for (out, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(x) {
+            *out = x.to_le_bytes();
+        }
+    }
+    #[inline(always)]
+    fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        self.dot4_signed(acc, weights, x)
+    }
+    #[inline(always)]
+    fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
         std::array::from_fn(|lane| {
-            let products = (0..4).map(|i| i32::from(weights[4 * lane + i]) * i32::from(x[i]));
+            let (w, x) = (weights[lane].to_le_bytes(), x[lane].to_le_bytes());
+            let products = w
+                .into_iter()
+                .zip(x)
+                .map(|(w, x)| i32::from(w as i8) * i32::from(x as i8));
             acc[lane] + products.sum::<i32>()
         })
     }
@@ -96,7 +172,7 @@ impl Simd for Scalar {
         x.map(|x| x as f32)
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
-        interleave_plain(rows, at, out);
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
+        interleave_plain(rows, at, offset, out);
     }
 }

@@ -1,12 +1,12 @@
 //! AVX2 with FMA and F16C: two registers of eight lanes.
 //!
-//! Integer products: `vpmaddubsw` multiplies unsigned by signed bytes, so the weights lend their
+//! Integer products: `vpmaddubsw` multiplies unsigned by signed bytes, so signed weights lend their
 //! sign to the activations: |w| * (x with w's sign). With x in -127..=127 two such products stay
 //! below 2^15 even for w = -128, so nothing saturates.
 
 use core::arch::x86_64::*;
 
-use super::super::{LANES, RUN, Simd};
+use super::super::{LANES, RUN, Simd, check_rows};
 
 /// The processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -164,22 +164,139 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn start(self, _bias: i32) -> Self::I {
-        unsafe { [_mm256_setzero_si256(); 2] }
+    fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
+        check_rows(rows, stride);
+        let mut out = [self.splat_i32(0); 4];
+        for half in 0..2 {
+            unsafe {
+                // Row i in the lower half, row i + 4 in the upper. (No closures: they would not
+                // have the features.)
+                let mut r = [_mm256_setzero_si256(); 4];
+                for (i, r) in r.iter_mut().enumerate() {
+                    let p = rows.as_ptr().add((8 * half + i) * stride);
+                    let low = _mm_loadu_si128(p.cast());
+                    let high = _mm_loadu_si128(p.add(4 * stride).cast());
+                    *r = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high);
+                }
+                let a0 = _mm256_unpacklo_epi32(r[0], r[1]);
+                let a1 = _mm256_unpackhi_epi32(r[0], r[1]);
+                let b0 = _mm256_unpacklo_epi32(r[2], r[3]);
+                let b1 = _mm256_unpackhi_epi32(r[2], r[3]);
+                out[0][half] = _mm256_unpacklo_epi64(a0, b0);
+                out[1][half] = _mm256_unpackhi_epi64(a0, b0);
+                out[2][half] = _mm256_unpacklo_epi64(a1, b1);
+                out[3][half] = _mm256_unpackhi_epi64(a1, b1);
+            }
+        }
+        out
     }
     #[inline(always)]
-    fn dot4(self, mut acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
-        let p: *const __m256i = weights.as_ptr().cast();
+    fn splat_i32(self, x: i32) -> Self::I {
+        unsafe { [_mm256_set1_epi32(x); 2] }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        unsafe { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        unsafe { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn shl(self, x: Self::I, n: u32) -> Self::I {
         unsafe {
-            let x = _mm256_set1_epi32(i32::from_ne_bytes([
-                x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
-            ]));
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let w = _mm256_loadu_si256(p.add(i));
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            let n = _mm_cvtsi32_si128(n as i32);
+            [_mm256_sll_epi32(x[0], n), _mm256_sll_epi32(x[1], n)]
+        }
+    }
+    #[inline(always)]
+    fn shr(self, x: Self::I, n: u32) -> Self::I {
+        unsafe {
+            let n = _mm_cvtsi32_si128(n as i32);
+            [_mm256_srl_epi32(x[0], n), _mm256_srl_epi32(x[1], n)]
+        }
+    }
+    #[inline(always)]
+    fn sar(self, x: Self::I, n: u32) -> Self::I {
+        unsafe {
+            let n = _mm_cvtsi32_si128(n as i32);
+            [_mm256_sra_epi32(x[0], n), _mm256_sra_epi32(x[1], n)]
+        }
+    }
+    #[inline(always)]
+    fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        unsafe {
+            [
+                _mm256_mullo_epi32(a[0], b[0]),
+                _mm256_mullo_epi32(a[1], b[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn add_i8(self, a: Self::I, b: Self::I) -> Self::I {
+        unsafe { [_mm256_add_epi8(a[0], b[0]), _mm256_add_epi8(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I {
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [
+                _mm256_shuffle_epi8(table, codes[0]),
+                _mm256_shuffle_epi8(table, codes[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn f16_to_f32(self, x: Self::I) -> Self::F {
+        unsafe {
+            let mask = _mm256_set1_epi32(0xffff);
+            // Packing works inside 128-bit lanes; the quarters are put in order afterwards.
+            let words =
+                _mm256_packus_epi32(_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            [
+                _mm256_cvtph_ps(_mm256_castsi256_si128(words)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(words)),
+            ]
+        }
+    }
+
+    const SIGNED_OFFSET: u8 = 0;
+    const N_PANELS: usize = 1;
+    #[inline(always)]
+    fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
+        let p: *const __m256i = x.as_ptr().cast();
+        unsafe { [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))] }
+    }
+    #[inline(always)]
+    fn store_i8x4(self, x: Self::I, out: &mut [u8; 4 * LANES]) {
+        let p: *mut __m256i = out.as_mut_ptr().cast();
+        unsafe {
+            _mm256_storeu_si256(p, x[0]);
+            _mm256_storeu_si256(p.add(1), x[1]);
+        }
+    }
+    #[inline(always)]
+    fn dot4(self, mut acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        for (acc, (w, x)) in acc.iter_mut().zip(weights.into_iter().zip(x)) {
+            unsafe {
+                // Two products, each at most 127 * 127, fit an i16.
+                let pairs = _mm256_maddubs_epi16(w, x);
                 *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
             }
-            acc
+        }
+        acc
+    }
+    #[inline(always)]
+    fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        unsafe {
+            // The sign goes from the weight to the activation.
+            let x = [
+                _mm256_sign_epi8(x[0], weights[0]),
+                _mm256_sign_epi8(x[1], weights[1]),
+            ];
+            let weights = [_mm256_abs_epi8(weights[0]), _mm256_abs_epi8(weights[1])];
+            self.dot4(acc, weights, x)
         }
     }
     #[inline(always)]
@@ -187,7 +304,7 @@ impl Simd for Avx2 {
         unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
         let out: *mut __m256i = out.as_mut_ptr().cast();
         for half in 0..2 {
             unsafe {
@@ -195,7 +312,9 @@ impl Simd for Avx2 {
                 // closures: they would not have the features.)
                 let mut r = [_mm256_setzero_si256(); 8];
                 for (i, r) in r.iter_mut().enumerate() {
-                    *r = _mm256_loadu_si256(rows[8 * half + i][at..at + 32].as_ptr().cast());
+                    let row = rows[8 * half + i][at..at + 32].as_ptr();
+                    *r = _mm256_loadu_si256(row.cast());
+                    *r = _mm256_add_epi8(*r, _mm256_set1_epi8(offset as i8));
                 }
                 let mut fours = [[_mm256_setzero_si256(); 4]; 2];
                 for (half, four) in fours.iter_mut().enumerate() {

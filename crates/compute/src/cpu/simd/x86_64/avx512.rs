@@ -1,11 +1,11 @@
 //! AVX-512 (F, BW, VL, DQ), with and without VNNI: one register of sixteen lanes.
 //!
-//! `vpdpbusd` multiplies unsigned by signed bytes: the weights are stored with 128 added, and the
+//! `vpdpbusd` multiplies unsigned by signed bytes: signed weights are stored with 128 added, and the
 //! sum starts at -128 times the sum of the activations. Without VNNI, as for AVX2.
 
 use core::arch::x86_64::*;
 
-use super::super::{LANES, RUN, Simd};
+use super::super::{LANES, RUN, Simd, check_rows};
 
 /// The processor has AVX-512 F, BW, VL and DQ.
 #[derive(Clone, Copy)]
@@ -29,13 +29,7 @@ impl Avx512 {
     }
 
     #[inline(always)]
-    fn interleave(
-        self,
-        rows: &[[i8; RUN]; LANES],
-        at: usize,
-        out: &mut [i8; 32 * LANES],
-        flip: i32,
-    ) {
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
         let out: *mut __m512i = out.as_mut_ptr().cast();
         // SAFETY: `self` proves the instructions; reads and writes stay inside the arrays.
         unsafe {
@@ -46,7 +40,7 @@ impl Avx512 {
                 let low = _mm256_loadu_si256(rows[i][at..at + 32].as_ptr().cast());
                 let high = _mm256_loadu_si256(rows[i + 8][at..at + 32].as_ptr().cast());
                 let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
-                *r = _mm512_xor_si512(both, _mm512_set1_epi32(flip));
+                *r = _mm512_add_epi8(both, _mm512_set1_epi8(offset as i8));
             }
             let mut fours = [[_mm512_setzero_si512(); 4]; 2];
             for (half, four) in fours.iter_mut().enumerate() {
@@ -172,6 +166,88 @@ macro_rules! common {
         fn to_f32(self, x: Self::I) -> Self::F {
             unsafe { _mm512_cvtepi32_ps(x) }
         }
+        #[inline(always)]
+        fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
+            check_rows(rows, stride);
+            unsafe {
+                // Quarter j of vector i is row 4 j + i, so that a transpose of each four by four
+                // leaves the rows in order. (No closures: they would not have the features.)
+                let mut r = [_mm512_setzero_si512(); 4];
+                for (i, r) in r.iter_mut().enumerate() {
+                    let p = rows.as_ptr().add(i * stride);
+                    let a = _mm512_castsi128_si512(_mm_loadu_si128(p.cast()));
+                    let b = _mm_loadu_si128(p.add(4 * stride).cast());
+                    let c = _mm_loadu_si128(p.add(8 * stride).cast());
+                    let d = _mm_loadu_si128(p.add(12 * stride).cast());
+                    let x = _mm512_inserti32x4::<1>(a, b);
+                    let x = _mm512_inserti32x4::<2>(x, c);
+                    *r = _mm512_inserti32x4::<3>(x, d);
+                }
+                let a0 = _mm512_unpacklo_epi32(r[0], r[1]);
+                let a1 = _mm512_unpackhi_epi32(r[0], r[1]);
+                let b0 = _mm512_unpacklo_epi32(r[2], r[3]);
+                let b1 = _mm512_unpackhi_epi32(r[2], r[3]);
+                [
+                    _mm512_unpacklo_epi64(a0, b0),
+                    _mm512_unpackhi_epi64(a0, b0),
+                    _mm512_unpacklo_epi64(a1, b1),
+                    _mm512_unpackhi_epi64(a1, b1),
+                ]
+            }
+        }
+        #[inline(always)]
+        fn splat_i32(self, x: i32) -> Self::I {
+            unsafe { _mm512_set1_epi32(x) }
+        }
+        #[inline(always)]
+        fn and(self, a: Self::I, b: Self::I) -> Self::I {
+            unsafe { _mm512_and_si512(a, b) }
+        }
+        #[inline(always)]
+        fn or(self, a: Self::I, b: Self::I) -> Self::I {
+            unsafe { _mm512_or_si512(a, b) }
+        }
+        #[inline(always)]
+        fn shl(self, x: Self::I, n: u32) -> Self::I {
+            unsafe { _mm512_sll_epi32(x, _mm_cvtsi32_si128(n as i32)) }
+        }
+        #[inline(always)]
+        fn shr(self, x: Self::I, n: u32) -> Self::I {
+            unsafe { _mm512_srl_epi32(x, _mm_cvtsi32_si128(n as i32)) }
+        }
+        #[inline(always)]
+        fn sar(self, x: Self::I, n: u32) -> Self::I {
+            unsafe { _mm512_sra_epi32(x, _mm_cvtsi32_si128(n as i32)) }
+        }
+        #[inline(always)]
+        fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I {
+            unsafe { _mm512_mullo_epi32(a, b) }
+        }
+        #[inline(always)]
+        fn add_i8(self, a: Self::I, b: Self::I) -> Self::I {
+            unsafe { _mm512_add_epi8(a, b) }
+        }
+        #[inline(always)]
+        fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I {
+            unsafe {
+                let table = _mm_loadu_si128(table.as_ptr().cast());
+                _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), codes)
+            }
+        }
+        #[inline(always)]
+        fn f16_to_f32(self, x: Self::I) -> Self::F {
+            unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)) }
+        }
+
+        const N_PANELS: usize = 2;
+        #[inline(always)]
+        fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
+            unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn store_i8x4(self, x: Self::I, out: &mut [u8; 4 * LANES]) {
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) }
+        }
     };
 }
 
@@ -184,25 +260,28 @@ macro_rules! common {
 impl Simd for Avx512 {
     common!();
 
+    const SIGNED_OFFSET: u8 = 0;
     #[inline(always)]
-    fn start(self, _bias: i32) -> Self::I {
-        unsafe { _mm512_setzero_si512() }
-    }
-    #[inline(always)]
-    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
+    fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
         unsafe {
-            let w = _mm512_loadu_si512(weights.as_ptr().cast());
-            let x = _mm512_set1_epi32(i32::from_ne_bytes([
-                x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
-            ]));
-            let x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
-            let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), x);
+            // Two products, each at most 127 * 127, fit an i16.
+            let pairs = _mm512_maddubs_epi16(weights, x);
             _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
-        self.interleave(rows, at, out, 0);
+    fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        unsafe {
+            // The sign goes from the weight to the activation.
+            let is_negative = _mm512_movepi8_mask(weights);
+            let x = _mm512_mask_sub_epi8(x, is_negative, _mm512_setzero_si512(), x);
+            let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(weights), x);
+            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
+        self.interleave(rows, at, offset, out);
     }
 }
 
@@ -213,24 +292,17 @@ impl Simd for Avx512 {
 impl Simd for Avx512Vnni {
     common!();
 
+    const SIGNED_OFFSET: u8 = 128;
     #[inline(always)]
-    fn start(self, bias: i32) -> Self::I {
-        unsafe { _mm512_set1_epi32(bias) }
+    fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        unsafe { _mm512_dpbusd_epi32(acc, weights, x) }
     }
     #[inline(always)]
-    fn dot4(self, acc: Self::I, weights: &[i8; 4 * LANES], x: [i8; 4]) -> Self::I {
-        unsafe {
-            let w = _mm512_loadu_si512(weights.as_ptr().cast());
-            let x = _mm512_set1_epi32(i32::from_ne_bytes([
-                x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
-            ]));
-            _mm512_dpbusd_epi32(acc, w, x)
-        }
+    fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        self.dot4(acc, weights, x)
     }
     #[inline(always)]
-    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, out: &mut [i8; 32 * LANES]) {
-        // Flipping the sign bit adds 128.
-        self.0
-            .interleave(rows, at, out, i32::from_ne_bytes([0x80; 4]));
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
+        self.0.interleave(rows, at, offset, out);
     }
 }
