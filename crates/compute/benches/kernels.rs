@@ -1,7 +1,7 @@
 //! How fast matrix products are: for each type and number of tokens, the weights' GB/s and the
 //! product's GOPS (two operations for a multiply-add).
 //!
-//! `cargo bench -p minerva-compute --bench kernels -- [--threads N] [--size ROWSxCOLS] [TYPE…]`
+//! `cargo bench -p minerva-compute --bench kernels -- [--threads N] [--tokens N] [--size ROWSxCOLS] [TYPE…]`
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,16 @@ use minerva_compute::{
 
 fn main() {
     let (mut threads, mut size, mut types) = (None, (4096, 4096), Vec::new());
+    let mut tokens = vec![1, 8, 256];
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--bench" => {}
             "--threads" => threads = args.next().and_then(|n| n.parse().ok()),
+            "--tokens" => {
+                let n = args.next().and_then(|n| n.parse().ok());
+                tokens = vec![n.expect("--tokens N")];
+            }
             "--size" => {
                 let value = args.next().unwrap_or_default();
                 let (rows, columns) = value.split_once('x').expect("--size ROWSxCOLS");
@@ -47,7 +52,7 @@ fn main() {
         "type", "tokens", "µs", "GB/s", "GOPS"
     );
     for dtype in types {
-        for n_tokens in [1, 8, 256] {
+        for &n_tokens in &tokens {
             bench(&backend, dtype, size, n_tokens);
         }
     }

@@ -14,6 +14,7 @@
 mod memory;
 mod steps;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -301,6 +302,19 @@ impl Executable for Executor {
 }
 
 impl Progress {
+    /// The next chunks for one of `n_threads`: half of its share of what is left, so that a thread
+    /// reads weights that lie beside each other, and all end at about the same time.
+    fn claim(&self, n_threads: usize) -> Option<Range<usize>> {
+        let n_left = |next: usize| self.n_chunks.saturating_sub(next);
+        let end = |next: usize| next + n_left(next).div_ceil(2 * n_threads);
+        let claimed = self
+            .next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+                (n_left(next) > 0).then(|| end(next))
+            });
+        claimed.ok().map(|next| next..end(next))
+    }
+
     fn reset(&mut self, n_chunks: usize) {
         *self = Progress {
             n_chunks,
@@ -392,24 +406,22 @@ impl Executor {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         for (index, progress) in self.progress.iter().enumerate() {
-            while progress.next.load(Ordering::Relaxed) < progress.n_chunks {
-                let chunk = progress.next.fetch_add(1, Ordering::Relaxed);
-                if chunk >= progress.n_chunks {
-                    break;
-                }
-                // After a panic the other chunks are passed over, so that every thread comes to
-                // the end.
-                if !has_failed.load(Ordering::Relaxed) {
-                    let run = || match index.checked_sub(1) {
-                        None => self.turns(chunk),
-                        Some(step) => self.chunk(&self.plan.steps[step], chunk, &mut scratch),
-                    };
-                    if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                        has_failed.store(true, Ordering::Relaxed);
+            while let Some(chunks) = progress.claim(self.scratch.len()) {
+                for chunk in chunks {
+                    // After a panic the other chunks are passed over, so that every thread comes to
+                    // the end.
+                    if !has_failed.load(Ordering::Relaxed) {
+                        let run = || match index.checked_sub(1) {
+                            None => self.turns(chunk),
+                            Some(step) => self.chunk(&self.plan.steps[step], chunk, &mut scratch),
+                        };
+                        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                            has_failed.store(true, Ordering::Relaxed);
+                        }
                     }
+                    // What the chunk wrote is seen by whoever sees it done.
+                    progress.done.fetch_add(1, Ordering::Release);
                 }
-                // What the chunk wrote is seen by whoever sees it done.
-                progress.done.fetch_add(1, Ordering::Release);
             }
             let mut wait = Wait::default();
             while progress.done.load(Ordering::Acquire) < progress.n_chunks {

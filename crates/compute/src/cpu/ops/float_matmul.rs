@@ -2,7 +2,7 @@
 //!
 //! For one output: sixteen partial sums, lane i adding the products of elements i, i + 16, … in
 //! order with fused multiply-adds, then the lanes' sum. Four rows are turned into f32 at a time
-//! and used for all tokens, four at a time.
+//! and used for all tokens, four at a time; for few tokens they are turned in registers.
 
 use crate::cpu::simd::{LANES, Simd};
 use crate::cpu::threads::Tile;
@@ -35,6 +35,14 @@ pub(crate) fn float_matmul<S: Simd>(
     }
     let n_rows = out.row(0).len();
     let row_bytes = rows.len() / n_rows;
+    if n_tokens < 4 && width.is_multiple_of(LANES) && n_rows.is_multiple_of(ROWS) {
+        match kind {
+            FloatKind::F32 => return few_tokens::<S, Singles>(s, rows, (x, width), out),
+            FloatKind::F16 => return few_tokens::<S, Halves>(s, rows, (x, width), out),
+            FloatKind::Bf16 => return few_tokens::<S, UpperHalves>(s, rows, (x, width), out),
+            FloatKind::Other(_) => {}
+        }
+    }
     for first in (0..n_rows).step_by(ROWS) {
         let n = ROWS.min(n_rows - first);
         for r in 0..n {
@@ -61,6 +69,85 @@ pub(crate) fn float_matmul<S: Simd>(
                     out.row(t)[first + r] = dots::<S, 1, 1>(s, [row(r)], [token(0)])[0][0];
                 }
                 t += 1;
+            }
+        }
+    }
+}
+
+/// How sixteen numbers are read.
+trait Numbers {
+    const BYTES: usize;
+    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F;
+}
+
+struct Singles;
+struct Halves;
+struct UpperHalves;
+
+impl Numbers for Singles {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F {
+        let mut x = [0.0; LANES];
+        for (x, bytes) in x.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *x = f32::from_le_bytes(*bytes);
+        }
+        s.load(&x)
+    }
+}
+
+impl Numbers for Halves {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F {
+        s.load_f16(&words(bytes))
+    }
+}
+
+impl Numbers for UpperHalves {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F {
+        s.load_bf16(&words(bytes))
+    }
+}
+
+/// Sixteen numbers of two bytes; those that are missing are zero.
+#[inline(always)]
+fn words(bytes: &[u8]) -> [u16; LANES] {
+    let mut words = [0; LANES];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        *word = u16::from_le_bytes(*bytes);
+    }
+    words
+}
+
+/// The same sums for rows in whole fours and whole vectors.
+#[inline(always)]
+fn few_tokens<S: Simd, N: Numbers>(
+    s: S,
+    rows: &[u8],
+    (x, width): (&[f32], usize),
+    out: &mut Tile<'_, f32>,
+) {
+    let row_bytes = width * N::BYTES;
+    for (i, rows) in rows.chunks_exact(ROWS * row_bytes).enumerate() {
+        for t in 0..out.n_rows() {
+            let x = x[t * width..][..width].as_chunks::<LANES>().0;
+            let mut acc = [s.splat(0.0); ROWS];
+            for (j, x) in x.iter().enumerate() {
+                let x = s.load(x);
+                for r in 0..ROWS {
+                    let at = r * row_bytes + j * LANES * N::BYTES;
+                    if t == 0 {
+                        s.prefetch(rows.as_ptr().wrapping_add(at + ROWS * row_bytes));
+                    }
+                    let w = N::load(s, &rows[at..][..LANES * N::BYTES]);
+                    acc[r] = s.fma(w, x, acc[r]);
+                }
+            }
+            for (r, acc) in acc.into_iter().enumerate() {
+                out.row(t)[i * ROWS + r] = s.sum(acc);
             }
         }
     }
@@ -123,16 +210,9 @@ fn widen<S: Simd>(s: S, kind: FloatKind, bytes: &[u8], out: &mut [f32]) {
         FloatKind::F16 | FloatKind::Bf16 => {
             let (chunks, rest) = bytes.as_chunks::<{ 2 * LANES }>();
             let (outs, out_rest) = out.as_chunks_mut::<LANES>();
-            let halves = |bytes: &[u8]| {
-                let mut halves = [0; LANES];
-                for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *half = u16::from_le_bytes(*bytes);
-                }
-                halves
-            };
             let is_f16 = kind == FloatKind::F16;
             for (out, bytes) in outs.iter_mut().zip(chunks) {
-                let x = halves(bytes);
+                let x = words(bytes);
                 s.store(
                     if is_f16 {
                         s.load_f16(&x)
@@ -143,7 +223,7 @@ fn widen<S: Simd>(s: S, kind: FloatKind, bytes: &[u8], out: &mut [f32]) {
                 );
             }
             if !rest.is_empty() {
-                let (x, mut all) = (halves(rest), [0.0; LANES]);
+                let (x, mut all) = (words(rest), [0.0; LANES]);
                 s.store(
                     if is_f16 {
                         s.load_f16(&x)

@@ -36,7 +36,7 @@ const PANEL: usize = LANES;
 /// The most rows of a product: two panels.
 pub(crate) const ROWS: usize = 2 * PANEL;
 /// Columns of a panel: whole blocks of every type.
-const STRIP: usize = 1024;
+const STRIP: usize = 512;
 
 /// Some columns of up to sixteen rows.
 pub(crate) struct Rows<'a> {
