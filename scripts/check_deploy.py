@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Checks deploy/: renders and validates the Helm chart, and proves the proxies before two replicas.
+"""Checks deploy/: the Helm chart, rendered, the unit of systemd, and the proxies before two replicas.
 
     check_deploy.py MINERVA [--envoy ENVOY] [--haproxy HAPROXY]
 
-Needs helm-python-sdk, kubernetes-validate and PyYAML. A conversation must stay on one replica,
+Needs helm-python-sdk, kubernetes-validate, PyYAML and systemd-analyze. A conversation must stay on one replica,
 conversations must be spread over both, and a replica that is killed must cost no request.
 """
 
@@ -64,7 +64,23 @@ def check_chart(minerva, folder):
     assert pool["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     port = pod["spec"]["containers"][0]["ports"][0]["containerPort"]
     assert pool["targetPorts"] == [{"number": port}], pool
+    scaler = next(o for o in objects if o["kind"] == "HorizontalPodAutoscaler")["spec"]["metrics"]
+    known = (DEPLOY.parent / "crates/server/src/metrics.rs").read_text()
+    assert all(f'"{metric["pods"]["metric"]["name"]}"' in known for metric in scaler), scaler
     print("chart: ok")
+
+
+def check_unit(minerva, folder):
+    """systemd has nothing to say about the unit, where it finds the program."""
+    text = (DEPLOY / "systemd/minerva.service").read_text()
+    assert "/usr/local/bin/minerva " in text
+    unit = folder / "minerva.service"
+    unit.write_text(text.replace("/usr/local/bin/minerva ", f"{minerva} "))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+    # Unknown settings are no errors to it, but lines.
+    said = [line for line in done.stderr.splitlines() if "minerva.service" in line]
+    assert done.returncode == 0 and not said, done.stderr
+    print("unit: ok")
 
 
 def free_port():
@@ -185,6 +201,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         check_chart(minerva, folder)
+        check_unit(minerva, folder)
         if args.haproxy:
             check_proxy("haproxy", minerva, folder, [args.haproxy, "-f"], "haproxy/haproxy.cfg", True)
         if args.envoy:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Validates what a running service answers against OpenAI's own OpenAPI description.
 
-    check_openai_schema.py URL MODEL openai-openapi.json
+    service.py MINERVA MODEL check_openai_schema.py openai-openapi.json
 
-Needs jsonschema. URL is that of the service, without /v1. Prints one line for each answer; the exit
+Needs jsonschema. Prints one line for each answer; the exit
 status is 1 if one does not follow its schema. `timings`, `warnings` and `prompt_progress` are
 additions that the schemas allow.
 """
@@ -44,7 +44,7 @@ EVENTS = {
 
 
 def main():
-    url, model, path = sys.argv[1:]
+    path, url, model, key, _ = sys.argv[1:]
     with open(path) as file:
         document = nullable(json.load(file))
     n_wrong = 0
@@ -61,7 +61,8 @@ def main():
 
     def ask(path, body=None):
         data = None if body is None else json.dumps({"model": model, **body}).encode()
-        request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        request = urllib.request.Request(url + path, data, headers)
         try:
             with urllib.request.urlopen(request) as answer:
                 return answer.read().decode()

@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
 """Drives a running service with OpenAI's own Python SDK.
 
-    check_openai_sdk.py URL MODEL
+    service.py MINERVA MODEL check_openai_sdk.py
 
-Needs openai[realtime]. URL is that of the service, without /v1; the service is used by nobody else meanwhile.
+Needs openai[realtime].
 """
 
+import asyncio
 import json
 import sys
 import threading
-import urllib.request
 
 import openai
 import pydantic
 from openai.types.responses import ResponseStreamEvent
 
-URL, MODEL = sys.argv[1:]
-client = openai.OpenAI(base_url=URL + "/v1", api_key="none", max_retries=0)
+import service
+
+URL, MODEL, KEY, SINGLE = sys.argv[1:]
+client = openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0)
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -95,23 +97,66 @@ def errors():
             assert (error.code, error.param) == (code, param), error
         else:
             raise AssertionError(f"{fields} was answered")
+    try:
+        client.with_options(api_key="wrong").models.list()
+    except openai.AuthenticationError as error:
+        assert error.code == "invalid_api_key", error
+    else:
+        raise AssertionError("a wrong key was let in")
 
 
-def figure(name):
-    text = urllib.request.urlopen(URL + "/metrics").read().decode()
-    line = next(line for line in text.splitlines() if line.startswith(name + "{"))
-    return float(line.rsplit(" ", 1)[1])
+def retries():
+    single = client.with_options(api_key=SINGLE)
+    fields = {"model": MODEL, "messages": MESSAGES, "max_tokens": 2}
+    with service.busy(URL, MODEL, SINGLE, KEY, n_refusals=2):
+        try:
+            single.chat.completions.create(**fields)
+        except openai.RateLimitError as error:
+            assert error.code == "concurrency_limit_exceeded" and error.response.headers["retry-after"] == "1"
+        else:
+            raise AssertionError("a second request was let in")
+        # The SDK waits as long as the service says.
+        answer = single.with_options(max_retries=5).chat.completions.create(**fields)
+    assert answer.usage.completion_tokens == 2
+
+
+def n_running():
+    return service.figure(URL, KEY, "minerva_requests_running")
 
 
 def cancellation():
-    answer = chat(stream=True, max_tokens=2000, extra_body={"ignore_eos": True})
+    endless = {"max_tokens": 2000, "extra_body": {"ignore_eos": True}}
+    answer = chat(stream=True, **endless)
     next(iter(answer))
     # The figures are those after the last step.
-    while figure("minerva_requests_running") != 1:
-        pass
+    service.wait_until("it runs", lambda: n_running() == 1)
     answer.close()
-    while figure("minerva_requests_running") != 0:
-        pass
+    service.wait_until("it is gone", lambda: n_running() == 0)
+    try:
+        client.with_options(timeout=0.5).chat.completions.create(model=MODEL, messages=MESSAGES, **endless)
+    except openai.APITimeoutError:
+        service.wait_until("it is gone", lambda: n_running() == 0)
+    else:
+        raise AssertionError("2000 tokens in half a second")
+
+
+def asynchronous():
+    async def ask():
+        own = openai.AsyncOpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0)
+        fields = {"model": MODEL, "messages": MESSAGES, "temperature": 0, "max_tokens": 24}
+        texts = []
+        async for chunk in await own.chat.completions.create(stream=True, **fields):
+            texts.append(chunk.choices[0].delta.content or "")
+        endless = fields | {"max_tokens": 2000, "extra_body": {"ignore_eos": True}}
+        task = asyncio.create_task(own.chat.completions.create(**endless))
+        while await asyncio.to_thread(n_running) != 1:
+            assert not task.done(), await task
+        task.cancel()
+        await asyncio.to_thread(service.wait_until, "it is gone", lambda: n_running() == 0)
+        await own.close()
+        return "".join(texts)
+
+    assert asyncio.run(ask()) == chat().choices[0].message.content
 
 
 def respond(**fields):
@@ -224,7 +269,9 @@ for check in [
     responses,
     response_events,
     response_socket,
+    retries,
     cancellation,
+    asynchronous,
     many_at_once,
 ]:
     check()

@@ -27,6 +27,9 @@ use crate::systemd;
 
 /// Connections that the system keeps until they are accepted: a burst of clients at once.
 const BACKLOG: u32 = 1024;
+/// Bytes that the system takes of an answer before its client has: some hundred tokens. Left to itself
+/// it takes megabytes, so that whole answers are computed for clients that read nothing.
+const SEND_BUFFER: u32 = 64 * 1024;
 /// Threads that wait for sockets and write JSON; more would only take time from those that compute.
 const MAX_THREADS: usize = 4;
 /// For streams to send their last event, and for answers to leave, once all are told to end.
@@ -253,6 +256,8 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     // A restarted server takes its port back at once. Elsewhere the flag lets two servers share.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
+    // Connections have it from their listener.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }

@@ -243,16 +243,22 @@ impl Keys {
 
     /// The key that this is.
     pub(crate) fn find(&self, text: &str) -> Result<Arc<Key>, ApiError> {
-        let wrong = |message| ApiError::new(ErrorCode::InvalidKey, message);
+        // OpenAI's words: LiteLLM knows by them, and not by the status, that it is the key.
+        let wrong = |why| {
+            ApiError::new(
+                ErrorCode::InvalidKey,
+                format!("Incorrect API key provided: {why}"),
+            )
+        };
         let id = key::id_of(text)
-            .ok_or_else(|| wrong("the API key has not the form of one that this server makes"))?;
+            .ok_or_else(|| wrong("it has not the form of one that this server makes"))?;
         let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
         match by_id.get(id) {
             Some(key) if key.record.is_key(text) => match key.revoked.is_cancelled() {
-                true => Err(wrong("the API key is revoked")),
+                true => Err(wrong("it is revoked")),
                 false => Ok(Arc::clone(key)),
             },
-            _ => Err(wrong("the API key is not one of this server's")),
+            _ => Err(wrong("it is not one of this server's")),
         }
     }
 
