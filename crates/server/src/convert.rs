@@ -14,7 +14,8 @@ use crate::error::{ApiError, ErrorCode};
 use crate::failure::request_error;
 use crate::models;
 use crate::openai::{
-    ChatRequest, CompletionRequest, FieldError, Message, Object, Prompt, Sampling, Unsupported,
+    Answers, ChatRequest, CompletionRequest, FieldError, Message, Object, Prompt, Sampling,
+    Unsupported,
 };
 use crate::state::AppState;
 
@@ -87,14 +88,14 @@ pub(crate) async fn prepare_chat(
     let ChatRequest {
         messages,
         sampling,
+        answers,
         fields,
     } = request;
     let tools = usable_tools(fields.tools, fields.tool_choice.as_ref(), &mut unsupported);
-    let delivery = delivery(
-        &sampling,
-        unsupported,
-        settings.config.api.unsupported_fields,
-    )?;
+    let is_stream = sampling.stream.unwrap_or(false);
+    let policy = settings.config.api.unsupported_fields;
+    let n_choices = answers.n.unwrap_or(1);
+    let delivery = delivery(is_stream, answers, unsupported, policy)?;
     let deadlines = deadlines(&sampling, &settings.config.timeouts)?;
     let max_tokens = match (fields.max_completion_tokens, fields.max_tokens) {
         (Some(max), Some(other)) if max != other => {
@@ -111,7 +112,6 @@ pub(crate) async fn prepare_chat(
             return Err(FieldError::new("top_logprobs", problem).into());
         }
     };
-    let n_choices = sampling.n.unwrap_or(1);
     let config = generate_config(sampling, max_tokens, logprobs)?;
     let chat = ChatPrompt {
         messages,
@@ -147,7 +147,7 @@ pub(crate) struct ChatPrompt {
     /// The messages.
     pub(crate) messages: Vec<Message>,
     /// Definitions of tools.
-    pub(crate) tools: Vec<Value>,
+    pub(crate) tools: Vec<Object>,
     /// Variables of the template.
     pub(crate) template_variables: Object,
     /// Whether the prompt ends with the start of an answer; so if not set.
@@ -208,7 +208,7 @@ impl ChatPrompt {
         let chat = Chat {
             tools: match self.tools.is_empty() {
                 true => minijinja::Value::default(),
-                false => value(Value::Array(self.tools)),
+                false => value(self.tools.into_iter().map(Value::Object).collect()),
             },
             add_generation_prompt,
             answer_start,
@@ -249,35 +249,37 @@ fn template_message(message: &Message) -> Value {
     value
 }
 
+/// Refuses to have calls made: answers are not searched for them.
+pub(crate) fn check_tool_choice(choice: Option<&Value>, unsupported: &mut Vec<Unsupported>) {
+    if choice.is_some_and(|choice| *choice != "none" && *choice != "auto") {
+        let problem = "calls in answers are not read, expected \"none\"";
+        unsupported.push(Unsupported {
+            error: FieldError::new("tool_choice", problem),
+            is_known: true,
+        });
+    }
+}
+
 /// The tools that the template is to be given: answers cannot be searched for calls, so there are
 /// some only where the model must not call them.
 fn usable_tools(
-    tools: Option<Vec<Value>>,
+    tools: Option<Vec<Object>>,
     choice: Option<&Value>,
     unsupported: &mut Vec<Unsupported>,
-) -> Vec<Value> {
+) -> Vec<Object> {
     let tools = tools.unwrap_or_default();
-    let is_none = choice.is_some_and(|choice| *choice == "none");
-    let is_auto = choice.is_none_or(|choice| *choice == "auto");
-    let mut refuse = |param, problem: &str| {
-        unsupported.push(Unsupported {
-            error: FieldError::new(param, problem),
-            is_known: true,
-        });
-    };
-    match tools.is_empty() {
-        _ if is_none => tools,
-        true if is_auto => tools,
-        true => {
-            refuse("tool_choice", "there without tools, expected \"none\"");
-            tools
-        }
-        false => {
-            let problem = "calls in answers are not read, expected tool_choice: \"none\"";
-            refuse("tools", problem);
-            Vec::new()
-        }
+    if tools.is_empty() {
+        check_tool_choice(choice, unsupported);
     }
+    if tools.is_empty() || choice.is_some_and(|choice| *choice == "none") {
+        return tools;
+    }
+    let problem = "calls in answers are not read, expected tool_choice: \"none\"";
+    unsupported.push(Unsupported {
+        error: FieldError::new("tools", problem),
+        is_known: true,
+    });
+    Vec::new()
 }
 
 /// Completions that an engine can answer.
@@ -313,18 +315,17 @@ pub(crate) async fn prepare_completion(
     let CompletionRequest {
         prompts,
         sampling,
+        answers,
         fields,
     } = request;
-    let delivery = delivery(
-        &sampling,
-        unsupported,
-        settings.config.api.unsupported_fields,
-    )?;
+    let is_stream = sampling.stream.unwrap_or(false);
+    let policy = settings.config.api.unsupported_fields;
+    let n_choices = answers.n.unwrap_or(1);
+    let delivery = delivery(is_stream, answers, unsupported, policy)?;
     let deadlines = deadlines(&sampling, &settings.config.timeouts)?;
     let logprobs = fields.logprobs.map(|k| top_logprobs("logprobs", k));
     let logprobs = logprobs.transpose()?;
     let is_echo = fields.echo.unwrap_or(false);
-    let n_choices = sampling.n.unwrap_or(1);
     let max_tokens = fields.max_tokens.unwrap_or(COMPLETION_TOKENS);
     let config = generate_config(sampling, Some(max_tokens), logprobs)?;
     let model = models::get(state, caller, fields.model.as_deref(), deadlines.queue).await?;
@@ -381,16 +382,15 @@ pub(crate) fn top_logprobs(field: &str, found: usize) -> Result<usize, FieldErro
 }
 
 /// How answers come; refuses what cannot be honored.
-pub(crate) fn delivery(
-    sampling: &Sampling,
+fn delivery(
+    is_stream: bool,
+    answers: Answers,
     mut unsupported: Vec<Unsupported>,
     policy: UnsupportedFields,
 ) -> Result<Delivery, ApiError> {
-    let is_stream = sampling.stream.unwrap_or(false);
-    let options = sampling.stream_options.clone();
-    let has_progress = sampling.return_progress.unwrap_or(false);
+    let has_progress = answers.return_progress.unwrap_or(false);
     for (field, is_there) in [
-        ("stream_options", options.is_some()),
+        ("stream_options", answers.stream_options.is_some()),
         ("return_progress", has_progress),
     ] {
         if is_there && !is_stream {
@@ -398,7 +398,7 @@ pub(crate) fn delivery(
             return Err(FieldError::new(field, problem).into());
         }
     }
-    let options = options.unwrap_or_default();
+    let options = answers.stream_options.unwrap_or_default();
     if options.include_obfuscation == Some(true) {
         unsupported.push(Unsupported {
             error: FieldError::new("stream_options.include_obfuscation", "true, expected false"),

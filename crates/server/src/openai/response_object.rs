@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::answer::{Timings, Usage};
 use super::chat::TokenLogprob;
 
 /// How far a response, or an item of it, is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
     /// On its way.
@@ -25,7 +26,8 @@ pub(crate) enum Status {
 }
 
 /// A response.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Response)]
 pub(crate) struct ResponseObject {
     /// Its id.
     pub(crate) id: String,
@@ -76,6 +78,7 @@ pub(crate) struct ResponseObject {
     /// `auto`.
     pub(crate) tool_choice: &'static str,
     /// Always empty.
+    #[schema(value_type = Vec<Value>, max_items = 0)]
     pub(crate) tools: [(); 0],
     /// As in the request.
     pub(crate) top_logprobs: usize,
@@ -100,7 +103,7 @@ pub(crate) struct ResponseObject {
 }
 
 /// What went wrong with a response.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ResponseError {
     /// One of OpenAI's codes.
     pub(crate) code: &'static str,
@@ -109,14 +112,14 @@ pub(crate) struct ResponseError {
 }
 
 /// Why a response ended early.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct IncompleteDetails {
     /// `max_output_tokens`.
     pub(crate) reason: &'static str,
 }
 
 /// How a model thinks; there is nothing to set.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct Reasoning {
     /// Always null.
     pub(crate) effort: Option<String>,
@@ -125,7 +128,7 @@ pub(crate) struct Reasoning {
 }
 
 /// Tokens counted.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(crate) struct ResponseUsage {
     /// Of the whole conversation until the answer.
     pub(crate) input_tokens: usize,
@@ -140,7 +143,7 @@ pub(crate) struct ResponseUsage {
 }
 
 /// What there is to say of the input's tokens.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(crate) struct InputDetails {
     /// Those that the cache held.
     pub(crate) cached_tokens: usize,
@@ -149,7 +152,7 @@ pub(crate) struct InputDetails {
 }
 
 /// What there is to say of the answer's tokens.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(crate) struct OutputDetails {
     /// Always 0: thoughts are part of the text.
     pub(crate) reasoning_tokens: usize,
@@ -176,7 +179,7 @@ impl ResponseUsage {
 }
 
 /// A message of the model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct OutputMessage {
     /// Its id.
     pub(crate) id: String,
@@ -205,7 +208,7 @@ impl OutputMessage {
 }
 
 /// A part of a message of the model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct OutputText {
     /// `output_text`.
     #[serde(rename = "type")]
@@ -213,6 +216,7 @@ pub(crate) struct OutputText {
     /// Its text.
     pub(crate) text: String,
     /// Always empty: nothing is cited.
+    #[schema(value_type = Vec<Value>, max_items = 0)]
     pub(crate) annotations: [(); 0],
     /// Log-probabilities of its tokens, where they are wanted.
     pub(crate) logprobs: Vec<TokenLogprob>,
@@ -231,7 +235,7 @@ impl OutputText {
 }
 
 /// What happens while a response is made; on the wire it has its name as `type`, and its number.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum ResponseEvent {
     /// The response as a whole moved on.
@@ -302,7 +306,7 @@ pub(crate) enum ResponseEvent {
 }
 
 /// What a response, or an item of input, leaves when it is deleted.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct DeletedResponse {
     /// Its id.
     pub(crate) id: String,
@@ -313,7 +317,7 @@ pub(crate) struct DeletedResponse {
 }
 
 /// Some of the items of a response's input.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ItemList<T> {
     /// `list`.
     pub(crate) object: &'static str,
