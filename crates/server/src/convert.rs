@@ -81,9 +81,64 @@ pub(crate) struct PreparedChat {
 pub(crate) async fn prepare_chat(
     state: &AppState,
     caller: &Caller,
-    request: ChatRequest,
+    mut request: ChatRequest,
     mut unsupported: Vec<Unsupported>,
 ) -> Result<PreparedChat, ApiError> {
+    let fields = &mut request.fields;
+    let tools = fields.tools.take();
+    let tools = usable_tools(tools, fields.tool_choice.as_ref(), &mut unsupported);
+    let CheckedChat {
+        mut chat,
+        model,
+        config,
+        n_choices,
+        deadlines,
+        delivery,
+    } = check_chat(state, request, unsupported)?;
+    chat.tools = tools;
+    let model = models::get(state, caller, model.as_deref(), deadlines.queue).await?;
+    let work = move || {
+        let tokens = chat.with(&model, |chat, template| {
+            chat.encode(template, model.model().tokenizer())
+        })?;
+        Ok((model, tokens))
+    };
+    let (model, tokens) = blocking(state, work).await?;
+    let request = GenerateRequest {
+        n_choices,
+        tenant: caller.tenant(),
+        deadlines,
+        ..GenerateRequest::new(tokens, config)
+    };
+    Ok(PreparedChat {
+        model,
+        request,
+        delivery,
+    })
+}
+
+/// A chat whose fields make sense.
+pub(crate) struct CheckedChat {
+    /// What the prompt is made of.
+    pub(crate) chat: ChatPrompt,
+    /// The model's name, if there is one in the request.
+    pub(crate) model: Option<String>,
+    /// How it goes on.
+    pub(crate) config: GenerateConfig,
+    /// How many answers.
+    pub(crate) n_choices: usize,
+    /// How long it may take.
+    pub(crate) deadlines: Deadlines,
+    /// How answers come.
+    pub(crate) delivery: Delivery,
+}
+
+/// Checks what can be checked of a chat without its model.
+pub(crate) fn check_chat(
+    state: &AppState,
+    request: ChatRequest,
+    unsupported: Vec<Unsupported>,
+) -> Result<CheckedChat, ApiError> {
     let settings = state.settings();
     let ChatRequest {
         messages,
@@ -91,7 +146,6 @@ pub(crate) async fn prepare_chat(
         answers,
         fields,
     } = request;
-    let tools = usable_tools(fields.tools, fields.tool_choice.as_ref(), &mut unsupported);
     let is_stream = sampling.stream.unwrap_or(false);
     let policy = settings.config.api.unsupported_fields;
     let n_choices = answers.n.unwrap_or(1);
@@ -112,31 +166,18 @@ pub(crate) async fn prepare_chat(
             return Err(FieldError::new("top_logprobs", problem).into());
         }
     };
-    let config = generate_config(sampling, max_tokens, logprobs)?;
-    let chat = ChatPrompt {
-        messages,
-        tools,
-        template_variables: fields.chat_template_kwargs.unwrap_or_default(),
-        add_generation_prompt: fields.add_generation_prompt,
-        continue_final_message: fields.continue_final_message,
-    };
-    let model = models::get(state, caller, fields.model.as_deref(), deadlines.queue).await?;
-    let work = move || {
-        let tokens = chat.with(&model, |chat, template| {
-            chat.encode(template, model.model().tokenizer())
-        })?;
-        Ok((model, tokens))
-    };
-    let (model, tokens) = blocking(state, work).await?;
-    let request = GenerateRequest {
+    Ok(CheckedChat {
+        chat: ChatPrompt {
+            messages,
+            tools: fields.tools.unwrap_or_default(),
+            template_variables: fields.chat_template_kwargs.unwrap_or_default(),
+            add_generation_prompt: fields.add_generation_prompt,
+            continue_final_message: fields.continue_final_message,
+        },
+        model: fields.model,
+        config: generate_config(sampling, max_tokens, logprobs)?,
         n_choices,
-        tenant: caller.tenant(),
         deadlines,
-        ..GenerateRequest::new(tokens, config)
-    };
-    Ok(PreparedChat {
-        model,
-        request,
         delivery,
     })
 }

@@ -54,8 +54,10 @@ pub(crate) enum Content {
     Json(Shape),
     /// An object, or a stream of events where the request asks for one.
     JsonOrEvents(Shape, Shape),
-    /// Something of another type.
-    Other(&'static str),
+    /// Text of another type.
+    Text(&'static str),
+    /// This description.
+    OpenApi,
     /// Nothing: the connection becomes something else.
     Switch,
 }
@@ -371,7 +373,8 @@ impl Schemas {
                     },
                 }},
             }),
-            Content::Other(media_type) => json!({media_type: {"schema": {"type": "string"}}}),
+            Content::Text(media_type) => json!({media_type: {"schema": {"type": "string"}}}),
+            Content::OpenApi => json!({"application/json": {"schema": {"type": "object"}}}),
             Content::Switch => return None,
         })
     }

@@ -8,7 +8,7 @@ use utoipa::openapi::schema::Schema;
 
 use super::fields::{
     FieldError, Neutral, Object, Only, Unsupported, describe_request, fields, leftovers, schema,
-    shown,
+    shown, whole,
 };
 use super::sampling::{Answers, Sampling};
 
@@ -109,7 +109,7 @@ fn read_prompts(value: Value) -> Result<Vec<Prompt>, FieldError> {
         Value::Array(list) if !list.is_empty() => list,
         other => return Err(wrong(&other)),
     };
-    let token = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let token = |value: &Value| whole(value).and_then(|id| u32::try_from(id).ok());
     let tokens = |list: &[Value]| list.iter().map(token).collect::<Option<Vec<u32>>>();
     if let Some(tokens) = tokens(&list) {
         return Ok(vec![Prompt::Tokens(tokens)]);

@@ -118,10 +118,13 @@ impl Only {
     fn allows(&self, value: &Value) -> bool {
         match self {
             Only::Null => false,
-            Only::Json(texts) => texts.iter().any(|text| *value == constant(text)),
+            Only::Json(texts) => texts.iter().any(|text| {
+                let constant = constant(text);
+                *value == constant || constant.as_i64().is_some_and(|n| whole(value) == Some(n))
+            }),
             Only::Text => value.is_string(),
             Only::Bool => value.is_boolean(),
-            Only::Count => value.is_u64(),
+            Only::Count => whole(value).is_some_and(|number| number >= 0),
             Only::Texts => value
                 .as_object()
                 .is_some_and(|fields| fields.values().all(Value::is_string)),
@@ -296,9 +299,47 @@ pub(crate) fn take<T: DeserializeOwned>(
 ) -> Result<Option<T>, FieldError> {
     match object.remove(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => serde_json::from_value(value)
-            .map(Some)
+        Some(mut value) => match T::deserialize(&value) {
+            Ok(taken) => Ok(Some(taken)),
+            // JSON has one kind of number: 5.0 is a whole one.
+            Err(error) => match make_whole(&mut value) {
+                true => T::deserialize(&value).map(Some),
+                false => Err(error),
+            }
             .map_err(|error| FieldError::new(name, error)),
+        },
+    }
+}
+
+/// A number that is whole, however it is written.
+pub(crate) fn whole(value: &Value) -> Option<i64> {
+    // Beyond that not every whole number can be written as 5.0.
+    const MAX: f64 = 9_007_199_254_740_992.0;
+    let float = |value: &Value| {
+        let number = value.as_f64()?;
+        (number.fract() == 0.0 && number.abs() <= MAX).then_some(number as i64)
+    };
+    value.as_i64().or_else(|| float(value))
+}
+
+/// Writes whole numbers as such; whether there were others.
+fn make_whole(value: &mut Value) -> bool {
+    match value {
+        Value::Number(number) if number.is_f64() => match whole(value) {
+            Some(number) => {
+                *value = number.into();
+                true
+            }
+            None => false,
+        },
+        Value::Array(items) => items
+            .iter_mut()
+            .fold(false, |any, item| make_whole(item) | any),
+        Value::Object(fields) => {
+            let values = fields.iter_mut().map(|(_, value)| value);
+            values.fold(false, |any, value| make_whole(value) | any)
+        }
+        _ => false,
     }
 }
 
@@ -381,6 +422,10 @@ mod tests {
         );
         assert_eq!(error.within("a[1]").param, "a[1].n");
         assert!(request.is_empty());
+        let mut request = object(json!({"n": 2.0, "list": [1.0, 2], "t": 1.5}));
+        assert_eq!(take(&mut request, "n"), Ok(Some(2)));
+        assert_eq!(take(&mut request, "list"), Ok(Some(vec![1, 2])));
+        assert!(take::<i64>(&mut request, "t").is_err());
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
 
 use super::fields::{
-    FieldError, Neutral, Object, Only, describe_request, fields, leftovers, schema, shown, take,
+    FieldError, Neutral, Object, Only, fields, leftovers, request_schema, schema, shown, take,
 };
 
 fields! {
@@ -37,9 +38,38 @@ const NEUTRAL: &[Neutral] = &[
     Neutral::of("function_call", Only::Json(&["[]"])),
 ];
 
-describe_request! {
-    /// A message of a chat.
-    Message: MessageFields and NEUTRAL
+impl ToSchema for Message {}
+
+impl PartialSchema for Message {
+    fn schema() -> RefOr<Schema> {
+        let all = request_schema("A message of a chat.", [MessageFields::schema()], NEUTRAL);
+        let of = |role: &[&str], needed: &str, change: (&str, Value)| {
+            let mut variant = json!(all);
+            variant["required"] = json!(["role", needed]);
+            variant["properties"]["role"]["enum"] = json!(role);
+            let (field, schema) = change;
+            variant["properties"][field] = schema;
+            variant
+        };
+        let assistant = &["assistant"][..];
+        let others: Vec<&str> = ROLES
+            .into_iter()
+            .filter(|role| *role != "assistant")
+            .collect();
+        let no_calls = json!({"type": ["array", "null"], "maxItems": 0});
+        let mut calls = json!(tool_calls_schema());
+        calls["type"] = json!("array");
+        calls["minItems"] = json!(1);
+        let mut there = json!(MessageFields::schema())["properties"]["content"].take();
+        there["anyOf"].as_array_mut().map(Vec::pop);
+        let mut variants = [
+            of(&others, "content", ("tool_calls", no_calls)),
+            of(assistant, "content", ("content", there.clone())),
+            of(assistant, "tool_calls", ("tool_calls", calls)),
+        ];
+        variants[0]["properties"]["content"] = there;
+        schema(json!({"anyOf": variants}))
+    }
 }
 
 /// What `role` can be.

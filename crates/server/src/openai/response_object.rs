@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
 
 use super::answer::{Timings, Usage};
 use super::chat::TokenLogprob;
+use super::fields::schema;
 
 /// How far a response, or an item of it, is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -189,9 +192,14 @@ pub(crate) struct OutputMessage {
     /// How far it is.
     pub(crate) status: Status,
     /// `assistant`.
+    #[schema(schema_with = assistant_schema, required = true)]
     pub(crate) role: &'static str,
     /// Its parts.
     pub(crate) content: Vec<OutputText>,
+}
+
+fn assistant_schema() -> RefOr<Schema> {
+    schema(json!({"enum": ["assistant"]}))
 }
 
 impl OutputMessage {

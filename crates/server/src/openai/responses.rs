@@ -87,6 +87,7 @@ pub(crate) struct InputMessage {
     #[serde(rename = "type")]
     pub(crate) kind: &'static str,
     /// `user`, `system` or `developer`.
+    #[schema(schema_with = input_role_schema, required = true)]
     pub(crate) role: &'static str,
     /// `completed`.
     pub(crate) status: Status,
@@ -164,6 +165,10 @@ fn input_schema() -> RefOr<Schema> {
         {"type": "array", "items": items},
         {"type": "null"},
     ]}))
+}
+
+fn input_role_schema() -> RefOr<Schema> {
+    schema(json!({"enum": ["user", "system", "developer"]}))
 }
 
 fn include_schema() -> RefOr<Schema> {

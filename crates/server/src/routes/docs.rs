@@ -20,14 +20,14 @@ use crate::state::AppState;
 pub(super) const OPENAPI_OPERATIONS: &[Operation] = &[Operation {
     id: "openapi",
     summary: "This description.",
-    answers: &[(200, Content::Other("application/json"))],
+    answers: &[(200, Content::OpenApi)],
     ..Operation::GET
 }];
 
 pub(super) const OPERATIONS: &[Operation] = &[Operation {
     id: "docs",
     summary: "A page on which to try the API.",
-    answers: &[(200, Content::Other("text/html"))],
+    answers: &[(200, Content::Text("text/html"))],
     ..Operation::GET
 }];
 
@@ -40,7 +40,7 @@ pub(super) const FILE_OPERATIONS: &[Operation] = &[Operation {
         what: "Its name.",
         schema: || json!({"enum": FILES.map(|(name, _)| name)}),
     }],
-    answers: &[(200, Content::Other("*/*"))],
+    answers: &[(200, Content::Text("*/*"))],
     errors: &[&[ErrorCode::UnknownPath]],
     ..Operation::GET
 }];

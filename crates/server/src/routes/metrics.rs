@@ -11,7 +11,7 @@ use crate::state::AppState;
 pub(super) const OPERATIONS: &[Operation] = &[Operation {
     id: "metrics",
     summary: "Everything that is counted, as Prometheus reads it.",
-    answers: &[(200, Content::Other("text/plain"))],
+    answers: &[(200, Content::Text("text/plain"))],
     ..Operation::GET
 }];
 

@@ -8,11 +8,12 @@ use minerva_engine::tokenizer::EncodeOptions;
 
 use crate::auth::Caller;
 use crate::body::ApiJson;
-use crate::convert::{self, ChatPrompt};
+use crate::convert::{self, MESSAGES};
 use crate::error::{ApiError, ErrorCode};
+use crate::failure::request_error;
 use crate::models;
 use crate::openai::{
-    ChatRequest, DetokenizeRequest, Detokenized, Object, Piece, Rendered, TokenPiece,
+    ChatRequest, DetokenizeRequest, Detokenized, FieldError, Object, Piece, Rendered, TokenPiece,
     TokenizeRequest, Tokenized, Tokens,
 };
 use crate::openapi::{Content, FIELDS, LOADED_MODEL, MODEL, Operation, Shape};
@@ -121,17 +122,17 @@ async fn render(
 ) -> Result<Response, ApiError> {
     let (request, mut unsupported) = ChatRequest::read(body)?;
     convert::check_tool_choice(request.fields.tool_choice.as_ref(), &mut unsupported);
-    let policy = state.settings().config.api.unsupported_fields;
-    let warnings = convert::refuse(unsupported, policy)?;
-    let fields = request.fields;
-    let model = models::get(&state, &caller, fields.model.as_deref(), None).await?;
-    let chat = ChatPrompt {
-        messages: request.messages,
-        tools: fields.tools.unwrap_or_default(),
-        template_variables: fields.chat_template_kwargs.unwrap_or_default(),
-        add_generation_prompt: fields.add_generation_prompt,
-        continue_final_message: fields.continue_final_message,
-    };
+    let checked = convert::check_chat(&state, request, unsupported)?;
+    let params = &checked.config.sampling;
+    params
+        .validate()
+        .map_err(|error| request_error(&error, MESSAGES))?;
+    if checked.n_choices == 0 {
+        return Err(FieldError::new("n", "0, expected at least 1").into());
+    }
+    let wait = checked.deadlines.queue;
+    let model = models::get(&state, &caller, checked.model.as_deref(), wait).await?;
+    let (chat, warnings) = (checked.chat, checked.delivery.warnings);
     let work = move || {
         let segments = chat.with(&model, |chat, template| {
             chat.render(template, model.model().tokenizer())
