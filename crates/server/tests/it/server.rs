@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use axum::extract::{Path, RawQuery};
 use axum::routing::{get, post};
 use axum::{Extension, Json};
 use futures_util::stream;
-use minerva_compute::CpuBackend;
 use minerva_compute::cpu::CpuOptions;
+use minerva_compute::{
+    Backend, BackendError, Batch, CpuBackend, DType, Executable, Limits, Memory, Program,
+};
 use minerva_server::{
     Access, ApiError, ApiJson, AppState, Caller, Clock, KeyLimits, KeyStore, Loaded, NewKey,
     ROUTES, Route, Scope, ServeError, Server, TokensUsed, open_models, router_of,
@@ -169,12 +171,65 @@ impl Answer {
     }
 }
 
+/// The backend, whose steps panic when they are told to.
+struct Faulty {
+    backend: CpuBackend,
+    is_faulty: Arc<AtomicBool>,
+}
+
+struct FaultyProgram {
+    program: Box<dyn Executable>,
+    is_faulty: Arc<AtomicBool>,
+}
+
+impl Backend for Faulty {
+    fn description(&self) -> String {
+        self.backend.description()
+    }
+
+    fn kernel(&self, dtype: DType) -> String {
+        self.backend.kernel(dtype)
+    }
+
+    fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
+        self.backend.plan(program, limits)
+    }
+
+    fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
+        Ok(Box::new(FaultyProgram {
+            program: self.backend.load(program, limits)?,
+            is_faulty: Arc::clone(&self.is_faulty),
+        }))
+    }
+}
+
+impl Executable for FaultyProgram {
+    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+        assert!(!self.is_faulty.load(Ordering::SeqCst), "told to fail");
+        self.program.run(batch)
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) {
+        self.program.copy_block(from, to);
+    }
+
+    fn limits(&self) -> Limits {
+        self.program.limits()
+    }
+
+    fn memory(&self) -> Memory {
+        self.program.memory()
+    }
+}
+
 /// A server that runs.
 pub(crate) struct TestServer {
     pub(crate) state: AppState,
     pub(crate) address: SocketAddr,
     pub(crate) store: KeyStore,
     pub(crate) folder: Folder,
+    /// While it is set, every step panics.
+    pub(crate) is_faulty: Arc<AtomicBool>,
     now_ms: Arc<AtomicU64>,
     agent: ureq::Agent,
     running: Option<JoinHandle<Result<(), ServeError>>>,
@@ -206,7 +261,12 @@ impl TestServer {
             threads: Some(1),
             ..CpuOptions::default()
         });
-        let models = open_models(&settings.config, Arc::new(backend.unwrap())).unwrap();
+        let is_faulty = Arc::new(AtomicBool::new(false));
+        let backend = Faulty {
+            backend: backend.unwrap(),
+            is_faulty: Arc::clone(&is_faulty),
+        };
+        let models = open_models(&settings.config, Arc::new(backend)).unwrap();
         let state = AppState::new(settings, clock, models).unwrap();
         let server = runtime.block_on(Server::bind(state.clone())).unwrap();
         let address = server.address();
@@ -222,6 +282,7 @@ impl TestServer {
             address,
             store,
             folder,
+            is_faulty,
             now_ms,
             agent,
             running: Some(running),
