@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Runs the examples of docs/api.md as a reader would, against a real server.
+"""Runs the examples of docs/api.md as a reader would, against a real server, and opens its page.
 
     check_examples.py MINERVA MODEL NODE_FOLDER
 
-Needs openai[realtime]; in NODE_FOLDER the npm packages openai and ws are installed. The blocks of a
+Needs openai[realtime]; in NODE_FOLDER the npm packages openai, ws and jsdom are installed. The blocks of a
 language are one session, from the first to the last.
 """
 
@@ -55,6 +55,9 @@ def main():
                 print(f"--- {name}: {len(codes)} examples\n{done.stdout}{done.stderr}")
                 assert done.returncode == 0, f"{name}: {done.returncode}"
                 check(name, done.stdout)
+            page = folder / "docs_page.mjs"
+            page.write_text(PAGE.parent.parent.joinpath("scripts", page.name).read_text())
+            subprocess.run(["node", page, url], check=True, timeout=120)
     finally:
         server.terminate()
         server.wait(60)
