@@ -1,9 +1,10 @@
-//! The body of a request as JSON: bounded in size, in time and in depth.
+//! What a request brings: its body as JSON, bounded in size, in time and in depth, and its path.
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -26,6 +27,20 @@ impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
             ApiError::new(ErrorCode::InvalidRequest, format!("the body: {error}"))
         })?;
         Ok(Self(value))
+    }
+}
+
+/// The name or id in a path; every route that has one takes it so.
+pub(crate) struct ApiPath(pub(crate) String);
+
+impl FromRequestParts<AppState> for ApiPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let path: Result<Path<String>, _> = Path::from_request_parts(parts, state).await;
+        path.map(|Path(name)| Self(name)).map_err(|rejection| {
+            ApiError::new(ErrorCode::InvalidRequest, format!("the path: {rejection}"))
+        })
     }
 }
 

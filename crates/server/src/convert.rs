@@ -14,7 +14,8 @@ use crate::error::{ApiError, ErrorCode};
 use crate::failure::request_error;
 use crate::models;
 use crate::openai::{
-    ChatRequest, CompletionRequest, FieldError, Message, Object, Prompt, Sampling, Unsupported,
+    Answers, ChatRequest, CompletionRequest, FieldError, Message, Object, Prompt, Sampling,
+    Unsupported,
 };
 use crate::state::AppState;
 
@@ -80,47 +81,22 @@ pub(crate) struct PreparedChat {
 pub(crate) async fn prepare_chat(
     state: &AppState,
     caller: &Caller,
-    request: ChatRequest,
+    mut request: ChatRequest,
     mut unsupported: Vec<Unsupported>,
 ) -> Result<PreparedChat, ApiError> {
-    let settings = state.settings();
-    let ChatRequest {
-        messages,
-        sampling,
-        fields,
-    } = request;
-    let tools = usable_tools(fields.tools, fields.tool_choice.as_ref(), &mut unsupported);
-    let delivery = delivery(
-        &sampling,
-        unsupported,
-        settings.config.api.unsupported_fields,
-    )?;
-    let deadlines = deadlines(&sampling, &settings.config.timeouts)?;
-    let max_tokens = match (fields.max_completion_tokens, fields.max_tokens) {
-        (Some(max), Some(other)) if max != other => {
-            let problem = format!("{max}, and max_tokens: {other}, expected one of them");
-            return Err(FieldError::new("max_completion_tokens", problem).into());
-        }
-        (max, other) => max.or(other),
-    };
-    let logprobs = match (fields.logprobs.unwrap_or(false), fields.top_logprobs) {
-        (true, k) => Some(top_logprobs("top_logprobs", k.unwrap_or(0))?),
-        (false, None | Some(0)) => None,
-        (false, Some(k)) => {
-            let problem = format!("{k} without logprobs, expected logprobs: true");
-            return Err(FieldError::new("top_logprobs", problem).into());
-        }
-    };
-    let n_choices = sampling.n.unwrap_or(1);
-    let config = generate_config(sampling, max_tokens, logprobs)?;
-    let chat = ChatPrompt {
-        messages,
-        tools,
-        template_variables: fields.chat_template_kwargs.unwrap_or_default(),
-        add_generation_prompt: fields.add_generation_prompt,
-        continue_final_message: fields.continue_final_message,
-    };
-    let model = models::get(state, caller, fields.model.as_deref(), deadlines.queue).await?;
+    let fields = &mut request.fields;
+    let tools = fields.tools.take();
+    let tools = usable_tools(tools, fields.tool_choice.as_ref(), &mut unsupported);
+    let CheckedChat {
+        mut chat,
+        model,
+        config,
+        n_choices,
+        deadlines,
+        delivery,
+    } = check_chat(state, request, unsupported)?;
+    chat.tools = tools;
+    let model = models::get(state, caller, model.as_deref(), deadlines.queue).await?;
     let work = move || {
         let tokens = chat.with(&model, |chat, template| {
             chat.encode(template, model.model().tokenizer())
@@ -141,13 +117,78 @@ pub(crate) async fn prepare_chat(
     })
 }
 
+/// A chat whose fields make sense.
+pub(crate) struct CheckedChat {
+    /// What the prompt is made of.
+    pub(crate) chat: ChatPrompt,
+    /// The model's name, if there is one in the request.
+    pub(crate) model: Option<String>,
+    /// How it goes on.
+    pub(crate) config: GenerateConfig,
+    /// How many answers.
+    pub(crate) n_choices: usize,
+    /// How long it may take.
+    pub(crate) deadlines: Deadlines,
+    /// How answers come.
+    pub(crate) delivery: Delivery,
+}
+
+/// Checks what can be checked of a chat without its model.
+pub(crate) fn check_chat(
+    state: &AppState,
+    request: ChatRequest,
+    unsupported: Vec<Unsupported>,
+) -> Result<CheckedChat, ApiError> {
+    let settings = state.settings();
+    let ChatRequest {
+        messages,
+        sampling,
+        answers,
+        fields,
+    } = request;
+    let is_stream = sampling.stream.unwrap_or(false);
+    let policy = settings.config.api.unsupported_fields;
+    let n_choices = answers.n.unwrap_or(1);
+    let delivery = delivery(is_stream, answers, unsupported, policy)?;
+    let deadlines = deadlines(&sampling, &settings.config.timeouts)?;
+    let max_tokens = match (fields.max_completion_tokens, fields.max_tokens) {
+        (Some(max), Some(other)) if max != other => {
+            let problem = format!("{max}, and max_tokens: {other}, expected one of them");
+            return Err(FieldError::new("max_completion_tokens", problem).into());
+        }
+        (max, other) => max.or(other),
+    };
+    let logprobs = match (fields.logprobs.unwrap_or(false), fields.top_logprobs) {
+        (true, k) => Some(top_logprobs("top_logprobs", k.unwrap_or(0))?),
+        (false, None | Some(0)) => None,
+        (false, Some(k)) => {
+            let problem = format!("{k} without logprobs, expected logprobs: true");
+            return Err(FieldError::new("top_logprobs", problem).into());
+        }
+    };
+    Ok(CheckedChat {
+        chat: ChatPrompt {
+            messages,
+            tools: fields.tools.unwrap_or_default(),
+            template_variables: fields.chat_template_kwargs.unwrap_or_default(),
+            add_generation_prompt: fields.add_generation_prompt,
+            continue_final_message: fields.continue_final_message,
+        },
+        model: fields.model,
+        config: generate_config(sampling, max_tokens, logprobs)?,
+        n_choices,
+        deadlines,
+        delivery,
+    })
+}
+
 /// What a chat template makes a prompt of.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ChatPrompt {
     /// The messages.
     pub(crate) messages: Vec<Message>,
     /// Definitions of tools.
-    pub(crate) tools: Vec<Value>,
+    pub(crate) tools: Vec<Object>,
     /// Variables of the template.
     pub(crate) template_variables: Object,
     /// Whether the prompt ends with the start of an answer; so if not set.
@@ -208,7 +249,7 @@ impl ChatPrompt {
         let chat = Chat {
             tools: match self.tools.is_empty() {
                 true => minijinja::Value::default(),
-                false => value(Value::Array(self.tools)),
+                false => value(self.tools.into_iter().map(Value::Object).collect()),
             },
             add_generation_prompt,
             answer_start,
@@ -249,35 +290,37 @@ fn template_message(message: &Message) -> Value {
     value
 }
 
+/// Refuses to have calls made: answers are not searched for them.
+pub(crate) fn check_tool_choice(choice: Option<&Value>, unsupported: &mut Vec<Unsupported>) {
+    if choice.is_some_and(|choice| *choice != "none" && *choice != "auto") {
+        let problem = "calls in answers are not read, expected \"none\"";
+        unsupported.push(Unsupported {
+            error: FieldError::new("tool_choice", problem),
+            is_known: true,
+        });
+    }
+}
+
 /// The tools that the template is to be given: answers cannot be searched for calls, so there are
 /// some only where the model must not call them.
 fn usable_tools(
-    tools: Option<Vec<Value>>,
+    tools: Option<Vec<Object>>,
     choice: Option<&Value>,
     unsupported: &mut Vec<Unsupported>,
-) -> Vec<Value> {
+) -> Vec<Object> {
     let tools = tools.unwrap_or_default();
-    let is_none = choice.is_some_and(|choice| *choice == "none");
-    let is_auto = choice.is_none_or(|choice| *choice == "auto");
-    let mut refuse = |param, problem: &str| {
-        unsupported.push(Unsupported {
-            error: FieldError::new(param, problem),
-            is_known: true,
-        });
-    };
-    match tools.is_empty() {
-        _ if is_none => tools,
-        true if is_auto => tools,
-        true => {
-            refuse("tool_choice", "there without tools, expected \"none\"");
-            tools
-        }
-        false => {
-            let problem = "calls in answers are not read, expected tool_choice: \"none\"";
-            refuse("tools", problem);
-            Vec::new()
-        }
+    if tools.is_empty() {
+        check_tool_choice(choice, unsupported);
     }
+    if tools.is_empty() || choice.is_some_and(|choice| *choice == "none") {
+        return tools;
+    }
+    let problem = "calls in answers are not read, expected tool_choice: \"none\"";
+    unsupported.push(Unsupported {
+        error: FieldError::new("tools", problem),
+        is_known: true,
+    });
+    Vec::new()
 }
 
 /// Completions that an engine can answer.
@@ -313,18 +356,17 @@ pub(crate) async fn prepare_completion(
     let CompletionRequest {
         prompts,
         sampling,
+        answers,
         fields,
     } = request;
-    let delivery = delivery(
-        &sampling,
-        unsupported,
-        settings.config.api.unsupported_fields,
-    )?;
+    let is_stream = sampling.stream.unwrap_or(false);
+    let policy = settings.config.api.unsupported_fields;
+    let n_choices = answers.n.unwrap_or(1);
+    let delivery = delivery(is_stream, answers, unsupported, policy)?;
     let deadlines = deadlines(&sampling, &settings.config.timeouts)?;
     let logprobs = fields.logprobs.map(|k| top_logprobs("logprobs", k));
     let logprobs = logprobs.transpose()?;
     let is_echo = fields.echo.unwrap_or(false);
-    let n_choices = sampling.n.unwrap_or(1);
     let max_tokens = fields.max_tokens.unwrap_or(COMPLETION_TOKENS);
     let config = generate_config(sampling, Some(max_tokens), logprobs)?;
     let model = models::get(state, caller, fields.model.as_deref(), deadlines.queue).await?;
@@ -381,16 +423,15 @@ pub(crate) fn top_logprobs(field: &str, found: usize) -> Result<usize, FieldErro
 }
 
 /// How answers come; refuses what cannot be honored.
-pub(crate) fn delivery(
-    sampling: &Sampling,
+fn delivery(
+    is_stream: bool,
+    answers: Answers,
     mut unsupported: Vec<Unsupported>,
     policy: UnsupportedFields,
 ) -> Result<Delivery, ApiError> {
-    let is_stream = sampling.stream.unwrap_or(false);
-    let options = sampling.stream_options.clone();
-    let has_progress = sampling.return_progress.unwrap_or(false);
+    let has_progress = answers.return_progress.unwrap_or(false);
     for (field, is_there) in [
-        ("stream_options", options.is_some()),
+        ("stream_options", answers.stream_options.is_some()),
         ("return_progress", has_progress),
     ] {
         if is_there && !is_stream {
@@ -398,7 +439,7 @@ pub(crate) fn delivery(
             return Err(FieldError::new(field, problem).into());
         }
     }
-    let options = options.unwrap_or_default();
+    let options = answers.stream_options.unwrap_or_default();
     if options.include_obfuscation == Some(true) {
         unsupported.push(Unsupported {
             error: FieldError::new("stream_options.include_obfuscation", "true, expected false"),

@@ -43,6 +43,8 @@ mod responses;
 
 mod routes;
 
+mod openapi;
+
 mod observe;
 
 mod origin;
@@ -62,8 +64,8 @@ mod random;
 mod error;
 
 pub use auth::{
-    Caller, Charge, Identity, KeyError, KeyLimits, KeyRecord, KeyStore, Keys, NewKey, Scope,
-    TokensUsed, Usage, key_json,
+    Caller, Charge, Identity, KeyError, KeyLimits, KeyObject, KeyRecord, KeyStore, KeyUsage, Keys,
+    NewKey, Scope, TokensUsed, Usage, key_object,
 };
 pub use body::ApiJson;
 pub use clock::Clock;
@@ -77,6 +79,7 @@ pub use lifecycle::{Lifecycle, Phase};
 pub use metrics::{CacheConfig, METRICS, Metric, Metrics, ModelMetrics, RequestTokens};
 pub use models::{ModelsSetupError, open_models};
 pub use observe::RequestId;
+pub use openapi::{Operation, openapi};
 pub use routes::{Access, ROUTES, Route, router, router_of};
 pub use serve::{ServeError, Server, serve};
 pub use signals::Signals;

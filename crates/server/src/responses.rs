@@ -6,10 +6,11 @@ use minerva_engine::{Event, GenerateRequest};
 use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::auth::{Caller, Identity};
 use crate::conversations::{Bounds, Owner, Reach, Turn};
-use crate::convert::{self, ChatPrompt, Delivery};
+use crate::convert::{self, ChatPrompt};
 use crate::dialect::{ChatDialect, Dialect, Piece};
 use crate::error::{ApiError, ErrorCode};
 use crate::generation::Generation;
@@ -45,7 +46,7 @@ pub(crate) fn new_id() -> String {
 }
 
 /// An event, with its name and its number.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Numbered {
     /// Its name.
     #[serde(rename = "type")]
@@ -117,11 +118,8 @@ impl Responding {
             fields,
         } = request;
         let policy = settings.config.api.unsupported_fields;
-        let Delivery {
-            is_stream,
-            warnings,
-            ..
-        } = convert::delivery(&sampling, unsupported, policy)?;
+        let warnings = convert::refuse(unsupported, policy)?;
+        let is_stream = sampling.stream.unwrap_or(false);
         let deadlines = convert::deadlines(&sampling, &settings.config.timeouts)?;
         let wants_logprobs = fields
             .include

@@ -6,8 +6,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use minerva_server::{Clock, KeyLimits, KeyRecord, KeyStore, NewKey, Scope, Usage, key_json};
-use serde_json::Value;
+use minerva_server::{
+    Clock, KeyLimits, KeyObject, KeyRecord, KeyStore, NewKey, Scope, Usage, key_object,
+};
+use serde_json::json;
 
 use crate::output::{Format, count, note_dim, print_json, stdout, table};
 use crate::settings;
@@ -178,9 +180,11 @@ fn create(args: Create) -> anyhow::Result<()> {
     };
     let (record, key) = store.create(new, Clock::System.now())?;
     if format == Format::Json {
-        let mut value = key_json(&record, &Usage::default());
-        value["key"] = key.into();
-        return print_json(&value);
+        let made = KeyObject {
+            key: Some(key),
+            ..key_object(&record, &Usage::default())
+        };
+        return print_json(&json!(made));
     }
     let mut out = stdout();
     writeln!(out, "{key}")?;
@@ -198,8 +202,8 @@ fn list(args: List) -> anyhow::Result<()> {
     let (store, format) = args.common.open()?;
     let keys = store.list()?;
     if format == Format::Json {
-        let keys = keys.iter().map(|(key, usage)| key_json(key, usage));
-        return print_json(&serde_json::json!({"keys": keys.collect::<Vec<Value>>()}));
+        let keys = keys.iter().map(|(key, usage)| key_object(key, usage));
+        return print_json(&json!({"keys": keys.collect::<Vec<KeyObject>>()}));
     }
     let rows: Vec<Vec<String>> = keys.iter().map(|(key, usage)| row(key, usage)).collect();
     let heading = [
@@ -259,7 +263,7 @@ fn revoke(args: Revoke) -> anyhow::Result<()> {
     let (store, format) = args.common.open()?;
     let (record, usage) = store.revoke(&args.id_or_name, Clock::System.now())?;
     if format == Format::Json {
-        return print_json(&key_json(&record, &usage));
+        return print_json(&json!(key_object(&record, &usage)));
     }
     note_dim(&format!("key {} for {} is revoked", record.id, record.name));
     Ok(())

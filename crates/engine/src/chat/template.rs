@@ -8,10 +8,12 @@
 //! Two things the engine underneath, minijinja 3.1, does not charge for: turning a list into text
 //! or comparing it, however often it holds itself, and dropping a deeply nested list. So a template
 //! runs on a thread of its own, with a stack for the deepest list that its work can build, and is
-//! given up after a time limit. A thread cannot be stopped from outside: a process that meets
-//! such a template should end soon, as the command line does, or render in a process of its own.
+//! given up after a time limit. A thread cannot be stopped from outside, so while one that was
+//! given up still runs, its template is not rendered again: a hostile template costs a service the
+//! threads that were on their way, and no more with each request.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime};
 
@@ -68,6 +70,8 @@ pub struct ChatInput<'a> {
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     guard: Guard,
+    /// Renderings that were given up and still run.
+    n_lost: Arc<AtomicUsize>,
 }
 
 /// The template's name; it has no ending that would switch on HTML escaping.
@@ -109,6 +113,7 @@ impl ChatTemplate {
         Ok(Self {
             environment: Arc::new(environment),
             guard: Guard::new(special_tokens),
+            n_lost: Arc::default(),
         })
     }
 
@@ -162,7 +167,8 @@ impl ChatTemplate {
         ]);
         let context = minijinja::context! { ..inside, ..outside };
         let environment = self.environment.clone();
-        let rendered = on_own_thread(TIME_LIMIT, move || run(&environment, context))?;
+        let work = move || run(&environment, context);
+        let rendered = on_own_thread(TIME_LIMIT, &self.n_lost, work)?;
         Ok(self.guard.split(&rendered, sentinel))
     }
 }
@@ -176,24 +182,40 @@ fn run(environment: &Environment<'static>, context: Value) -> Result<String, Req
     Ok(String::from_utf8(output.bytes).expect("a template writes whole strings"))
 }
 
-/// Runs `work` with a stack of [`STACK_BYTES`], and gives it up after `limit`.
+/// Runs `work` with a stack of [`STACK_BYTES`], and gives it up after `limit`; not while other work
+/// that was given up still runs.
 fn on_own_thread<T: Send + 'static>(
     limit: Duration,
+    n_lost: &Arc<AtomicUsize>,
     work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
 ) -> Result<T, RequestError> {
     let failed = |text: String| RequestError::ChatTemplate(text);
-    let (sender, receiver) = mpsc::sync_channel(1);
+    if n_lost.load(Ordering::Acquire) > 0 {
+        return Err(failed("an earlier rendering is without end".to_string()));
+    }
+    // Without room: what is sent was taken, or the receiver is gone.
+    let (sender, receiver) = mpsc::sync_channel(0);
+    let end = Arc::clone(n_lost);
     std::thread::Builder::new()
         .name("chat-template".to_string())
         .stack_size(STACK_BYTES)
-        // Nobody listens any more after the time limit.
-        .spawn(move || drop(sender.send(work())))
+        .spawn(move || {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let done = done.unwrap_or_else(|_| {
+                let text = "rendering it panicked".to_string();
+                Err(RequestError::ChatTemplate(text))
+            });
+            if sender.send(done).is_err() {
+                end.fetch_sub(1, Ordering::Release);
+            }
+        })
         .map_err(|error| failed(format!("cannot start a thread: {error}")))?;
     receiver.recv_timeout(limit).map_err(|error| match error {
         mpsc::RecvTimeoutError::Timeout => {
+            n_lost.fetch_add(1, Ordering::Release);
             failed(format!("it ran for {} s, expected less", limit.as_secs()))
         }
-        mpsc::RecvTimeoutError::Disconnected => failed("rendering it panicked".to_string()),
+        mpsc::RecvTimeoutError::Disconnected => failed("its thread ended".to_string()),
     })?
 }
 
@@ -658,9 +680,17 @@ mod tests {
             let _ = wait.recv();
             Ok(())
         };
-        let error = on_own_thread(Duration::ZERO, endless).unwrap_err();
+        let n_lost = Arc::default();
+        let error = on_own_thread(Duration::ZERO, &n_lost, endless).unwrap_err();
         assert!(error.to_string().contains("it ran for 0 s"), "{error}");
+        // No second thread, until the first has ended.
+        let error = on_own_thread(TIME_LIMIT, &n_lost, || Ok(())).unwrap_err();
+        assert!(error.to_string().contains("without end"), "{error}");
         drop(keep);
+        while n_lost.load(Ordering::Acquire) > 0 {
+            std::thread::yield_now();
+        }
+        on_own_thread(TIME_LIMIT, &n_lost, || Ok(())).unwrap();
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! the whole. A slow hash would guard nothing here, since nobody guesses 256 random bits.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Schema, SchemaType};
+use utoipa::openapi::{ObjectBuilder, RefOr, Type};
 
 use super::bucket::MAX_LIMIT;
 use super::store::Usage;
@@ -25,7 +27,7 @@ const SHA256_BYTES: usize = 32;
 const MAX_NAME_LEN: usize = 100;
 
 /// What a key may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// To run models.
@@ -51,34 +53,49 @@ impl Scope {
 }
 
 /// How much a key may use; `None` is no limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeyLimits {
     /// Requests in a minute.
+    #[schema(schema_with = limit_schema)]
     pub requests_per_minute: Option<u64>,
     /// Tokens of prompts and answers in a minute.
+    #[schema(schema_with = limit_schema)]
     pub tokens_per_minute: Option<u64>,
     /// Tokens of prompts and answers in a day of UTC.
+    #[schema(schema_with = limit_schema)]
     pub tokens_per_day: Option<u64>,
     /// Requests at the same time.
+    #[schema(schema_with = limit_schema)]
     pub concurrency: Option<u64>,
 }
 
 /// A key to be made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewKey {
     /// Who or what it is for.
+    #[schema(min_length = 1, max_length = 100)]
     pub name: String,
     /// What it may be used for.
     #[serde(default = "infer_alone")]
+    #[schema(min_items = 1)]
     pub scopes: Vec<Scope>,
     /// The models it may run; `None` is all.
     #[serde(default)]
+    #[schema(min_items = 1)]
     pub models: Option<Vec<String>>,
     /// How much it may use.
     #[serde(default)]
     pub limits: KeyLimits,
+}
+
+fn limit_schema() -> RefOr<Schema> {
+    let object = ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Integer, Type::Null]))
+        .minimum(Some(1))
+        .maximum(Some(MAX_LIMIT));
+    RefOr::T(object.into())
 }
 
 fn infer_alone() -> Vec<Scope> {
@@ -217,25 +234,70 @@ impl KeyRecord {
 }
 
 /// A key and what it used, for people and programs; the hash is nobody's business.
-pub fn key_json(key: &KeyRecord, usage: &Usage) -> Value {
-    json!({
-        "object": "api_key",
-        "id": key.id,
-        "name": key.name,
-        "created": key.created,
-        "revoked": key.revoked,
-        "scopes": key.scopes,
-        "models": key.models,
-        "limits": key.limits,
-        "usage": {
-            "day": usage.day,
-            "tokens_today": usage.tokens_today,
-            "requests": usage.requests,
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "last_used": (usage.last_used > 0).then_some(usage.last_used),
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Key)]
+pub struct KeyObject {
+    /// `api_key`.
+    pub object: &'static str,
+    /// The public part of the key.
+    pub id: String,
+    /// Who or what it is for.
+    pub name: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// When it was revoked.
+    pub revoked: Option<u64>,
+    /// What it may be used for.
+    pub scopes: Vec<Scope>,
+    /// The models it may run; null is all.
+    pub models: Option<Vec<String>>,
+    /// How much it may use.
+    pub limits: KeyLimits,
+    /// What it used.
+    pub usage: KeyUsage,
+    /// The key itself, where it was just made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// What a key used.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct KeyUsage {
+    /// The day that `tokens_today` is of, in days since 1970.
+    pub day: u64,
+    /// Tokens of prompts and answers on that day.
+    pub tokens_today: u64,
+    /// Requests, ever.
+    pub requests: u64,
+    /// Tokens of prompts, ever.
+    pub prompt_tokens: u64,
+    /// Tokens of answers, ever.
+    pub completion_tokens: u64,
+    /// The last request, in seconds since 1970.
+    pub last_used: Option<u64>,
+}
+
+/// What there is to show of a key.
+pub fn key_object(key: &KeyRecord, usage: &Usage) -> KeyObject {
+    KeyObject {
+        object: "api_key",
+        id: key.id.clone(),
+        name: key.name.clone(),
+        created: key.created,
+        revoked: key.revoked,
+        scopes: key.scopes.clone(),
+        models: key.models.clone(),
+        limits: key.limits.clone(),
+        usage: KeyUsage {
+            day: usage.day,
+            tokens_today: usage.tokens_today,
+            requests: usage.requests,
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            last_used: (usage.last_used > 0).then_some(usage.last_used),
         },
-    })
+        key: None,
+    }
 }
 
 fn is_hex(text: &str) -> bool {

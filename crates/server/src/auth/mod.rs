@@ -25,7 +25,7 @@ mod keys;
 mod caller;
 
 pub use caller::{Caller, Charge, Identity, TokensUsed};
-pub use key::{KeyLimits, KeyRecord, NewKey, Scope, key_json};
+pub use key::{KeyLimits, KeyObject, KeyRecord, KeyUsage, NewKey, Scope, key_object};
 pub use keys::Keys;
 pub use store::{KeyError, KeyStore, Usage};
 
@@ -96,7 +96,8 @@ fn identify(state: &AppState, headers: &HeaderMap, scope: Scope) -> Result<Ident
     Ok(Identity::new(state.clone(), Some(key)))
 }
 
-fn needs_key(state: &AppState) -> bool {
+/// Whether a request of models must show a key.
+pub(crate) fn needs_key(state: &AppState) -> bool {
     let settings = state.settings();
     match settings.config.auth.mode {
         AuthMode::Off => false,

@@ -1,9 +1,10 @@
 //! What chats and completions answer alike.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// An answer, or a chunk of one; `C` is how its choices look.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Answer<C> {
     /// Its id; all chunks of a stream have the same.
     pub(crate) id: String,
@@ -32,7 +33,7 @@ pub(crate) struct Answer<C> {
 }
 
 /// Tokens counted.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub(crate) struct Usage {
     /// Of the prompt, or of all prompts.
     pub(crate) prompt_tokens: usize,
@@ -45,14 +46,14 @@ pub(crate) struct Usage {
 }
 
 /// What there is to say of a prompt's tokens.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub(crate) struct PromptDetails {
     /// Those that the cache held.
     pub(crate) cached_tokens: usize,
 }
 
 /// Time taken, as llama-server says it.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(crate) struct Timings {
     /// Tokens of the prompt that the cache held.
     pub(crate) cache_n: usize,
@@ -75,7 +76,7 @@ pub(crate) struct Timings {
 }
 
 /// How far a prompt is, as llama-server says it.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(crate) struct Progress {
     /// Its tokens.
     pub(crate) total: usize,

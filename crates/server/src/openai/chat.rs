@@ -1,16 +1,24 @@
 //! `/v1/chat/completions`: requests, answers and their chunks.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
 
-use super::fields::{FieldError, Neutral, Object, Unsupported, fields, leftovers};
+use super::fields::{
+    FieldError, Neutral, Object, Only, Unsupported, describe_request, fields, leftovers, schema,
+};
 use super::message::Message;
-use super::sampling::Sampling;
+use super::sampling::{Answers, Sampling};
 
 fields! {
-    /// What a chat has beside its messages and [`Sampling`].
+    /// What a chat has beside [`Sampling`] and [`Answers`].
     pub(crate) struct ChatFields {
-        /// The model's name.
+        /// The conversation.
+        #[schema(value_type = Vec<Message>, min_items = 1)]
+        messages: Vec<Value>,
+        /// The model's name; may be left out where there is one.
         model: String,
         /// Most tokens of an answer.
         max_completion_tokens: usize,
@@ -19,10 +27,13 @@ fields! {
         /// Whether tokens come with their log-probabilities.
         logprobs: bool,
         /// How many of the likeliest tokens come with each.
+        #[schema(maximum = 20)]
         top_logprobs: usize,
-        /// Functions that the model may call.
-        tools: Vec<Value>,
-        /// Whether it may, must or must not.
+        /// Functions that the template is to show; only with `tool_choice: "none"`, since calls in
+        /// answers are not read.
+        tools: Vec<Object>,
+        /// Whether the model may call them.
+        #[schema(schema_with = tool_choice_schema)]
         tool_choice: Value,
         /// Variables for the chat template.
         chat_template_kwargs: Object,
@@ -41,6 +52,8 @@ pub(crate) struct ChatRequest {
     pub(crate) messages: Vec<Message>,
     /// How answers are made.
     pub(crate) sampling: Sampling,
+    /// How many there are.
+    pub(crate) answers: Answers,
     /// All else.
     pub(crate) fields: ChatFields,
 }
@@ -49,118 +62,65 @@ pub(crate) struct ChatRequest {
 const NEUTRAL: &[Neutral] = &[
     Neutral {
         name: "store",
-        wanted: "false: nothing is stored",
-        is_it: |value| *value == false,
+        only: Only::Json(&["false"]),
+        hint: "nothing is stored",
     },
-    Neutral {
-        name: "metadata",
-        wanted: "an object",
-        is_it: Value::is_object,
-    },
-    Neutral {
-        name: "user",
-        wanted: "text",
-        is_it: Value::is_string,
-    },
-    Neutral {
-        name: "safety_identifier",
-        wanted: "text",
-        is_it: Value::is_string,
-    },
-    Neutral {
-        name: "prompt_cache_key",
-        wanted: "text",
-        is_it: Value::is_string,
-    },
-    Neutral {
-        name: "prompt_cache_retention",
-        wanted: "\"in_memory\"",
-        is_it: |value| *value == "in_memory",
-    },
+    Neutral::of("metadata", Only::Texts),
+    Neutral::of("user", Only::Text),
+    Neutral::of("safety_identifier", Only::Text),
+    Neutral::of("prompt_cache_key", Only::Text),
+    Neutral::of("prompt_cache_retention", Only::Json(&["\"in_memory\""])),
     Neutral {
         name: "prompt_cache_options",
-        wanted: "none: use cache_prompt",
-        is_it: Value::is_null,
+        only: Only::Null,
+        hint: "use cache_prompt",
     },
-    Neutral {
-        name: "service_tier",
-        wanted: "\"auto\" or \"default\"",
-        is_it: |value| *value == "auto" || *value == "default",
-    },
-    Neutral {
-        name: "modalities",
-        wanted: "[\"text\"]",
-        is_it: |value| value.as_array().is_some_and(|list| *list == ["text"]),
-    },
-    Neutral {
-        name: "verbosity",
-        wanted: "\"medium\"",
-        is_it: |value| *value == "medium",
-    },
+    Neutral::of("service_tier", Only::Json(&["\"auto\"", "\"default\""])),
+    Neutral::of("modalities", Only::Json(&[r#"["text"]"#])),
+    Neutral::of("verbosity", Only::Json(&["\"medium\""])),
     Neutral {
         name: "reasoning_effort",
-        wanted: "none: chat_template_kwargs has what the template reads",
-        is_it: Value::is_null,
+        only: Only::Null,
+        hint: "chat_template_kwargs has what the template reads",
     },
-    Neutral {
-        name: "response_format",
-        wanted: "{\"type\":\"text\"}",
-        is_it: |value| value["type"] == "text",
-    },
-    Neutral {
-        name: "parallel_tool_calls",
-        wanted: "true or false",
-        is_it: Value::is_boolean,
-    },
-    Neutral {
-        name: "functions",
-        wanted: "an empty list",
-        is_it: |value| value.as_array().is_some_and(Vec::is_empty),
-    },
-    Neutral {
-        name: "function_call",
-        wanted: "\"none\"",
-        is_it: |value| *value == "none",
-    },
-    Neutral {
-        name: "web_search_options",
-        wanted: "none",
-        is_it: Value::is_null,
-    },
-    Neutral {
-        name: "audio",
-        wanted: "none",
-        is_it: Value::is_null,
-    },
-    Neutral {
-        name: "moderation",
-        wanted: "none",
-        is_it: Value::is_null,
-    },
-    Neutral {
-        name: "prediction",
-        wanted: "none",
-        is_it: Value::is_null,
-    },
+    Neutral::of("response_format", Only::Json(&[r#"{"type":"text"}"#])),
+    Neutral::of("parallel_tool_calls", Only::Bool),
+    Neutral::of("functions", Only::Json(&["[]"])),
+    Neutral::of("function_call", Only::Json(&["\"none\""])),
+    Neutral::absent("web_search_options"),
+    Neutral::absent("audio"),
+    Neutral::absent("moderation"),
+    Neutral::absent("prediction"),
 ];
+
+describe_request! {
+    /// A chat that is to be answered.
+    ChatRequest: ChatFields, Sampling, Answers and NEUTRAL
+}
+
+fn tool_choice_schema() -> RefOr<Schema> {
+    schema(json!({"enum": ["none", "auto", null]}))
+}
 
 impl ChatRequest {
     /// Reads a request, and says what of it cannot be honored.
     pub(crate) fn read(mut object: Object) -> Result<(Self, Vec<Unsupported>), FieldError> {
-        let messages: Option<Vec<Value>> = super::fields::take(&mut object, "messages")?;
+        let mut fields = ChatFields::take(&mut object)?;
+        let messages = fields.messages.take();
         let messages = messages
             .ok_or_else(|| FieldError::new("messages", "missing, expected a list of messages"))?;
         let request = ChatRequest {
             messages: Message::read_all(messages)?,
             sampling: Sampling::take(&mut object)?,
-            fields: ChatFields::take(&mut object)?,
+            answers: Answers::take(&mut object)?,
+            fields,
         };
         Ok((request, leftovers(object, NEUTRAL)))
     }
 }
 
 /// One answer to a chat.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ChatChoice {
     /// Which one.
     pub(crate) index: usize,
@@ -173,7 +133,7 @@ pub(crate) struct ChatChoice {
 }
 
 /// What the model says.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct AssistantMessage {
     /// `assistant`.
     pub(crate) role: &'static str,
@@ -184,7 +144,7 @@ pub(crate) struct AssistantMessage {
 }
 
 /// A part of one answer to a chat.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ChatChunkChoice {
     /// Of which answer.
     pub(crate) index: usize,
@@ -197,7 +157,7 @@ pub(crate) struct ChatChunkChoice {
 }
 
 /// What is new in an answer.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct Delta {
     /// `assistant`, in the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,7 +168,7 @@ pub(crate) struct Delta {
 }
 
 /// Log-probabilities of the tokens of an answer.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct ChatLogprobs {
     /// Of its content.
     pub(crate) content: Vec<TokenLogprob>,
@@ -217,7 +177,7 @@ pub(crate) struct ChatLogprobs {
 }
 
 /// A token and how likely it was.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct TokenLogprob {
     /// The token and its log-probability.
     #[serde(flatten)]
@@ -227,7 +187,7 @@ pub(crate) struct TokenLogprob {
 }
 
 /// A token that was likely.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct TopLogprob {
     /// Its text; where that is part of a character, with U+FFFD.
     pub(crate) token: String,
@@ -239,8 +199,6 @@ pub(crate) struct TopLogprob {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn left(field: &str, value: Value) -> Vec<String> {
@@ -255,7 +213,7 @@ mod tests {
     fn fields_without_effect_are_named() {
         for (field, harmless, other) in [
             ("store", json!(false), json!(true)),
-            ("metadata", json!({"a": "b"}), json!("b")),
+            ("metadata", json!({"a": "b"}), json!({"a": 1})),
             ("user", json!("u"), json!(1)),
             ("safety_identifier", json!("u"), json!(1)),
             ("prompt_cache_key", json!("k"), json!(1)),

@@ -1,21 +1,31 @@
 //! `/v1/completions`: requests, and answers that are whole or in chunks of the same shape.
 
 use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
 
-use super::fields::{FieldError, Neutral, Object, Unsupported, fields, leftovers, shown, take};
-use super::sampling::Sampling;
+use super::fields::{
+    FieldError, Neutral, Object, Only, Unsupported, describe_request, fields, leftovers, schema,
+    shown, whole,
+};
+use super::sampling::{Answers, Sampling};
 
 fields! {
-    /// What a completion has beside its prompt and [`Sampling`].
+    /// What a completion has beside [`Sampling`] and [`Answers`].
     pub(crate) struct CompletionFields {
-        /// The model's name.
+        /// What is to go on: a text, tokens, or a list of one of them.
+        #[schema(schema_with = prompt_schema, required = true)]
+        prompt: Value,
+        /// The model's name; may be left out where there is one.
         model: String,
         /// Most tokens of an answer.
         max_tokens: usize,
         /// Whether the answer begins with the prompt.
         echo: bool,
         /// How many of the likeliest tokens come with each.
+        #[schema(maximum = 20)]
         logprobs: usize,
     }
 }
@@ -27,6 +37,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) prompts: Vec<Prompt>,
     /// How answers are made.
     pub(crate) sampling: Sampling,
+    /// How many there are.
+    pub(crate) answers: Answers,
     /// All else.
     pub(crate) fields: CompletionFields,
 }
@@ -45,32 +57,42 @@ const MAX_PROMPTS: usize = 128;
 
 /// Fields of OpenAI's that can have one value here.
 const NEUTRAL: &[Neutral] = &[
-    Neutral {
-        name: "best_of",
-        wanted: "1",
-        is_it: |value| *value == 1,
-    },
-    Neutral {
-        name: "suffix",
-        wanted: "none",
-        is_it: Value::is_null,
-    },
-    Neutral {
-        name: "user",
-        wanted: "text",
-        is_it: Value::is_string,
-    },
+    Neutral::of("best_of", Only::Json(&["1"])),
+    Neutral::absent("suffix"),
+    Neutral::of("user", Only::Text),
 ];
+
+describe_request! {
+    /// A text, or several, that are to go on.
+    CompletionRequest: CompletionFields, Sampling, Answers and NEUTRAL
+}
+
+fn prompt_schema() -> RefOr<Schema> {
+    let tokens = json!({
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "integer", "minimum": 0, "maximum": u32::MAX},
+    });
+    let list = |items: &Value| json!({"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS, "items": items});
+    schema(json!({"anyOf": [
+        {"type": "string"},
+        tokens,
+        list(&json!({"type": "string"})),
+        list(&tokens),
+    ]}))
+}
 
 impl CompletionRequest {
     /// Reads a request, and says what of it cannot be honored.
     pub(crate) fn read(mut object: Object) -> Result<(Self, Vec<Unsupported>), FieldError> {
-        let prompt: Option<Value> = take(&mut object, "prompt")?;
+        let mut fields = CompletionFields::take(&mut object)?;
+        let prompt = fields.prompt.take();
         let prompt = prompt.ok_or_else(|| FieldError::new("prompt", "missing, expected text"))?;
         let request = CompletionRequest {
             prompts: read_prompts(prompt)?,
             sampling: Sampling::take(&mut object)?,
-            fields: CompletionFields::take(&mut object)?,
+            answers: Answers::take(&mut object)?,
+            fields,
         };
         Ok((request, leftovers(object, NEUTRAL)))
     }
@@ -87,7 +109,7 @@ fn read_prompts(value: Value) -> Result<Vec<Prompt>, FieldError> {
         Value::Array(list) if !list.is_empty() => list,
         other => return Err(wrong(&other)),
     };
-    let token = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let token = |value: &Value| whole(value).and_then(|id| u32::try_from(id).ok());
     let tokens = |list: &[Value]| list.iter().map(token).collect::<Option<Vec<u32>>>();
     if let Some(tokens) = tokens(&list) {
         return Ok(vec![Prompt::Tokens(tokens)]);
@@ -109,7 +131,7 @@ fn read_prompts(value: Value) -> Result<Vec<Prompt>, FieldError> {
 }
 
 /// One answer, or a part of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct CompletionChoice {
     /// Which one.
     pub(crate) index: usize,
@@ -122,13 +144,14 @@ pub(crate) struct CompletionChoice {
 }
 
 /// Log-probabilities of tokens, as lists of the same length.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct CompletionLogprobs {
     /// The tokens' texts; `bytes:\x..` where that is part of a character.
     pub(crate) tokens: Vec<String>,
     /// Their log-probabilities; null for the first of a prompt.
     pub(crate) token_logprobs: Vec<Option<f32>>,
     /// The likeliest tokens in the place of each, and the token itself.
+    #[schema(value_type = Vec<Option<std::collections::BTreeMap<String, f32>>>)]
     pub(crate) top_logprobs: Vec<Option<TopTokens>>,
     /// Where in the answer's text each begins, in characters.
     pub(crate) text_offset: Vec<usize>,
@@ -147,8 +170,6 @@ impl Serialize for TopTokens {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

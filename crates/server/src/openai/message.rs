@@ -1,8 +1,121 @@
 //! The messages of a chat.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
 
-use super::fields::{FieldError, Object, shown, take};
+use super::fields::{
+    FieldError, Neutral, Object, Only, fields, leftovers, request_schema, schema, shown, take,
+};
+
+fields! {
+    /// A message of a chat.
+    pub(crate) struct MessageFields {
+        /// Whose it is; `developer` is read as `system`, which templates know.
+        #[schema(schema_with = role_schema, required = true)]
+        role: String,
+        /// Its text, or parts of it, which become lines. May be left out beside tool calls.
+        #[schema(schema_with = content_schema)]
+        content: Value,
+        /// Whose it is, among several of a role.
+        name: String,
+        /// The calls that an assistant made.
+        #[schema(schema_with = tool_calls_schema)]
+        tool_calls: Vec<Object>,
+        /// The call that a tool answers.
+        tool_call_id: String,
+        /// What an assistant thought.
+        reasoning_content: String,
+    }
+}
+
+/// Fields that clients send back from an answer; empty, they say nothing.
+const NEUTRAL: &[Neutral] = &[
+    Neutral::of("refusal", Only::Json(&["[]"])),
+    Neutral::of("annotations", Only::Json(&["[]"])),
+    Neutral::of("audio", Only::Json(&["[]"])),
+    Neutral::of("function_call", Only::Json(&["[]"])),
+];
+
+impl ToSchema for Message {}
+
+impl PartialSchema for Message {
+    fn schema() -> RefOr<Schema> {
+        let all = request_schema("A message of a chat.", [MessageFields::schema()], NEUTRAL);
+        let of = |role: &[&str], needed: &str, change: (&str, Value)| {
+            let mut variant = json!(all);
+            variant["required"] = json!(["role", needed]);
+            variant["properties"]["role"]["enum"] = json!(role);
+            let (field, schema) = change;
+            variant["properties"][field] = schema;
+            variant
+        };
+        let assistant = &["assistant"][..];
+        let others: Vec<&str> = ROLES
+            .into_iter()
+            .filter(|role| *role != "assistant")
+            .collect();
+        let no_calls = json!({"type": ["array", "null"], "maxItems": 0});
+        let mut calls = json!(tool_calls_schema());
+        calls["type"] = json!("array");
+        calls["minItems"] = json!(1);
+        let mut there = json!(MessageFields::schema())["properties"]["content"].take();
+        there["anyOf"].as_array_mut().map(Vec::pop);
+        let mut variants = [
+            of(&others, "content", ("tool_calls", no_calls)),
+            of(assistant, "content", ("content", there.clone())),
+            of(assistant, "tool_calls", ("tool_calls", calls)),
+        ];
+        variants[0]["properties"]["content"] = there;
+        schema(json!({"anyOf": variants}))
+    }
+}
+
+/// What `role` can be.
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+fn role_schema() -> RefOr<Schema> {
+    schema(json!({"enum": ROLES}))
+}
+
+fn content_schema() -> RefOr<Schema> {
+    let part = json!({
+        "type": "object",
+        "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
+        "required": ["type", "text"],
+        "additionalProperties": false,
+    });
+    schema(json!({"anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": part},
+        {"type": "null"},
+    ]}))
+}
+
+fn tool_calls_schema() -> RefOr<Schema> {
+    let function = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "arguments": {"description": "A JSON text, or what it says."},
+        },
+        "required": ["name"],
+        "additionalProperties": false,
+    });
+    let call = json!({
+        "type": "object",
+        "properties": {
+            "id": {"type": ["string", "null"]},
+            "type": {"enum": ["function", null]},
+            "index": {"description": "Its place in a stream, which says nothing here."},
+            "function": function,
+        },
+        "required": ["function"],
+        "additionalProperties": false,
+    });
+    schema(json!({"type": ["array", "null"], "items": call}))
+}
 
 /// One message.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,9 +145,6 @@ pub(crate) struct ToolCall {
     /// Its arguments, parsed.
     pub(crate) arguments: Value,
 }
-
-/// Fields that clients send back from an answer; empty, they say nothing.
-const EMPTY_FIELDS: [&str; 4] = ["refusal", "annotations", "audio", "function_call"];
 
 impl Message {
     /// A message that is text alone.
@@ -71,27 +181,30 @@ impl Message {
     }
 
     fn read(mut object: Object) -> Result<Message, FieldError> {
-        let role: String = take(&mut object, "role")?
+        let fields = MessageFields::take(&mut object)?;
+        if let Some(left) = leftovers(object, NEUTRAL).into_iter().next() {
+            return Err(match left.is_known {
+                true => left.error,
+                false => FieldError::new(left.error.param, "not supported in a message"),
+            });
+        }
+        let role = fields
+            .role
             .ok_or_else(|| FieldError::new("role", "missing, expected the author's role"))?;
-        let role = match role.as_str() {
-            "system" | "developer" => "system",
-            "user" => "user",
-            "assistant" => "assistant",
-            "tool" => "tool",
-            other => {
-                let wanted = "system, developer, user, assistant or tool";
-                return Err(FieldError::new(
-                    "role",
-                    format!("{other:?}, expected {wanted}"),
-                ));
+        let known = ROLES.into_iter().find(|known| *known == role);
+        let role = match known {
+            Some("developer") => "system",
+            Some(role) => role,
+            None => {
+                let problem = format!("{role:?}, expected {}", ROLES.join(", "));
+                return Err(FieldError::new("role", problem));
             }
         };
-        let content = take(&mut object, "content")?.map(text_of).transpose()?;
-        let calls: Vec<Object> = take(&mut object, "tool_calls")?.unwrap_or_default();
+        let calls = fields.tool_calls.unwrap_or_default();
         let message = Message {
             role,
-            content,
-            name: take(&mut object, "name")?,
+            content: fields.content.map(text_of).transpose()?,
+            name: fields.name,
             tool_calls: calls
                 .into_iter()
                 .enumerate()
@@ -99,17 +212,9 @@ impl Message {
                     ToolCall::read(call).map_err(|error| error.within(&format!("tool_calls[{i}]")))
                 })
                 .collect::<Result<_, _>>()?,
-            tool_call_id: take(&mut object, "tool_call_id")?,
-            reasoning_content: take(&mut object, "reasoning_content")?,
+            tool_call_id: fields.tool_call_id,
+            reasoning_content: fields.reasoning_content,
         };
-        let is_empty =
-            |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-        for (name, value) in object {
-            if EMPTY_FIELDS.contains(&name.as_str()) && is_empty(&value) {
-                continue;
-            }
-            return Err(FieldError::new(name, "not supported in a message"));
-        }
         let is_assistant = role == "assistant";
         if !is_assistant && !message.tool_calls.is_empty() {
             return Err(FieldError::new(
@@ -192,8 +297,6 @@ fn text_of(content: Value) -> Result<String, FieldError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn read(message: Value) -> Result<Message, String> {
@@ -232,7 +335,7 @@ mod tests {
             ),
             (
                 json!({"role": "function", "content": "a"}),
-                "messages[0].role: \"function\", expected system, developer, user, assistant or tool",
+                "messages[0].role: \"function\", expected system, developer, user, assistant, tool",
             ),
             (
                 json!({"role": "user"}),

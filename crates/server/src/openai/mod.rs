@@ -35,6 +35,8 @@ pub(crate) use response_object::{
     DeletedResponse, IncompleteDetails, ItemList, OutputMessage, OutputText, Reasoning,
     ResponseError, ResponseEvent, ResponseObject, ResponseUsage, Status,
 };
-pub(crate) use responses::{INCLUDE_LOGPROBS, Item, ResponseRequest};
-pub(crate) use sampling::Sampling;
-pub(crate) use tokens::{DetokenizeRequest, Piece, TokenPiece, TokenizeRequest};
+pub(crate) use responses::{INCLUDABLE, INCLUDE_LOGPROBS, Item, ResponseRequest};
+pub(crate) use sampling::{Answers, Sampling};
+pub(crate) use tokens::{
+    DetokenizeRequest, Detokenized, Piece, Rendered, TokenPiece, TokenizeRequest, Tokenized, Tokens,
+};

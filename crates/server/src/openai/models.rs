@@ -1,9 +1,10 @@
 //! `/v1/models`.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// All models.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ModelList {
     /// `list`.
     pub(crate) object: &'static str,
@@ -12,7 +13,8 @@ pub(crate) struct ModelList {
 }
 
 /// One model: OpenAI's fields first, then what there is to know of a local one.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Model)]
 pub(crate) struct ModelObject {
     /// Its name.
     pub(crate) id: String,

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
 
 use super::answer::{Timings, Usage};
 use super::chat::TokenLogprob;
+use super::fields::schema;
 
 /// How far a response, or an item of it, is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
     /// On its way.
@@ -25,7 +29,8 @@ pub(crate) enum Status {
 }
 
 /// A response.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Response)]
 pub(crate) struct ResponseObject {
     /// Its id.
     pub(crate) id: String,
@@ -76,6 +81,7 @@ pub(crate) struct ResponseObject {
     /// `auto`.
     pub(crate) tool_choice: &'static str,
     /// Always empty.
+    #[schema(value_type = Vec<Value>, max_items = 0)]
     pub(crate) tools: [(); 0],
     /// As in the request.
     pub(crate) top_logprobs: usize,
@@ -100,7 +106,7 @@ pub(crate) struct ResponseObject {
 }
 
 /// What went wrong with a response.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ResponseError {
     /// One of OpenAI's codes.
     pub(crate) code: &'static str,
@@ -109,14 +115,14 @@ pub(crate) struct ResponseError {
 }
 
 /// Why a response ended early.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct IncompleteDetails {
     /// `max_output_tokens`.
     pub(crate) reason: &'static str,
 }
 
 /// How a model thinks; there is nothing to set.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct Reasoning {
     /// Always null.
     pub(crate) effort: Option<String>,
@@ -125,7 +131,7 @@ pub(crate) struct Reasoning {
 }
 
 /// Tokens counted.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(crate) struct ResponseUsage {
     /// Of the whole conversation until the answer.
     pub(crate) input_tokens: usize,
@@ -140,7 +146,7 @@ pub(crate) struct ResponseUsage {
 }
 
 /// What there is to say of the input's tokens.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(crate) struct InputDetails {
     /// Those that the cache held.
     pub(crate) cached_tokens: usize,
@@ -149,7 +155,7 @@ pub(crate) struct InputDetails {
 }
 
 /// What there is to say of the answer's tokens.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(crate) struct OutputDetails {
     /// Always 0: thoughts are part of the text.
     pub(crate) reasoning_tokens: usize,
@@ -176,7 +182,7 @@ impl ResponseUsage {
 }
 
 /// A message of the model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct OutputMessage {
     /// Its id.
     pub(crate) id: String,
@@ -186,9 +192,14 @@ pub(crate) struct OutputMessage {
     /// How far it is.
     pub(crate) status: Status,
     /// `assistant`.
+    #[schema(schema_with = assistant_schema, required = true)]
     pub(crate) role: &'static str,
     /// Its parts.
     pub(crate) content: Vec<OutputText>,
+}
+
+fn assistant_schema() -> RefOr<Schema> {
+    schema(json!({"enum": ["assistant"]}))
 }
 
 impl OutputMessage {
@@ -205,7 +216,7 @@ impl OutputMessage {
 }
 
 /// A part of a message of the model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct OutputText {
     /// `output_text`.
     #[serde(rename = "type")]
@@ -213,6 +224,7 @@ pub(crate) struct OutputText {
     /// Its text.
     pub(crate) text: String,
     /// Always empty: nothing is cited.
+    #[schema(value_type = Vec<Value>, max_items = 0)]
     pub(crate) annotations: [(); 0],
     /// Log-probabilities of its tokens, where they are wanted.
     pub(crate) logprobs: Vec<TokenLogprob>,
@@ -231,7 +243,7 @@ impl OutputText {
 }
 
 /// What happens while a response is made; on the wire it has its name as `type`, and its number.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum ResponseEvent {
     /// The response as a whole moved on.
@@ -302,7 +314,7 @@ pub(crate) enum ResponseEvent {
 }
 
 /// What a response, or an item of input, leaves when it is deleted.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct DeletedResponse {
     /// Its id.
     pub(crate) id: String,
@@ -313,7 +325,7 @@ pub(crate) struct DeletedResponse {
 }
 
 /// Some of the items of a response's input.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ItemList<T> {
     /// `list`.
     pub(crate) object: &'static str,

@@ -3,9 +3,15 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
 
-use super::fields::{FieldError, Neutral, Object, Unsupported, fields, leftovers, shown, take};
+use super::fields::{
+    FieldError, Neutral, Object, Only, Unsupported, describe_request, fields, leftovers, schema,
+    shown, take,
+};
 use super::message::Message;
 use super::response_object::{OutputMessage, OutputText, Status};
 use super::sampling::Sampling;
@@ -13,21 +19,28 @@ use super::sampling::Sampling;
 fields! {
     /// What a response has beside its input and [`Sampling`].
     pub(crate) struct ResponseFields {
-        /// The model's name.
+        /// What is new in the conversation: a text of the user's, or messages.
+        #[schema(schema_with = input_schema)]
+        input: Value,
+        /// The model's name; may be left out where there is one.
         model: String,
         /// The system's message; that of an earlier response does not count.
         instructions: String,
         /// The response whose conversation goes on.
         previous_response_id: String,
         /// Most tokens of the answer.
+        #[schema(minimum = 1)]
         max_output_tokens: usize,
         /// How many of the likeliest tokens come with each.
+        #[schema(maximum = 20)]
         top_logprobs: usize,
         /// What else the output has.
+        #[schema(schema_with = include_schema)]
         include: Vec<String>,
         /// Whether the response can be asked for later.
         store: bool,
         /// What the client wants to find in the response.
+        #[schema(schema_with = metadata_schema)]
         metadata: BTreeMap<String, String>,
         /// Echoed: there are no calls.
         parallel_tool_calls: bool,
@@ -56,7 +69,7 @@ pub(crate) struct ResponseRequest {
 }
 
 /// A message of a conversation, as it is kept and listed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum Item {
     /// Somebody's.
@@ -66,7 +79,7 @@ pub(crate) enum Item {
 }
 
 /// A message to the model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct InputMessage {
     /// Its id.
     pub(crate) id: String,
@@ -74,6 +87,7 @@ pub(crate) struct InputMessage {
     #[serde(rename = "type")]
     pub(crate) kind: &'static str,
     /// `user`, `system` or `developer`.
+    #[schema(schema_with = input_role_schema, required = true)]
     pub(crate) role: &'static str,
     /// `completed`.
     pub(crate) status: Status,
@@ -82,7 +96,7 @@ pub(crate) struct InputMessage {
 }
 
 /// A part of a message to the model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct InputText {
     /// `input_text`.
     #[serde(rename = "type")]
@@ -95,7 +109,7 @@ pub(crate) struct InputText {
 pub(crate) const INCLUDE_LOGPROBS: &str = "message.output_text.logprobs";
 
 /// What `include` can name: of items that no local model makes there is never anything to include.
-const INCLUDABLE: [&str; 8] = [
+pub(crate) const INCLUDABLE: [&str; 8] = [
     "file_search_call.results",
     "web_search_call.results",
     "web_search_call.action.sources",
@@ -109,84 +123,124 @@ const INCLUDABLE: [&str; 8] = [
 /// Most pairs of `metadata`, and the longest key and value, in characters; as OpenAI has it.
 const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
 
-/// A field that can be left out only.
-const fn absent(name: &'static str) -> Neutral {
-    Neutral {
-        name,
-        wanted: "none",
-        is_it: Value::is_null,
-    }
+/// Text, or messages with text.
+fn input_schema() -> RefOr<Schema> {
+    let part = |kinds: Value| {
+        // What an answer's part has beside its text, sent back, says nothing.
+        json!({
+            "type": "object",
+            "properties": {
+                "type": {"enum": kinds},
+                "text": {"type": "string"},
+                "logprobs": {},
+                "annotations": {"type": ["array", "null"], "maxItems": 0},
+            },
+            "required": ["type", "text"],
+            "additionalProperties": {"type": "null"},
+        })
+    };
+    let message = |roles: Value, kinds: Value| {
+        json!({
+            "type": "object",
+            "properties": {
+                "type": {"enum": ["message", null]},
+                "id": {"type": ["string", "null"]},
+                "status": {"type": ["string", "null"]},
+                "role": {"enum": roles},
+                "content": {"anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": part(kinds)},
+                ]},
+            },
+            "required": ["role", "content"],
+            "additionalProperties": {"type": "null"},
+        })
+    };
+    let items = json!({"anyOf": [
+        message(json!(["user", "system", "developer"]), json!(["input_text"])),
+        message(json!(["assistant"]), json!(["output_text", "input_text"])),
+    ]});
+    schema(json!({"anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": items},
+        {"type": "null"},
+    ]}))
+}
+
+fn input_role_schema() -> RefOr<Schema> {
+    schema(json!({"enum": ["user", "system", "developer"]}))
+}
+
+fn include_schema() -> RefOr<Schema> {
+    schema(json!({"type": ["array", "null"], "items": {"enum": INCLUDABLE}}))
+}
+
+fn metadata_schema() -> RefOr<Schema> {
+    let (n_pairs, key_len, value_len) = MAX_METADATA;
+    schema(json!({
+        "type": ["object", "null"],
+        "maxProperties": n_pairs,
+        "propertyNames": {"type": "string", "maxLength": key_len},
+        "additionalProperties": {"type": "string", "maxLength": value_len},
+    }))
 }
 
 /// Fields of OpenAI's that can have one value here, or whose value says nothing to a local model.
 const NEUTRAL: &[Neutral] = &[
-    Neutral {
-        name: "background",
-        wanted: "false",
-        is_it: |value| *value == false,
-    },
-    absent("background_options"),
-    absent("conversation"),
-    absent("context_management"),
-    absent("prompt"),
-    absent("prompt_cache_options"),
-    absent("moderation"),
-    absent("access_programs"),
-    absent("image"),
-    Neutral {
-        name: "prompt_cache_retention",
-        wanted: "\"in_memory\"",
-        is_it: |value| *value == "in_memory",
-    },
+    Neutral::of("background", Only::Json(&["false"])),
+    Neutral::absent("background_options"),
+    Neutral::absent("conversation"),
+    Neutral::absent("context_management"),
+    Neutral::absent("prompt"),
+    Neutral::absent("prompt_cache_options"),
+    Neutral::absent("moderation"),
+    Neutral::absent("access_programs"),
+    Neutral::absent("image"),
+    Neutral::of("prompt_cache_retention", Only::Json(&["\"in_memory\""])),
     Neutral {
         name: "reasoning",
-        wanted: "none: chat_template_kwargs has what the template reads",
-        is_it: |value| {
-            value
-                .as_object()
-                .is_some_and(|fields| fields.values().all(Value::is_null))
-        },
+        only: Only::Fields(&[
+            Neutral::absent("mode"),
+            Neutral::absent("effort"),
+            Neutral::absent("summary"),
+            Neutral::absent("generate_summary"),
+            Neutral::absent("context"),
+        ]),
+        hint: "chat_template_kwargs has what the template reads",
     },
-    Neutral {
-        name: "service_tier",
-        wanted: "\"auto\" or \"default\"",
-        is_it: |value| *value == "auto" || *value == "default",
-    },
-    Neutral {
-        name: "text",
-        wanted: "{\"format\":{\"type\":\"text\"}}, with verbosity \"medium\"",
-        is_it: is_plain_text,
-    },
+    Neutral::of("service_tier", Only::Json(&["\"auto\"", "\"default\""])),
+    Neutral::of(
+        "stream_options",
+        Only::Fields(&[Neutral::of("include_obfuscation", Only::Json(&["false"]))]),
+    ),
+    Neutral::of(
+        "text",
+        Only::Fields(&[
+            Neutral::of("format", Only::Json(&[r#"{"type":"text"}"#])),
+            Neutral::of("verbosity", Only::Json(&["\"medium\""])),
+        ]),
+    ),
     Neutral {
         name: "truncation",
-        wanted: "\"disabled\": nothing is cut",
-        is_it: |value| *value == "disabled",
+        only: Only::Json(&["\"disabled\""]),
+        hint: "nothing is cut",
     },
     Neutral {
         name: "tools",
-        wanted: "an empty list: calls in answers are not read",
-        is_it: |value| value.as_array().is_some_and(Vec::is_empty),
+        only: Only::Json(&["[]"]),
+        hint: "calls in answers are not read",
     },
-    Neutral {
-        name: "tool_choice",
-        wanted: "\"auto\" or \"none\"",
-        is_it: |value| *value == "auto" || *value == "none",
-    },
+    Neutral::of("tool_choice", Only::Json(&["\"auto\"", "\"none\""])),
     Neutral {
         name: "max_tool_calls",
-        wanted: "a number: there are no calls",
-        is_it: Value::is_u64,
+        only: Only::Count,
+        hint: "there are no calls",
     },
 ];
 
-fn is_plain_text(text: &Value) -> bool {
-    text.as_object().is_some_and(|fields| {
-        fields.iter().all(|(name, value)| match name.as_str() {
-            "format" => value.is_null() || *value == serde_json::json!({"type": "text"}),
-            "verbosity" => value.is_null() || *value == "medium",
-            _ => false,
-        })
-    })
+describe_request! {
+    /// A conversation that is to go on.
+    ResponseRequest: ResponseFields, Sampling and NEUTRAL
 }
 
 impl ResponseRequest {
@@ -196,31 +250,16 @@ impl ResponseRequest {
         mut object: Object,
         new_id: impl Fn() -> String,
     ) -> Result<(Self, Vec<Unsupported>), FieldError> {
-        let input = take(&mut object, "input")?.map(|input| Item::read_all(input, &new_id));
-        let mut unknown = Vec::new();
-        let mut refuse = |param: &str| {
-            unknown.push(Unsupported {
-                error: FieldError::new(param, "no such field"),
-                is_known: false,
-            });
-        };
-        // One answer is all there is, and its usage comes with its end.
-        if object.remove("n").is_some_and(|n| !n.is_null()) {
-            refuse("n");
-        }
-        let sampling = Sampling::take(&mut object)?;
-        let options = sampling.stream_options.as_ref();
-        if options.is_some_and(|options| options.include_usage.is_some()) {
-            refuse("stream_options.include_usage");
-        }
+        let mut fields = ResponseFields::take(&mut object)?;
+        let input = fields.input.take();
+        let input = input.map(|input| Item::read_all(input, &new_id));
         let request = ResponseRequest {
             input: input.transpose()?.unwrap_or_default(),
-            sampling,
-            fields: ResponseFields::take(&mut object)?,
+            sampling: Sampling::take(&mut object)?,
+            fields,
         };
         request.check()?;
-        unknown.extend(leftovers(object, NEUTRAL));
-        Ok((request, unknown))
+        Ok((request, leftovers(object, NEUTRAL)))
     }
 
     fn check(&self) -> Result<(), FieldError> {
@@ -405,8 +444,6 @@ fn text_of(mut part: Object, role: &str) -> Result<String, FieldError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn read(body: Value) -> Result<(ResponseRequest, Vec<Unsupported>), FieldError> {
@@ -509,7 +546,6 @@ mod tests {
             ("tools", json!([]), json!([{"type": "web_search"}])),
             ("tool_choice", json!("none"), json!("required")),
             ("max_tool_calls", json!(3), json!("3")),
-            ("n", json!(null), json!(1)),
             ("stream_options", json!({}), json!({"include_usage": true})),
         ] {
             let left = |value: Value| read(json!({field: value})).unwrap().1;

@@ -1,8 +1,9 @@
-//! How answers are made: what chats and completions share.
+//! How answers are made: what chats, completions and responses share.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::fields::fields;
 
@@ -13,48 +14,62 @@ fields! {
         /// Spread of the choice; 0 takes the likeliest token.
         temperature: f32,
         /// Keeps the likeliest tokens up to this probability.
+        #[schema(minimum = 0, maximum = 1)]
         top_p: f32,
         /// Keeps this many of the likeliest tokens; 0 and less for all.
         top_k: i64,
         /// Keeps tokens of this share of the likeliest one's probability.
+        #[schema(minimum = 0, maximum = 1)]
         min_p: f32,
         /// Keeps tokens whose information is near the entropy.
+        #[schema(minimum = 0, maximum = 1)]
         typical_p: f32,
         /// Keeps tokens within so many standard deviations of the best logit.
         top_n_sigma: f32,
         /// At least this many tokens stay.
         min_keep: u32,
         /// Divides the logits of tokens that were there.
+        #[schema(exclusive_minimum = 0)]
         repeat_penalty: f32,
         /// How many of the last tokens the penalties look at; -1 for all.
+        #[schema(minimum = -1)]
         repeat_last_n: i32,
         /// Taken from the logits of tokens that were there.
         presence_penalty: f32,
         /// Taken from the logits of tokens for each time that they were there.
         frequency_penalty: f32,
         /// Strength of the DRY penalty.
+        #[schema(minimum = 0)]
         dry_multiplier: f32,
         /// By what the DRY penalty grows.
         dry_base: f32,
         /// Repetitions that cost nothing.
         dry_allowed_length: u32,
         /// How many of the last tokens DRY looks at; -1 for all.
+        #[schema(minimum = -1)]
         dry_penalty_last_n: i32,
         /// Texts at which a repetition ends.
         dry_sequence_breakers: Vec<String>,
         /// How often XTC removes the likeliest tokens.
+        #[schema(minimum = 0, maximum = 1)]
         xtc_probability: f32,
         /// How likely they are at least.
+        #[schema(minimum = 0, maximum = 1)]
         xtc_threshold: f32,
         /// How far the temperature moves with the entropy.
+        #[schema(minimum = 0)]
         dynatemp_range: f32,
         /// How the entropy maps to that.
+        #[schema(minimum = 0)]
         dynatemp_exponent: f32,
         /// 0 for off, 1 or 2 for the version.
+        #[schema(maximum = 2)]
         mirostat: u8,
         /// The surprise that mirostat aims for.
+        #[schema(minimum = 0)]
         mirostat_tau: f32,
         /// How fast it learns.
+        #[schema(minimum = 0)]
         mirostat_eta: f32,
         /// Added to the logits of tokens, by their ids as text.
         logit_bias: BTreeMap<String, f32>,
@@ -68,25 +83,35 @@ fields! {
         ignore_eos: bool,
         /// Whether what the cache holds is used and kept.
         cache_prompt: bool,
-        /// How many answers.
-        n: usize,
         /// Whether the answer comes bit by bit.
         stream: bool,
-        /// What a stream has beside the answer.
-        stream_options: StreamOptions,
-        /// Whether a stream says how far the prompt is.
-        return_progress: bool,
         /// Longest wait for the request's turn, in seconds.
+        #[schema(exclusive_minimum = 0)]
         queue_timeout: f64,
         /// Longest wait for the first token, in seconds.
+        #[schema(exclusive_minimum = 0)]
         first_token_timeout: f64,
         /// Longest wait for the end, in seconds.
+        #[schema(exclusive_minimum = 0)]
         total_timeout: f64,
     }
 }
 
+fields! {
+    /// How many answers, and what comes with them. OpenAI's fields, and one of llama-server's.
+    pub(crate) struct Answers {
+        /// How many answers.
+        #[schema(minimum = 1)]
+        n: usize,
+        /// What a stream has beside the answer.
+        stream_options: StreamOptions,
+        /// Whether a stream says how far the prompt is.
+        return_progress: bool,
+    }
+}
+
 /// A text or several.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]
 pub(crate) enum OneOrMany {
     /// One.
@@ -106,7 +131,7 @@ impl OneOrMany {
 }
 
 /// What a stream has beside the answer.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StreamOptions {
     /// Whether its last chunk has the tokens counted.

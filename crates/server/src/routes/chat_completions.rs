@@ -11,9 +11,26 @@ use crate::convert::{self, MESSAGES, PreparedChat};
 use crate::dialect::ChatDialect;
 use crate::error::ApiError;
 use crate::generation::Generation;
-use crate::openai::{ChatRequest, Object};
+use crate::openai::{Answer, ChatChoice, ChatChunkChoice, ChatRequest, Object};
+use crate::openapi::{Content, FIELDS, GENERATION, LOADED_MODEL, MODEL, Operation, Shape};
 use crate::reply::reply;
 use crate::state::AppState;
+
+pub(super) const OPERATIONS: &[Operation] = &[Operation {
+    method: "post",
+    id: "createChatCompletion",
+    summary: "Answers a chat.",
+    request: Some(Shape::of::<ChatRequest>("ChatRequest")),
+    answers: &[(
+        200,
+        Content::JsonOrEvents(
+            Shape::around::<Answer<ChatChoice>, ChatChoice>("ChatCompletion"),
+            Shape::around::<Answer<ChatChunkChoice>, ChatChunkChoice>("ChatCompletionChunk"),
+        ),
+    )],
+    errors: &[FIELDS, MODEL, LOADED_MODEL, GENERATION],
+    ..Operation::GET
+}];
 
 pub(super) fn chat_completions() -> MethodRouter<AppState> {
     post(create)

@@ -5,10 +5,49 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::lifecycle::Phase;
+use crate::openapi::{Content, Operation, Shape};
 use crate::state::AppState;
+
+const HEALTH: Content = Content::Json(Shape::of::<Health>("Health"));
+
+pub(super) const OPERATIONS: &[Operation] = &[Operation {
+    id: "health",
+    summary: "Whether work is taken.",
+    answers: &[(200, HEALTH), (503, HEALTH)],
+    ..Operation::GET
+}];
+
+pub(super) const READY_OPERATIONS: &[Operation] = &[Operation {
+    id: "healthReady",
+    ..OPERATIONS[0]
+}];
+
+pub(super) const LIVE_OPERATIONS: &[Operation] = &[Operation {
+    id: "healthLive",
+    summary: "Whether the process answers.",
+    answers: &[(200, HEALTH)],
+    ..Operation::GET
+}];
+
+pub(super) const STARTUP_OPERATIONS: &[Operation] = &[Operation {
+    id: "healthStartup",
+    summary: "Whether the models are loaded.",
+    answers: &[(200, HEALTH), (503, HEALTH)],
+    ..Operation::GET
+}];
+
+/// How the server is.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+struct Health {
+    /// `loading`, `ok` or `draining`.
+    status: &'static str,
+    /// The version of the program.
+    version: &'static str,
+}
 
 /// 200 if work is taken, else 503; `/health/ready` is the same.
 pub(super) fn health() -> MethodRouter<AppState> {
@@ -36,11 +75,13 @@ fn answer(phase: Phase, is_well: bool) -> Response {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let word = match phase {
-        Phase::Starting => "loading",
-        Phase::Ready => "ok",
-        Phase::Draining => "draining",
+    let health = Health {
+        version: env!("CARGO_PKG_VERSION"),
+        status: match phase {
+            Phase::Starting => "loading",
+            Phase::Ready => "ok",
+            Phase::Draining => "draining",
+        },
     };
-    let body = json!({"status": word, "version": env!("CARGO_PKG_VERSION")});
-    (status, Json(body)).into_response()
+    (status, Json(health)).into_response()
 }

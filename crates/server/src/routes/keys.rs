@@ -1,15 +1,59 @@
 //! `/admin/keys`: makes, lists and revokes API keys, with a key of the scope `admin`.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
-use crate::auth::{KeyError, NewKey, Usage, key_json};
-use crate::body::ApiJson;
+use crate::auth::{KeyError, KeyObject, NewKey, Usage, key_object};
+use crate::body::{ApiJson, ApiPath};
 use crate::error::{ApiError, ErrorCode};
+use crate::openapi::{Content, Operation, Parameter, Shape};
 use crate::state::AppState;
+
+/// All keys.
+#[derive(Debug, Serialize, ToSchema)]
+struct KeyList {
+    /// `list`.
+    object: &'static str,
+    /// The keys.
+    data: Vec<KeyObject>,
+}
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation {
+        id: "listKeys",
+        summary: "All API keys, and what they used.",
+        answers: &[(200, Content::Json(Shape::of::<KeyList>("KeyList")))],
+        ..Operation::GET
+    },
+    Operation {
+        method: "post",
+        id: "createKey",
+        summary: "Makes an API key, which is shown this once.",
+        request: Some(Shape::of::<NewKey>("NewKey")),
+        answers: &[(201, Content::Json(Shape::of::<KeyObject>("Key")))],
+        ..Operation::GET
+    },
+];
+
+pub(super) const KEY_OPERATIONS: &[Operation] = &[Operation {
+    method: "delete",
+    id: "revokeKey",
+    summary: "Revokes an API key.",
+    parameters: &[Parameter {
+        name: "id",
+        is_in_path: true,
+        what: "Its id or name.",
+        schema: || json!({"type": "string", "minLength": 1}),
+    }],
+    answers: &[(200, Content::Json(Shape::of::<KeyObject>("Key")))],
+    errors: &[&[ErrorCode::UnknownKey]],
+    ..Operation::GET
+}];
 
 /// All keys, and a new one.
 pub(super) fn keys() -> MethodRouter<AppState> {
@@ -24,11 +68,12 @@ pub(super) fn key() -> MethodRouter<AppState> {
 async fn list(State(state): State<AppState>) -> Result<Response, ApiError> {
     let now = state.clock().now();
     let keys = blocking(state, move |state| state.keys().list(now)).await?;
-    let data: Vec<Value> = keys
-        .iter()
-        .map(|(key, usage)| key_json(key, usage))
-        .collect();
-    Ok(ApiJson(json!({"object": "list", "data": data})).into_response())
+    let data = keys.iter().map(|(key, usage)| key_object(key, usage));
+    let list = KeyList {
+        object: "list",
+        data: data.collect(),
+    };
+    Ok(ApiJson(list).into_response())
 }
 
 async fn create(
@@ -38,20 +83,22 @@ async fn create(
     let now = state.clock().now();
     let (record, key) = blocking(state, move |state| state.keys().create(new, now)).await?;
     tracing::info!(id = record.id, name = record.name, "key made");
-    let mut answer = key_json(&record, &Usage::default());
-    answer["key"] = key.into();
-    Ok((StatusCode::CREATED, ApiJson(answer)).into_response())
+    let made = KeyObject {
+        key: Some(key),
+        ..key_object(&record, &Usage::default())
+    };
+    Ok((StatusCode::CREATED, ApiJson(made)).into_response())
 }
 
 async fn revoke(
     State(state): State<AppState>,
-    Path(id_or_name): Path<String>,
+    ApiPath(id_or_name): ApiPath,
 ) -> Result<Response, ApiError> {
     let now = state.clock().now();
     let (record, usage) =
         blocking(state, move |state| state.keys().revoke(&id_or_name, now)).await?;
     tracing::info!(id = record.id, name = record.name, "key revoked");
-    Ok(ApiJson(key_json(&record, &usage)).into_response())
+    Ok(ApiJson(key_object(&record, &usage)).into_response())
 }
 
 /// The database blocks, so it is used from a thread that may.

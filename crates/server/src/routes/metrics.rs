@@ -5,7 +5,15 @@ use axum::http::header;
 use axum::routing::{MethodRouter, get};
 
 use crate::models;
+use crate::openapi::{Content, Operation};
 use crate::state::AppState;
+
+pub(super) const OPERATIONS: &[Operation] = &[Operation {
+    id: "metrics",
+    summary: "Everything that is counted, as Prometheus reads it.",
+    answers: &[(200, Content::Text("text/plain"))],
+    ..Operation::GET
+}];
 
 pub(super) fn metrics() -> MethodRouter<AppState> {
     get(async |State(state): State<AppState>| {

@@ -12,6 +12,7 @@ use tower_http::catch_panic::{CatchPanicLayer, ResponseForPanic};
 
 mod chat_completions;
 mod completions;
+mod docs;
 mod health;
 mod keys;
 mod metrics;
@@ -22,6 +23,7 @@ mod tokenize;
 
 use crate::auth::{self, Scope};
 use crate::error::{ApiError, ErrorCode};
+use crate::openapi::Operation;
 use crate::state::AppState;
 use crate::{observe, origin};
 
@@ -34,6 +36,8 @@ pub struct Route {
     pub access: Access,
     /// Its methods and their handlers.
     pub methods: fn() -> MethodRouter<AppState>,
+    /// How they are described; a path that another one is short for has no description.
+    pub operations: &'static [Operation],
 }
 
 /// Who may use a route.
@@ -56,131 +60,175 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/chat/completions",
         access: Access::Work,
         methods: chat_completions::chat_completions,
+        operations: chat_completions::OPERATIONS,
     },
     Route {
         path: "/chat/completions",
         access: Access::Work,
         methods: chat_completions::chat_completions,
+        operations: &[],
     },
     Route {
         path: "/v1/completions",
         access: Access::Work,
         methods: completions::completions,
+        operations: completions::OPERATIONS,
     },
     Route {
         path: "/completions",
         access: Access::Work,
         methods: completions::completions,
+        operations: &[],
     },
     Route {
         path: "/v1/responses",
         access: Access::Work,
         methods: responses::responses,
+        operations: responses::OPERATIONS,
     },
     Route {
         path: "/responses",
         access: Access::Work,
         methods: responses::responses,
+        operations: &[],
     },
     Route {
         path: "/v1/responses/{id}",
         access: Access::Scope(Scope::Infer),
         methods: responses::response,
+        operations: responses::RESPONSE_OPERATIONS,
     },
     Route {
         path: "/responses/{id}",
         access: Access::Scope(Scope::Infer),
         methods: responses::response,
+        operations: &[],
     },
     Route {
         path: "/v1/responses/{id}/cancel",
         access: Access::Scope(Scope::Infer),
         methods: responses::cancel,
+        operations: responses::CANCEL_OPERATIONS,
     },
     Route {
         path: "/responses/{id}/cancel",
         access: Access::Scope(Scope::Infer),
         methods: responses::cancel,
+        operations: &[],
     },
     Route {
         path: "/v1/responses/{id}/input_items",
         access: Access::Scope(Scope::Infer),
         methods: responses::input_items,
+        operations: responses::ITEMS_OPERATIONS,
     },
     Route {
         path: "/responses/{id}/input_items",
         access: Access::Scope(Scope::Infer),
         methods: responses::input_items,
+        operations: &[],
     },
     Route {
         path: "/v1/models",
         access: Access::Scope(Scope::Infer),
         methods: models::models,
+        operations: models::OPERATIONS,
     },
     Route {
         path: "/models",
         access: Access::Scope(Scope::Infer),
         methods: models::models,
+        operations: &[],
     },
     Route {
         path: "/v1/models/{*id}",
         access: Access::Scope(Scope::Infer),
         methods: models::model,
+        operations: models::MODEL_OPERATIONS,
     },
     Route {
         path: "/models/{*id}",
         access: Access::Scope(Scope::Infer),
         methods: models::model,
+        operations: &[],
     },
     Route {
         path: "/tokenize",
         access: Access::Work,
         methods: tokenize::tokenize,
+        operations: tokenize::TOKENIZE_OPERATIONS,
     },
     Route {
         path: "/detokenize",
         access: Access::Work,
         methods: tokenize::detokenize,
+        operations: tokenize::DETOKENIZE_OPERATIONS,
     },
     Route {
         path: "/apply-template",
         access: Access::Work,
         methods: tokenize::apply_template,
+        operations: tokenize::TEMPLATE_OPERATIONS,
     },
     Route {
         path: "/health",
         access: Access::Public,
         methods: health::health,
+        operations: health::OPERATIONS,
     },
     Route {
         path: "/health/live",
         access: Access::Public,
         methods: health::live,
+        operations: health::LIVE_OPERATIONS,
     },
     Route {
         path: "/health/ready",
         access: Access::Public,
         methods: health::health,
+        operations: health::READY_OPERATIONS,
     },
     Route {
         path: "/health/startup",
         access: Access::Public,
         methods: health::startup,
+        operations: health::STARTUP_OPERATIONS,
     },
     Route {
         path: "/metrics",
         access: Access::Scope(Scope::Metrics),
         methods: metrics::metrics,
+        operations: metrics::OPERATIONS,
     },
     Route {
         path: "/admin/keys",
         access: Access::Scope(Scope::Admin),
         methods: keys::keys,
+        operations: keys::OPERATIONS,
     },
     Route {
         path: "/admin/keys/{id}",
         access: Access::Scope(Scope::Admin),
         methods: keys::key,
+        operations: keys::KEY_OPERATIONS,
+    },
+    Route {
+        path: "/openapi.json",
+        access: Access::Public,
+        methods: docs::openapi,
+        operations: docs::OPENAPI_OPERATIONS,
+    },
+    Route {
+        path: "/docs",
+        access: Access::Public,
+        methods: docs::page,
+        operations: docs::OPERATIONS,
+    },
+    Route {
+        path: "/docs/{file}",
+        access: Access::Public,
+        methods: docs::file,
+        operations: docs::FILE_OPERATIONS,
     },
 ];
 

@@ -3,17 +3,40 @@
 use std::time::UNIX_EPOCH;
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use minerva_engine::ModelStatus;
+use serde_json::json;
 
 use crate::auth::Identity;
-use crate::body::ApiJson;
+use crate::body::{ApiJson, ApiPath};
 use crate::error::{ApiError, ErrorCode};
 use crate::models;
 use crate::openai::{ModelList, ModelObject};
+use crate::openapi::{Content, MODEL, Operation, Parameter, Shape};
 use crate::state::AppState;
+
+pub(super) const OPERATIONS: &[Operation] = &[Operation {
+    id: "listModels",
+    summary: "The models that the key may use.",
+    answers: &[(200, Content::Json(Shape::of::<ModelList>("ModelList")))],
+    ..Operation::GET
+}];
+
+pub(super) const MODEL_OPERATIONS: &[Operation] = &[Operation {
+    id: "retrieveModel",
+    summary: "One model, by its name or an alias.",
+    parameters: &[Parameter {
+        name: "id",
+        is_in_path: true,
+        what: "Its name.",
+        schema: || json!({"type": "string", "minLength": 1}),
+    }],
+    answers: &[(200, Content::Json(Shape::of::<ModelObject>("Model")))],
+    errors: &[MODEL],
+    ..Operation::GET
+}];
 
 /// Those that the caller may use.
 pub(super) fn models() -> MethodRouter<AppState> {
@@ -38,7 +61,7 @@ pub(super) fn model() -> MethodRouter<AppState> {
 async fn one(
     State(state): State<AppState>,
     Extension(identity): Extension<Identity>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath,
 ) -> Result<Response, ApiError> {
     let name = models::find(&state, &identity, Some(&name))?;
     let status = state.models().status(&name);

@@ -4,26 +4,156 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::responses_socket;
 use crate::auth::{Caller, Identity};
-use crate::body::ApiJson;
+use crate::body::{ApiJson, ApiPath};
 use crate::conversations::Turn;
 use crate::error::{ApiError, ErrorCode};
-use crate::openai::{DeletedResponse, Item, ItemList, Object};
+use crate::openai::{
+    DeletedResponse, INCLUDABLE, Item, ItemList, Object, ResponseObject, ResponseRequest,
+};
+use crate::openapi::{
+    Content, FIELDS, GENERATION, LOADED_MODEL, MODEL, Operation, Parameter, Shape,
+};
 use crate::reply::{PATIENCE, PING};
-use crate::responses::{self, Responding, Transport};
+use crate::responses::{self, Numbered, Responding, Transport};
 use crate::state::AppState;
 
 /// Items of a list where the request does not say how many, as OpenAI has it.
 const N_ITEMS: usize = 20;
 /// Most items of a list, as OpenAI has it.
 const MAX_ITEMS: usize = 100;
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation {
+        method: "post",
+        id: "createResponse",
+        summary: "Goes on with a conversation that the service keeps.",
+        request: Some(Shape::of::<ResponseRequest>("ResponseRequest")),
+        answers: &[(
+            200,
+            Content::JsonOrEvents(
+                Shape::of::<ResponseObject>("Response"),
+                Shape::of::<Numbered>("ResponseEvent"),
+            ),
+        )],
+        errors: &[
+            FIELDS,
+            MODEL,
+            LOADED_MODEL,
+            GENERATION,
+            &[ErrorCode::UnknownPreviousResponse],
+        ],
+        ..Operation::GET
+    },
+    Operation {
+        id: "connectResponses",
+        summary: "Begins a WebSocket: frames `response.create` go in, the events of responses come out.",
+        answers: &[(101, Content::Switch)],
+        errors: &[&[ErrorCode::NotWebSocket]],
+        ..Operation::GET
+    },
+];
+
+const ID: Parameter = Parameter {
+    name: "id",
+    is_in_path: true,
+    what: "The response's id.",
+    schema: || json!({"type": "string", "minLength": 1}),
+};
+
+const INCLUDE: Parameter = Parameter {
+    name: "include",
+    is_in_path: false,
+    what: "What was asked for when the response was made is there.",
+    schema: || json!({"type": "array", "items": {"enum": INCLUDABLE}}),
+};
+
+pub(super) const RESPONSE_OPERATIONS: &[Operation] = &[
+    Operation {
+        id: "retrieveResponse",
+        summary: "A response that is kept.",
+        parameters: &[ID, INCLUDE, NO_STREAM, NO_OBFUSCATION],
+        answers: &[(200, Content::Json(Shape::of::<ResponseObject>("Response")))],
+        errors: &[&[ErrorCode::UnknownResponse]],
+        ..Operation::GET
+    },
+    Operation {
+        method: "delete",
+        id: "deleteResponse",
+        summary: "Forgets a response.",
+        parameters: &[ID],
+        answers: &[(
+            200,
+            Content::Json(Shape::of::<DeletedResponse>("DeletedResponse")),
+        )],
+        errors: &[&[ErrorCode::UnknownResponse]],
+        ..Operation::GET
+    },
+];
+
+const NO_STREAM: Parameter = Parameter {
+    name: "stream",
+    is_in_path: false,
+    what: "A response that is whole has no stream.",
+    schema: || json!({"enum": ["false"]}),
+};
+
+const NO_OBFUSCATION: Parameter = Parameter {
+    name: "include_obfuscation",
+    is_in_path: false,
+    what: "There is none.",
+    schema: || json!({"enum": ["false"]}),
+};
+
+pub(super) const CANCEL_OPERATIONS: &[Operation] = &[Operation {
+    method: "post",
+    id: "cancelResponse",
+    summary: "Refuses: only responses in the background are cancelled so, and there are none.",
+    parameters: &[ID],
+    errors: &[&[ErrorCode::UnknownResponse]],
+    ..Operation::GET
+}];
+
+pub(super) const ITEMS_OPERATIONS: &[Operation] = &[Operation {
+    id: "listInputItems",
+    summary: "The items of a response's input.",
+    parameters: &[
+        ID,
+        INCLUDE,
+        Parameter {
+            name: "limit",
+            is_in_path: false,
+            what: "How many at most; 20 if not set.",
+            schema: || json!({"type": "integer", "minimum": 1, "maximum": MAX_ITEMS}),
+        },
+        Parameter {
+            name: "order",
+            is_in_path: false,
+            what: "By age; the latest first if not set.",
+            schema: || json!({"enum": ["asc", "desc"]}),
+        },
+        Parameter {
+            name: "after",
+            is_in_path: false,
+            what: "The id of an item: those that come after it.",
+            schema: || json!({"type": "string", "minLength": 1}),
+        },
+    ],
+    answers: &[(
+        200,
+        Content::Json(Shape::around::<ItemList<Item>, Item>("ItemList")),
+    )],
+    errors: &[&[ErrorCode::UnknownResponse]],
+    ..Operation::GET
+}];
 
 pub(super) fn responses() -> MethodRouter<AppState> {
     post(create).get(responses_socket::connect)
@@ -84,22 +214,17 @@ fn find(state: &AppState, identity: &Identity, id: &str) -> Result<Arc<Turn>, Ap
 async fn show(
     State(state): State<AppState>,
     Extension(identity): Extension<Identity>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     for (name, value) in pairs(query.as_deref()) {
         let is_harmless = match name {
-            // What was asked for when it was made is there.
-            "include" | "include[]" | "include%5B%5D" => true,
+            "include" | "include[]" | "include%5B%5D" => INCLUDABLE.contains(&value),
             "stream" | "include_obfuscation" => value == "false",
             _ => false,
         };
         if !is_harmless {
-            return Err(refused(
-                name,
-                value,
-                "a response that is whole has no stream",
-            ));
+            return Err(refused(name, value, "nothing that can be honored"));
         }
     }
     let turn = find(&state, &identity, &id)?;
@@ -109,7 +234,7 @@ async fn show(
 async fn delete(
     State(state): State<AppState>,
     Extension(identity): Extension<Identity>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath,
 ) -> Result<Response, ApiError> {
     let owner = responses::owner(&identity);
     if !state.conversations().delete(&owner, &id) {
@@ -127,7 +252,7 @@ async fn delete(
 async fn refuse_to_cancel(
     State(state): State<AppState>,
     Extension(identity): Extension<Identity>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath,
 ) -> Result<Response, ApiError> {
     find(&state, &identity, &id)?;
     let message = format!(
@@ -140,13 +265,13 @@ async fn refuse_to_cancel(
 async fn list_items(
     State(state): State<AppState>,
     Extension(identity): Extension<Identity>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let (mut limit, mut is_ascending, mut after) = (N_ITEMS, false, None);
     for (name, value) in pairs(query.as_deref()) {
         match (name, value) {
-            ("include" | "include[]" | "include%5B%5D", _) => {}
+            ("include" | "include[]" | "include%5B%5D", value) if INCLUDABLE.contains(&value) => {}
             ("limit", value) => {
                 let number = value.parse().ok();
                 limit = number
@@ -157,7 +282,7 @@ async fn list_items(
             ("order", "desc") => is_ascending = false,
             ("order", _) => return Err(refused(name, value, "expected asc or desc")),
             ("after", id) => after = Some(id),
-            _ => return Err(refused(name, value, "no such parameter")),
+            _ => return Err(refused(name, value, "nothing that can be honored")),
         }
     }
     let turn = find(&state, &identity, &id)?;

@@ -50,7 +50,7 @@ pub(super) async fn connect(
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|rejection| {
         let message = format!("GET: {rejection}; expected a POST, or a WebSocket");
-        ApiError::new(ErrorCode::WrongMethod, message)
+        ApiError::new(ErrorCode::NotWebSocket, message)
     })?;
     let limit = state.settings().config.limits.body_bytes;
     // A drain waits until the socket is closed in order.

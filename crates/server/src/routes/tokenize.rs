@@ -5,15 +5,52 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use minerva_engine::tokenizer::EncodeOptions;
-use serde_json::{Value, json};
 
 use crate::auth::Caller;
 use crate::body::ApiJson;
-use crate::convert::{self, ChatPrompt};
+use crate::convert::{self, MESSAGES};
 use crate::error::{ApiError, ErrorCode};
+use crate::failure::request_error;
 use crate::models;
-use crate::openai::{ChatRequest, DetokenizeRequest, Object, Piece, TokenPiece, TokenizeRequest};
+use crate::openai::{
+    ChatRequest, DetokenizeRequest, Detokenized, FieldError, Object, Piece, Rendered, TokenPiece,
+    TokenizeRequest, Tokenized, Tokens,
+};
+use crate::openapi::{Content, FIELDS, LOADED_MODEL, MODEL, Operation, Shape};
 use crate::state::AppState;
+
+pub(super) const TOKENIZE_OPERATIONS: &[Operation] = &[Operation {
+    method: "post",
+    id: "tokenize",
+    summary: "The tokens of a text.",
+    request: Some(Shape::of::<TokenizeRequest>("TokenizeRequest")),
+    answers: &[(
+        200,
+        Content::Json(Shape::around::<Tokenized, TokenPiece>("Tokenized")),
+    )],
+    errors: &[MODEL, LOADED_MODEL],
+    ..Operation::GET
+}];
+
+pub(super) const DETOKENIZE_OPERATIONS: &[Operation] = &[Operation {
+    method: "post",
+    id: "detokenize",
+    summary: "The text of tokens.",
+    request: Some(Shape::of::<DetokenizeRequest>("DetokenizeRequest")),
+    answers: &[(200, Content::Json(Shape::of::<Detokenized>("Detokenized")))],
+    errors: &[MODEL, LOADED_MODEL],
+    ..Operation::GET
+}];
+
+pub(super) const TEMPLATE_OPERATIONS: &[Operation] = &[Operation {
+    method: "post",
+    id: "applyTemplate",
+    summary: "A chat as the model would see it.",
+    request: Some(Shape::of::<ChatRequest>("ChatRequest")),
+    answers: &[(200, Content::Json(Shape::of::<Rendered>("Rendered")))],
+    errors: &[FIELDS, MODEL, LOADED_MODEL],
+    ..Operation::GET
+}];
 
 pub(super) fn tokenize() -> MethodRouter<AppState> {
     post(encode)
@@ -41,7 +78,8 @@ async fn encode(
         };
         let tokens = tokenizer.encode(&request.content, options);
         if !request.with_pieces {
-            return Ok(json!({"tokens": tokens}));
+            let tokens = Tokens::Ids(tokens);
+            return Ok(Tokenized { tokens });
         }
         let piece = |id: u32| {
             let bytes = tokenizer.token_bytes(id).unwrap_or_default();
@@ -51,11 +89,10 @@ async fn encode(
             };
             TokenPiece { id, piece }
         };
-        let pieces: Vec<TokenPiece> = tokens.into_iter().map(piece).collect();
-        Ok(json!({"tokens": pieces}))
+        let tokens = Tokens::Pieces(tokens.into_iter().map(piece).collect());
+        Ok(Tokenized { tokens })
     };
-    let answer: Value = convert::blocking(&state, work).await?;
-    Ok(ApiJson(answer).into_response())
+    Ok(ApiJson(convert::blocking(&state, work).await?).into_response())
 }
 
 async fn decode(
@@ -71,10 +108,10 @@ async fn decode(
             let message = format!("tokens: {id}, expected ids below {n_tokens}");
             return Err(ApiError::new(ErrorCode::InvalidRequest, message).about("tokens"));
         }
-        Ok(json!({"content": tokenizer.decode(&request.tokens, false)}))
+        let content = tokenizer.decode(&request.tokens, false);
+        Ok(Detokenized { content })
     };
-    let answer: Value = convert::blocking(&state, work).await?;
-    Ok(ApiJson(answer).into_response())
+    Ok(ApiJson(convert::blocking(&state, work).await?).into_response())
 }
 
 /// Takes a whole chat request, so that one can be looked at before it is sent.
@@ -83,28 +120,25 @@ async fn render(
     Extension(caller): Extension<Caller>,
     ApiJson(body): ApiJson<Object>,
 ) -> Result<Response, ApiError> {
-    let (request, unsupported) = ChatRequest::read(body)?;
-    let policy = state.settings().config.api.unsupported_fields;
-    let warnings = convert::refuse(unsupported, policy)?;
-    let fields = request.fields;
-    let model = models::get(&state, &caller, fields.model.as_deref(), None).await?;
-    let chat = ChatPrompt {
-        messages: request.messages,
-        tools: fields.tools.unwrap_or_default(),
-        template_variables: fields.chat_template_kwargs.unwrap_or_default(),
-        add_generation_prompt: fields.add_generation_prompt,
-        continue_final_message: fields.continue_final_message,
-    };
+    let (request, mut unsupported) = ChatRequest::read(body)?;
+    convert::check_tool_choice(request.fields.tool_choice.as_ref(), &mut unsupported);
+    let checked = convert::check_chat(&state, request, unsupported)?;
+    let params = &checked.config.sampling;
+    params
+        .validate()
+        .map_err(|error| request_error(&error, MESSAGES))?;
+    if checked.n_choices == 0 {
+        return Err(FieldError::new("n", "0, expected at least 1").into());
+    }
+    let wait = checked.deadlines.queue;
+    let model = models::get(&state, &caller, checked.model.as_deref(), wait).await?;
+    let (chat, warnings) = (checked.chat, checked.delivery.warnings);
     let work = move || {
         let segments = chat.with(&model, |chat, template| {
             chat.render(template, model.model().tokenizer())
         })?;
-        let text: String = segments.into_iter().map(|segment| segment.text).collect();
-        Ok(match warnings.is_empty() {
-            true => json!({"prompt": text}),
-            false => json!({"prompt": text, "warnings": warnings}),
-        })
+        let prompt = segments.into_iter().map(|segment| segment.text).collect();
+        Ok(Rendered { prompt, warnings })
     };
-    let answer: Value = convert::blocking(&state, work).await?;
-    Ok(ApiJson(answer).into_response())
+    Ok(ApiJson(convert::blocking(&state, work).await?).into_response())
 }

@@ -246,7 +246,12 @@ fn what_is_stored_can_be_asked_for() {
     let id = made["id"].as_str().unwrap();
     let path = format!("/v1/responses/{id}");
     assert_eq!(server.get(&path).json(), made);
-    assert_eq!(server.get(&format!("{path}?include[]=x")).json(), made);
+    assert_eq!(
+        server
+            .get(&format!("{path}?include[]=message.output_text.logprobs"))
+            .json(),
+        made
+    );
     server
         .get(&format!("{path}?stream=true"))
         .fails(400, "invalid_request");
@@ -395,7 +400,7 @@ fn what_cannot_be_honored_is_refused_by_name() {
         refused.fails(400, code);
         assert_eq!(refused.json()["error"]["param"], param);
     }
-    server.get("/v1/responses").fails(405, "method_not_allowed");
+    server.get("/v1/responses").fails(426, "websocket_required");
     server
         .get("/v1/responses/resp_1")
         .fails(404, "response_not_found");

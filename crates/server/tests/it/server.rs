@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use axum::extract::{Path, RawQuery};
 use axum::routing::{get, post};
 use axum::{Extension, Json};
 use futures_util::stream;
-use minerva_compute::CpuBackend;
 use minerva_compute::cpu::CpuOptions;
+use minerva_compute::{
+    Backend, BackendError, Batch, CpuBackend, DType, Executable, Limits, Memory, Program,
+};
 use minerva_server::{
     Access, ApiError, ApiJson, AppState, Caller, Clock, KeyLimits, KeyStore, Loaded, NewKey,
     ROUTES, Route, Scope, ServeError, Server, TokensUsed, open_models, router_of,
@@ -30,21 +32,25 @@ const TEST_ROUTES: &[Route] = &[
         path: "/test/answer",
         access: Access::Work,
         methods: || get(answer),
+        operations: &[],
     },
     Route {
         path: "/test/stream/{gate}",
         access: Access::Work,
         methods: || get(stream),
+        operations: &[],
     },
     Route {
         path: "/test/echo",
         access: Access::Work,
         methods: || post(async |ApiJson(value): ApiJson<Value>| Json(value)),
+        operations: &[],
     },
     Route {
         path: "/test/panic",
         access: Access::Work,
         methods: || get(panics),
+        operations: &[],
     },
 ];
 
@@ -165,12 +171,65 @@ impl Answer {
     }
 }
 
+/// The backend, whose steps panic when they are told to.
+struct Faulty {
+    backend: CpuBackend,
+    is_faulty: Arc<AtomicBool>,
+}
+
+struct FaultyProgram {
+    program: Box<dyn Executable>,
+    is_faulty: Arc<AtomicBool>,
+}
+
+impl Backend for Faulty {
+    fn description(&self) -> String {
+        self.backend.description()
+    }
+
+    fn kernel(&self, dtype: DType) -> String {
+        self.backend.kernel(dtype)
+    }
+
+    fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
+        self.backend.plan(program, limits)
+    }
+
+    fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
+        Ok(Box::new(FaultyProgram {
+            program: self.backend.load(program, limits)?,
+            is_faulty: Arc::clone(&self.is_faulty),
+        }))
+    }
+}
+
+impl Executable for FaultyProgram {
+    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+        assert!(!self.is_faulty.load(Ordering::SeqCst), "told to fail");
+        self.program.run(batch)
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) {
+        self.program.copy_block(from, to);
+    }
+
+    fn limits(&self) -> Limits {
+        self.program.limits()
+    }
+
+    fn memory(&self) -> Memory {
+        self.program.memory()
+    }
+}
+
 /// A server that runs.
 pub(crate) struct TestServer {
     pub(crate) state: AppState,
     pub(crate) address: SocketAddr,
     pub(crate) store: KeyStore,
     pub(crate) folder: Folder,
+    /// While it is set, every step panics.
+    pub(crate) is_faulty: Arc<AtomicBool>,
     now_ms: Arc<AtomicU64>,
     agent: ureq::Agent,
     running: Option<JoinHandle<Result<(), ServeError>>>,
@@ -202,7 +261,12 @@ impl TestServer {
             threads: Some(1),
             ..CpuOptions::default()
         });
-        let models = open_models(&settings.config, Arc::new(backend.unwrap())).unwrap();
+        let is_faulty = Arc::new(AtomicBool::new(false));
+        let backend = Faulty {
+            backend: backend.unwrap(),
+            is_faulty: Arc::clone(&is_faulty),
+        };
+        let models = open_models(&settings.config, Arc::new(backend)).unwrap();
         let state = AppState::new(settings, clock, models).unwrap();
         let server = runtime.block_on(Server::bind(state.clone())).unwrap();
         let address = server.address();
@@ -218,6 +282,7 @@ impl TestServer {
             address,
             store,
             folder,
+            is_faulty,
             now_ms,
             agent,
             running: Some(running),
@@ -251,25 +316,19 @@ impl TestServer {
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        finish(self.agent.get(self.url(path)).call())
+        finish("get", path, self.agent.get(self.url(path)).call())
     }
 
     pub(crate) fn get_as(&self, key: &str, path: &str) -> Answer {
         let request = self.agent.get(self.url(path));
-        finish(
-            request
-                .header("authorization", format!("Bearer {key}"))
-                .call(),
-        )
+        let request = request.header("authorization", format!("Bearer {key}"));
+        finish("get", path, request.call())
     }
 
     pub(crate) fn delete_as(&self, key: &str, path: &str) -> Answer {
         let request = self.agent.delete(self.url(path));
-        finish(
-            request
-                .header("authorization", format!("Bearer {key}"))
-                .call(),
-        )
+        let request = request.header("authorization", format!("Bearer {key}"));
+        finish("delete", path, request.call())
     }
 
     pub(crate) fn post_as(&self, key: &str, path: &str, body: &str) -> Answer {
@@ -277,7 +336,7 @@ impl TestServer {
             .agent
             .post(self.url(path))
             .content_type("application/json");
-        finish(request.header("x-api-key", key).send(body))
+        finish("post", path, request.header("x-api-key", key).send(body))
     }
 
     /// Sends bytes, and gives what comes back until the server closes.
@@ -287,6 +346,16 @@ impl TestServer {
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         answer
+    }
+
+    /// Sends bytes, and gives the head of what comes back.
+    pub(crate) fn head(&self, request: &str) -> String {
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        let text = String::from_utf8_lossy(&answer);
+        text.split("\r\n\r\n").next().unwrap().to_owned()
     }
 
     /// Opens a stream and reads its first line.
@@ -359,16 +428,72 @@ impl Stream {
     }
 }
 
-fn finish(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer {
+/// The description of the API.
+pub(crate) static OPENAPI: LazyLock<Value> = LazyLock::new(|| minerva_server::openapi(false));
+
+/// How a method of a path is described; `None` if it is not.
+fn described(method: &str, path: &str) -> Option<&'static Value> {
+    let path = path.split('?').next().unwrap();
+    let names = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let is_at = |described: &str| {
+        let (wanted, found) = (names(described), names(path));
+        wanted.len() == found.len()
+            && wanted
+                .iter()
+                .zip(&found)
+                .all(|(wanted, found)| wanted.starts_with('{') || wanted == found)
+    };
+    let paths = OPENAPI["paths"].as_object().unwrap();
+    let here = |path: &&String| is_at(path);
+    let path = paths.keys().find(here)?;
+    paths[path].get(method)
+}
+
+/// Every answer that any test gets is one that the description has.
+#[track_caller]
+fn check_described(method: &str, path: &str, answer: &Answer) {
+    let Some(operation) = described(method, path) else {
+        return;
+    };
+    let status = answer.status.to_string();
+    let described = &operation["responses"][&status];
+    assert!(
+        described.is_object(),
+        "{method} {path}: {status} is not described: {answer:?}"
+    );
+    let content_type = answer.header("content-type").split(';').next().unwrap();
+    let media_type = &described["content"][content_type];
+    assert!(
+        media_type.is_object() || answer.status == 101 || described["content"]["*/*"].is_object(),
+        "{method} {path}: {status} {content_type} is not described"
+    );
+    if answer.status >= 400 && answer.text.starts_with("{\"error\"") {
+        let codes = &media_type["schema"]["properties"]["error"]["properties"]["code"]["enum"];
+        let code = &answer.json()["error"]["code"];
+        assert!(
+            codes.as_array().unwrap().contains(code),
+            "{method} {path}: {code} is not described: {codes}"
+        );
+    }
+}
+
+#[track_caller]
+fn finish(
+    method: &str,
+    path: &str,
+    response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Answer {
     let mut response = response.unwrap();
     let headers = response
         .headers()
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
         .collect();
-    Answer {
+    let answer = Answer {
         status: response.status().as_u16(),
         headers,
         text: response.body_mut().read_to_string().unwrap(),
-    }
+    };
+    check_described(method, path, &answer);
+    answer
 }

@@ -1,5 +1,7 @@
 //! Many requests at once: their texts, their ends, their limits, their figures.
 
+use std::sync::atomic::Ordering;
+
 use minerva_server::{KeyLimits, NewKey, Scope};
 use serde_json::{Value, json};
 
@@ -147,4 +149,59 @@ fn tokens_are_charged_and_counted() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
+}
+
+#[test]
+fn a_step_that_panics_fails_its_requests_alone() {
+    let server = ApiServer::endless("faulty", |_| {});
+    let wanted = server.chat(json!({})).json()["choices"].clone();
+    let mut stream = server.endless_stream("");
+    server.is_faulty.store(true, Ordering::SeqCst);
+    let mut last = String::new();
+    loop {
+        match stream.line() {
+            line if line.is_empty() => break,
+            line if line == "\n" => {}
+            line => last = line,
+        }
+    }
+    let error: Value = serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(error["error"]["code"], "engine_failed", "{error}");
+    let message = server.chat(json!({})).fails(500, "engine_failed");
+    assert!(!message.contains("told to fail"), "{message}");
+    server.is_faulty.store(false, Ordering::SeqCst);
+    assert_eq!(server.chat(json!({})).json()["choices"], wanted);
+    let metrics = server.get("/metrics").text;
+    assert!(metrics.contains("\nminerva_panics_total 2\n"), "{metrics}");
+    assert_eq!(server.stats().n_blocks_used, 0);
+}
+
+#[test]
+fn a_client_that_goes_away_ends_its_prefill() {
+    let server = ApiServer::endless("prefill", |_| {});
+    let long = json!({"prompt": vec![270; 60000], "max_tokens": 1, "stream": true});
+    let socket = server.post_stream_in_background("/v1/completions", &completion(long).to_string());
+    server.wait_until(|stats| stats.n_running == 1);
+    drop(socket);
+    server.wait_until(|stats| stats.n_running == 0 && stats.n_blocks_used == 0);
+    // It had one step to go after its prompt.
+    assert_eq!(server.stats().n_dropped, 1);
+    assert_eq!(server.chat(json!({})).status, 200);
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_given_up() {
+    let server = ApiServer::endless("slow", |settings| {
+        settings.config.engine.parallel = 2;
+        settings.config.timeouts.write_seconds = 1;
+    });
+    // More than any buffers between the two take.
+    let much = json!({"stream": true, "max_tokens": 60000, "logprobs": true, "top_logprobs": 20});
+    let body = chat(much).to_string();
+    let _unread = server.post_stream_in_background("/v1/chat/completions", &body);
+    server.wait_until(|stats| stats.n_running == 1);
+    // It holds up itself only.
+    assert_eq!(server.chat(json!({})).status, 200);
+    server.wait_until(|stats| stats.n_dropped == 1 && stats.n_running == 0);
+    server.wait_for_running(0);
 }
