@@ -25,7 +25,7 @@ impl Block for MXFP4 {
 }
 
 /// Twice the value of each E2M1 code, which makes all of them whole numbers.
-pub(super) const DOUBLED_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub const DOUBLED_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Half of `2^(exponent - 127)`: the scale of doubled codes. The smallest two are subnormal.
 #[inline(always)]
