@@ -135,8 +135,22 @@ pub fn cases() -> Vec<Case> {
             add(format!("cache {k} {v}"), layer(4, 2, 96), types, &slices);
         }
     }
-    for (n_heads, n_kv_heads, head_dim) in [(3, 3, 20), (12, 1, 64), (2, 1, 256), (6, 3, 36)] {
+    for (n_heads, n_kv_heads, head_dim) in [
+        (3, 3, 20),
+        (12, 1, 64),
+        (2, 1, 256),
+        (6, 3, 36),
+        (4, 2, 10),
+        (2, 2, 17),
+    ] {
         let name = format!("{n_heads} heads of {head_dim} over {n_kv_heads}");
+        let types = KvTypes::default();
+        add(
+            format!("{name}, f16"),
+            layer(n_heads, n_kv_heads, head_dim),
+            types,
+            &[18, 1],
+        );
         add(
             name,
             layer(n_heads, n_kv_heads, head_dim),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use minerva_compute::DeviceError;
 
 use crate::kernels::{IMMEDIATE_BYTES, Kernel, Reduction, WORKGROUP};
+use crate::memory::memory_bytes;
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -25,6 +26,8 @@ pub struct AdapterInfo {
     pub kind: AdapterKind,
     /// The driver and its version.
     pub driver: String,
+    /// Bytes that all buffers may take, where the driver says.
+    pub memory_bytes: Option<u64>,
     /// Bytes of one buffer that a kernel can see.
     pub max_binding_bytes: u64,
 }
@@ -80,8 +83,8 @@ pub struct GpuOptions {
     pub checks_accesses: bool,
     /// No buffer that a kernel sees is larger than this; `None`: what the adapter allows.
     pub max_binding_bytes: Option<u64>,
-    /// Weights, cache and scratch memory together take no more than this; `None`: no such limit, the
-    /// device says itself when it has no more.
+    /// Weights, cache and scratch memory of a program take no more than this; `None`: what the
+    /// driver says that there is.
     pub memory_bytes: Option<u64>,
 }
 
@@ -154,6 +157,7 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
         driver: format!("{} {}", info.driver, info.driver_info)
             .trim()
             .into(),
+        memory_bytes: memory_bytes(adapter),
         max_binding_bytes: adapter.limits().max_storage_buffer_binding_size,
     }
 }
@@ -255,7 +259,7 @@ impl Device {
             max_binding_bytes: options
                 .max_binding_bytes
                 .map_or(max_binding_bytes, |bytes| bytes.min(max_binding_bytes)),
-            memory_bytes: options.memory_bytes,
+            memory_bytes: options.memory_bytes.or(info.memory_bytes),
             checks_accesses: options.checks_accesses,
             pipelines: Mutex::default(),
             failure,
@@ -330,7 +334,7 @@ impl Device {
         Ok(pipeline)
     }
 
-    fn compile(
+    pub(crate) fn compile(
         &self,
         name: &str,
         source: &str,
@@ -466,6 +470,13 @@ impl Device {
             Ok(_) => Ok(()),
             Err(error) => Err(DeviceError::Lost(error.to_string())),
         }
+    }
+
+    /// Goes as a device goes that is taken away.
+    #[cfg(test)]
+    pub(crate) fn lose(&self, reason: &str) {
+        self.device.destroy();
+        note_failure(&self.failure, DeviceError::Lost(reason.into()));
     }
 
     /// What has failed since it was last asked. A device that is lost stays lost.

@@ -399,3 +399,107 @@ fn upload(
     device.wait(submission)?;
     Ok(buffers)
 }
+
+#[cfg(test)]
+mod tests {
+    use minerva_compute::{Builder, KvType, Sequence, Weight};
+
+    use super::*;
+    use crate::device::{GpuOptions, OpenError};
+
+    const LIMITS: Limits = Limits {
+        max_tokens: 4,
+        max_outputs: 4,
+        n_kv_blocks: 1,
+        kv_types: KvTypes::both(KvType::F32),
+    };
+
+    /// A device, or `None` with a note where there is none and none is required.
+    fn open() -> Option<Arc<Device>> {
+        match Device::open(&GpuOptions::default()) {
+            Ok(device) => Some(Arc::new(device)),
+            Err(error @ OpenError::NoAdapter { .. }) => {
+                let is_required = std::env::var_os("MINERVA_REQUIRE_GPU").is_some();
+                assert!(!is_required, "{error}, and MINERVA_REQUIRE_GPU is set");
+                println!("skipped: {error}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn program() -> Program {
+        let mut b = Builder::new();
+        let values: Vec<f32> = (0..1 << 20).map(|i| i as f32 / 1e6).collect();
+        let embd = b.weight(Weight::from_f32("embd", (1 << 10, 1 << 10), &values));
+        let x = b.embed(embd);
+        let x = b.outputs(x);
+        let logits = b.matmul(x, embd);
+        b.finish(logits)
+    }
+
+    fn run(model: &mut Loaded) -> Result<(), DeviceError> {
+        model.try_run(&Batch {
+            tokens: &[1, 2],
+            sequences: &[Sequence {
+                n_tokens: 2,
+                start: 0,
+                blocks: &[0],
+            }],
+            outputs: &[1],
+        })
+    }
+
+    #[test]
+    fn everything_is_given_back() {
+        let Some(device) = open() else { return };
+        let n_bytes = || {
+            let submission = device.queue.submit([]);
+            device.wait(submission).unwrap();
+            let report = device.device.generate_allocator_report();
+            report.map(|report| report.total_allocated_bytes)
+        };
+        let mut before = None;
+        for i in 0..6 {
+            let mut model =
+                Loaded::load(device.clone(), &program(), LIMITS, 0, &|_, _| {}).unwrap();
+            run(&mut model).unwrap();
+            let during = n_bytes();
+            drop(model);
+            let after = n_bytes();
+            assert!(during.is_none() || during > after);
+            // What the first leaves behind stays: buffers for uploads that are used again.
+            match i {
+                0 => before = after,
+                _ => assert!(after <= before, "{after:?} after {before:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_device_fails_every_later_step() {
+        let Some(device) = open() else { return };
+        let mut model = Loaded::load(device.clone(), &program(), LIMITS, 0, &|_, _| {}).unwrap();
+        run(&mut model).unwrap();
+        device.lose("taken away");
+        for _ in 0..2 {
+            let error = run(&mut model).unwrap_err();
+            assert_eq!(error, DeviceError::Lost("taken away".into()));
+        }
+        let loaded = Loaded::load(device, &program(), LIMITS, 0, &|_, _| {});
+        assert!(matches!(loaded.err(), Some(DeviceError::Lost(_))));
+    }
+
+    #[test]
+    fn a_kernel_that_is_no_kernel_is_named() {
+        let Some(device) = open() else { return };
+        let error = device.compile("broken", "fn main( {", &[]).err().unwrap();
+        assert!(
+            matches!(&error, DeviceError::Kernel { name, .. } if name == "broken"),
+            "{error}"
+        );
+        // And the device goes on.
+        let mut model = Loaded::load(device, &program(), LIMITS, 0, &|_, _| {}).unwrap();
+        run(&mut model).unwrap();
+    }
+}

@@ -13,6 +13,7 @@ mod dtypes;
 mod exec;
 mod kernels;
 mod lower;
+mod memory;
 #[cfg(test)]
 mod msl;
 

@@ -626,9 +626,9 @@ impl Lowering<'_> {
 
     fn attention(&mut self, a: &Attention) -> Result<(), DeviceError> {
         let dim = a.head_dim;
-        if !dim.is_multiple_of(4) || dim > MAX_HEAD_DIM {
+        if dim > MAX_HEAD_DIM {
             return Err(DeviceError::Unsupported(format!(
-                "heads of {dim} elements, expected a multiple of 4, at most {MAX_HEAD_DIM}"
+                "heads of {dim} elements, expected at most {MAX_HEAD_DIM}"
             )));
         }
         let KvTypes {
@@ -681,7 +681,7 @@ impl Lowering<'_> {
         let (scale, soft_cap) = (a.scale, a.soft_cap.unwrap_or(0.0));
         let n_tokens = self.limits.max_tokens as u32;
         let max_parts = MAX_PARTS.max(n_heads).min(n_tokens.max(1) * n_heads * 64);
-        let parts = self.take_len(max_parts as usize * (dim + 4));
+        let parts = self.take_len(max_parts as usize * (stride(dim) + 4));
         let splits = move |b: &Layout| {
             let workgroups = b.tiles[tiling].n * n_kv_heads;
             let n = (b.longest.div_ceil(MIN_SPAN))

@@ -199,15 +199,7 @@ fn perplexity_scores_the_second_half_of_each_chunk() {
         "{out}"
     );
     let final_estimate = |backend: &str| -> f64 {
-        let args = [
-            "perplexity",
-            &model,
-            &text,
-            "-c",
-            "32",
-            "--backend",
-            backend,
-        ];
+        let args = ["perplexity", &model, &text, "-c", "32", "--device", backend];
         let out = minerva(&folder, &args).ok();
         let after = out.split("PPL = ").nth(1).unwrap();
         after.split(' ').next().unwrap().parse().unwrap()

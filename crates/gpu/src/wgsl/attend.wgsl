@@ -61,7 +61,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let table = batch[sequence + 3u];
     let gqa = p.n_heads / p.n_kv_heads;
     let n_rows = min(n_tokens * gqa - first, 8u);
-    let dim4 = p.head_dim / 4u;
+    let dim4 = (p.head_dim + 3u) / 4u;
 
     for (var i = lid; i < 8u * dim4; i += 64u) {
         let row = first + i / dim4;
@@ -71,10 +71,17 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let at = token * p.x_stride + (wid.y * gqa + row % gqa) * p.head_dim;
             let turns = p.turns_at + token * 2u * p.n_pairs;
             let e = 4u * (i % dim4);
-            q = vec4<f32>(
-                turned(at, e, turns), turned(at, e + 1u, turns),
-                turned(at, e + 2u, turns), turned(at, e + 3u, turns)
-            );
+            q.x = turned(at, e, turns);
+            // Behind the end of a head stands the next one.
+            if e + 1u < p.head_dim {
+                q.y = turned(at, e + 1u, turns);
+            }
+            if e + 2u < p.head_dim {
+                q.z = turned(at, e + 2u, turns);
+            }
+            if e + 3u < p.head_dim {
+                q.w = turned(at, e + 3u, turns);
+            }
         }
         queries[i] = q * p.scale;
     }
@@ -201,15 +208,22 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             }
             sum /= total;
         } else {
-            at = ((token * p.n_heads + head) * p.n_splits + wid.z) * (p.head_dim + 4u);
+            at = ((token * p.n_heads + head) * p.n_splits + wid.z) * (4u * dim4 + 4u);
             out[at] = highest[$j];
             out[at + 1u] = totals[$j];
             at += 4u + 4u * own4;
         }
+        let n_elements = p.head_dim - 4u * own4;
         out[at] = sum.x;
-        out[at + 1u] = sum.y;
-        out[at + 2u] = sum.z;
-        out[at + 3u] = sum.w;
+        if n_elements > 1u {
+            out[at + 1u] = sum.y;
+        }
+        if n_elements > 2u {
+            out[at + 2u] = sum.z;
+        }
+        if n_elements > 3u {
+            out[at + 3u] = sum.w;
+        }
     }
 #end
 }

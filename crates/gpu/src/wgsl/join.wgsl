@@ -16,7 +16,7 @@ var<immediate> p: Params;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let head = wid.x;
-    let part_len = p.head_dim + 4u;
+    let part_len = (p.head_dim + 3u) / 4u * 4u + 4u;
     let at = (wid.y * p.n_heads + head) * p.n_splits * part_len;
     var highest = parts[at];
     for (var s = 1u; s < p.n_splits; s += 1u) {
