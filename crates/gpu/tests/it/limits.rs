@@ -190,3 +190,59 @@ fn a_name_that_no_adapter_has_is_an_error() {
         "{message}"
     );
 }
+
+/// Numbers of a linear congruential generator (Knuth's MMIX), below `n`.
+fn random(state: &mut u64, n: usize) -> usize {
+    *state = state
+        .wrapping_mul(6364136223846793005)
+        .wrapping_add(1442695040888963407);
+    (*state >> 33) as usize % n
+}
+
+#[test]
+fn random_steps_agree_with_the_reference() {
+    let Some(backend) = open(&GpuOptions::default()) else {
+        return;
+    };
+    let mut gpu = backend.load(program(), LIMITS).unwrap();
+    let mut reference = ReferenceBackend.load(program(), LIMITS).unwrap();
+    let state = &mut 7;
+    // Three sequences in four blocks each, which begin anew when they are full, or left at random.
+    let blocks: Vec<[u32; 4]> = vec![[3, 0, 9, 1], [2, 11, 4, 5], [10, 8, 6, 7]];
+    let mut lens = [0usize; 3];
+    for step in 0..300 {
+        let (mut tokens, mut sequences, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+        for (len, blocks) in lens.iter_mut().zip(&blocks) {
+            let n_tokens = [0, 1, 1, 2, 8][random(state, 5)].min(64 - *len);
+            if n_tokens > 0 {
+                sequences.push(Sequence {
+                    n_tokens,
+                    start: *len,
+                    blocks,
+                });
+                tokens.extend((0..n_tokens).map(|_| random(state, VOCAB) as u32));
+                *len += n_tokens;
+                if random(state, 4) > 0 {
+                    outputs.push(tokens.len() as u32 - 1);
+                }
+            }
+            if *len == 64 || random(state, 40) == 0 {
+                *len = 0;
+            }
+        }
+        if sequences.is_empty() {
+            continue;
+        }
+        let batch = Batch {
+            tokens: &tokens,
+            sequences: &sequences,
+            outputs: &outputs,
+        };
+        let want = reference.run(&batch).to_vec();
+        let got = gpu.run(&batch);
+        if !outputs.is_empty() {
+            let error = error(got, &want);
+            assert!(error < 1e-6, "step {step}: error {error:e}");
+        }
+    }
+}
