@@ -1,27 +1,49 @@
-//! What computes: the choice of a backend and of its threads.
+//! What computes: the choice of a device and of its threads.
 
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 
 use anyhow::bail;
 use minerva_compute::cpu::CpuOptions;
 use minerva_compute::{Backend, CpuBackend, KvType, KvTypes, ReferenceBackend};
 
-/// A backend by name.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum BackendName {
-    /// The processor, with the fastest kernels that it has
+/// What can stand for a device on the command line.
+const DEVICE_HELP: &str = "What computes: cpu; gpu, the best adapter; auto, a GPU where there is one; \
+     a part of an adapter's name (minerva devices lists them); or reference, plain f32 loops on one \
+     thread, the measure for the others";
+
+/// A device by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Device {
+    /// A GPU that is not the processor itself, else the processor.
+    Auto,
     Cpu,
-    /// Plain f32 loops on one thread: slow, and the measure for the others
     Reference,
+    /// The best adapter, or the best of those whose name has this.
+    Gpu(Option<String>),
 }
 
-/// The options that choose a backend and how it keeps what it has seen, for every command that runs
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Device, String> {
+        match name {
+            "" => Err("empty, expected a device".into()),
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "reference" => Ok(Device::Reference),
+            "gpu" => Ok(Device::Gpu(None)),
+            name => Ok(Device::Gpu(Some(name.into()))),
+        }
+    }
+}
+
+/// The options that choose a device and how it keeps what it has seen, for every command that runs
 /// a model.
 #[derive(clap::Args)]
 pub(crate) struct BackendArgs {
-    /// What computes
-    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-    backend: BackendName,
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", help = DEVICE_HELP)]
+    device: Device,
 
     /// How keys are stored in the KV cache: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE", default_value_t)]
@@ -50,28 +72,92 @@ impl BackendArgs {
 
     /// Opens the backend; without a number of threads, the CPU takes one per core.
     pub(crate) fn open(&self, n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
-        match self.backend {
-            BackendName::Cpu => {
-                let threads = n_threads.map(NonZeroUsize::get);
-                let backend = CpuBackend::new(&CpuOptions { threads, isa: None })?;
-                let n_threads = backend.n_threads();
-                Ok(Opened {
-                    backend: Box::new(backend),
-                    name: "cpu",
-                    n_threads,
-                })
-            }
-            BackendName::Reference => {
-                if let Some(n_threads) = n_threads.filter(|n_threads| n_threads.get() > 1) {
-                    bail!("threads: {n_threads}, expected 1: the reference backend has one thread");
-                }
-                let backend = Box::new(ReferenceBackend);
-                Ok(Opened {
+        let one_thread = |whose: &str| match n_threads.filter(|n_threads| n_threads.get() > 1) {
+            Some(n_threads) => bail!("threads: {n_threads}, expected 1: {whose} has one thread"),
+            None => Ok(1),
+        };
+        match &self.device {
+            Device::Auto => match hardware()? {
+                Some(backend) => Ok(Opened {
                     backend,
-                    name: "reference",
+                    name: "gpu",
                     n_threads: 1,
-                })
-            }
+                }),
+                None => cpu(n_threads),
+            },
+            Device::Cpu => cpu(n_threads),
+            Device::Reference => Ok(Opened {
+                n_threads: one_thread("the reference backend")?,
+                backend: Box::new(ReferenceBackend),
+                name: "reference",
+            }),
+            Device::Gpu(name) => Ok(Opened {
+                n_threads: one_thread("what drives a GPU")?,
+                backend: gpu(name.as_deref())?,
+                name: "gpu",
+            }),
         }
     }
+}
+
+fn cpu(n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
+    let threads = n_threads.map(NonZeroUsize::get);
+    let backend = CpuBackend::new(&CpuOptions { threads, isa: None })?;
+    let n_threads = backend.n_threads();
+    Ok(Opened {
+        backend: Box::new(backend),
+        name: "cpu",
+        n_threads,
+    })
+}
+
+/// An adapter by a part of its name, or the best.
+#[cfg(feature = "gpu")]
+fn gpu(name: Option<&str>) -> anyhow::Result<Box<dyn Backend>> {
+    use minerva_gpu::{Choice, GpuOptions};
+    let choice = name.map_or(Choice::Best, |name| Choice::Named(name.into()));
+    Ok(open_gpu(&GpuOptions {
+        choice,
+        ..GpuOptions::default()
+    })?)
+}
+
+/// The best adapter that is not the processor itself, if there is one.
+#[cfg(feature = "gpu")]
+fn hardware() -> anyhow::Result<Option<Box<dyn Backend>>> {
+    use minerva_gpu::{Choice, GpuOptions, OpenError};
+    let options = GpuOptions {
+        choice: Choice::Hardware,
+        ..GpuOptions::default()
+    };
+    match open_gpu(&options) {
+        Ok(backend) => Ok(Some(backend)),
+        Err(OpenError::NoAdapter { .. }) => Ok(None),
+        Err(error) => {
+            crate::output::note(&format!("{error}: the processor computes instead"));
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn open_gpu(options: &minerva_gpu::GpuOptions) -> Result<Box<dyn Backend>, minerva_gpu::OpenError> {
+    let progress = crate::progress::UploadProgress::new();
+    let backend = minerva_gpu::GpuBackend::new(options)?;
+    Ok(Box::new(
+        backend.on_upload(move |done, total| progress.show(done, total)),
+    ))
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpu(name: Option<&str>) -> anyhow::Result<Box<dyn Backend>> {
+    bail!(
+        "device: {}, expected cpu or reference: this build has no GPUs (cargo feature `gpu`)",
+        name.unwrap_or("gpu")
+    )
+}
+
+#[cfg(not(feature = "gpu"))]
+fn hardware() -> anyhow::Result<Option<Box<dyn Backend>>> {
+    Ok(None)
 }

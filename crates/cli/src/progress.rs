@@ -1,4 +1,4 @@
-//! The progress bar of a pull: size, speed and time left, on standard error.
+//! Progress bars: size, speed and time left, on standard error.
 
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
@@ -80,6 +80,37 @@ impl PullProgress {
     /// Takes the bar off the screen.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// The bar of weights that go to a GPU.
+#[cfg(feature = "gpu")]
+pub(crate) struct UploadProgress(ProgressBar);
+
+#[cfg(feature = "gpu")]
+impl UploadProgress {
+    pub(crate) fn new() -> Self {
+        // Hidden where standard error is no terminal, and until there is something to show.
+        Self(ProgressBar::with_draw_target(
+            Some(1),
+            ProgressDrawTarget::hidden(),
+        ))
+    }
+
+    pub(crate) fn show(&self, done_bytes: u64, total_bytes: u64) {
+        if done_bytes >= total_bytes {
+            self.0.finish_and_clear();
+            return;
+        }
+        if self.0.is_hidden() && io::stderr().is_terminal() {
+            self.0.reset();
+            self.0.set_style(style(true));
+            self.0.set_message("to the GPU");
+            self.0
+                .set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAW_HZ));
+        }
+        self.0.set_length(total_bytes);
+        self.0.set_position(done_bytes);
     }
 }
 

@@ -28,7 +28,8 @@ pub trait Executable: Send {
     /// values of the batch's tokens are in the cache afterwards.
     ///
     /// # Panics
-    /// If the batch breaks a rule of [`Batch`] or exceeds the [`Limits`].
+    /// If the batch breaks a rule of [`Batch`] or exceeds the [`Limits`], or if the device fails: the
+    /// message is then that of the [`DeviceError`].
     fn run(&mut self, batch: &Batch<'_>) -> &[f32];
 
     /// Copies one cache block, of every layer, over another.
@@ -149,7 +150,65 @@ pub enum BackendError {
         /// Elements of its heads.
         head_dim: usize,
     },
+    /// A device beside the processor cannot.
+    Device {
+        /// Which.
+        device: String,
+        /// Why.
+        error: DeviceError,
+    },
 }
+
+/// Why a device beside the processor cannot run a program, or did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceError {
+    /// A program takes more than there is, or more than one of the device's buffers holds.
+    NoRoom {
+        /// What for.
+        what: String,
+        /// How much it takes.
+        wanted_bytes: u64,
+        /// How much there is.
+        available_bytes: u64,
+    },
+    /// An allocation was refused.
+    OutOfMemory(String),
+    /// The device has gone: its driver was reset, or it was taken away.
+    Lost(String),
+    /// A kernel was refused by the driver or its compiler.
+    Kernel {
+        /// Which.
+        name: String,
+        /// What was said of it.
+        reason: String,
+    },
+    /// There is no kernel for a part of the program.
+    Unsupported(String),
+    /// The device's interface refused a command.
+    Refused(String),
+}
+
+impl std::fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceError::NoRoom {
+                what,
+                wanted_bytes,
+                available_bytes,
+            } => write!(
+                f,
+                "no room for {what}: {wanted_bytes} bytes, expected at most {available_bytes}"
+            ),
+            DeviceError::OutOfMemory(reason) => write!(f, "out of memory: {reason}"),
+            DeviceError::Lost(reason) => write!(f, "device lost: {reason}"),
+            DeviceError::Kernel { name, reason } => write!(f, "kernel {name}: {reason}"),
+            DeviceError::Unsupported(what) => write!(f, "no kernel for {what}"),
+            DeviceError::Refused(reason) => write!(f, "command refused: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for DeviceError {}
 
 impl std::fmt::Display for BackendError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -157,6 +216,7 @@ impl std::fmt::Display for BackendError {
             BackendError::OutOfMemory { what, bytes } => {
                 write!(f, "no memory for {what}: {bytes} bytes wanted")
             }
+            BackendError::Device { device, error } => write!(f, "{device}: {error}"),
             BackendError::KvType {
                 what,
                 kv_type,

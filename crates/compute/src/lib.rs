@@ -13,7 +13,7 @@ mod reference;
 mod weight;
 
 pub use backend::{
-    Backend, BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory, Sequence,
+    Backend, BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory, Sequence,
 };
 pub use cpu::CpuBackend;
 pub use dtype::DType;

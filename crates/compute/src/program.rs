@@ -16,12 +16,33 @@ pub struct BufId(pub(crate) u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WeightId(pub(crate) u32);
 
+impl BufId {
+    /// Where it stands among the program's buffers.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl WeightId {
+    /// Where it stands among the program's weights.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A matrix of a program, and what is added to each row of its product.
 pub type Biased = (WeightId, Option<WeightId>);
 
 /// A rotary embedding of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RopeId(pub(crate) u32);
+
+impl RopeId {
+    /// Where it stands among the program's rotary embeddings.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// What the rows of a buffer stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,12 +322,51 @@ impl Program {
         self.buffers[self.logits.0 as usize].width
     }
 
-    pub(crate) fn weight(&self, id: WeightId) -> &Weight {
+    /// The rotary embeddings that the operations name.
+    pub fn ropes(&self) -> &[Rope] {
+        &self.ropes
+    }
+
+    /// The buffers that the operations name.
+    pub fn buffers(&self) -> &[BufShape] {
+        &self.buffers
+    }
+
+    /// The buffer that running it answers.
+    pub fn logits(&self) -> BufId {
+        self.logits
+    }
+
+    /// A weight.
+    pub fn weight(&self, id: WeightId) -> &Weight {
         &self.weights[id.0 as usize]
     }
 
-    pub(crate) fn shape(&self, id: BufId) -> BufShape {
+    /// The shape of a buffer.
+    pub fn shape(&self, id: BufId) -> BufShape {
         self.buffers[id.0 as usize]
+    }
+}
+
+impl Op {
+    /// The buffers that it reads.
+    pub fn reads(&self) -> Vec<BufId> {
+        match self {
+            Op::Embed { .. } => Vec::new(),
+            Op::RmsNorm { x, .. }
+            | Op::LayerNorm { x, .. }
+            | Op::Map { x, .. }
+            | Op::GatedMatMul { x, .. }
+            | Op::Gather { x, .. } => vec![*x],
+            Op::Add { a, b, .. } => vec![*a, *b],
+            Op::MatMul { x, parts } => {
+                let residuals = parts.iter().filter_map(|part| part.residual);
+                std::iter::once(*x).chain(residuals).collect()
+            }
+            Op::Experts(e) => vec![e.x, e.scores],
+            Op::Gate { x, by, .. } => vec![*x, *by],
+            Op::Attention(a) => vec![a.q, a.k, a.v],
+        }
     }
 }
 

@@ -7,19 +7,22 @@
 //! stress gap N MODEL.gguf
 //! ```
 //!
-//! `gap` measures how much the tokens of one stream slow down while a prompt of N tokens comes in.
+//! With `--gpu` before it all, a GPU computes. `gap` measures how much the tokens of one stream slow
+//! down while a prompt of N tokens comes in.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use minerva_compute::CpuBackend;
 use minerva_compute::cpu::CpuOptions;
+use minerva_compute::{Backend, CpuBackend};
 use minerva_engine::{
     Deadlines, Engine, EngineError, EngineOptions, Event, GenerateConfig, GenerateRequest,
     MemoryPlan, Model, ModelConfig, Models,
 };
+
+use minerva_gpu::{GpuBackend, GpuOptions};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -29,18 +32,25 @@ const N_CLIENTS: u64 = 24;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let result = match arguments[..] {
-        ["requests", n, model] => requests(n, model),
-        ["switches", n, model, other] => switches(n, [model, other]),
-        ["gap", n, model] => gap(n, model),
-        _ => Err("expected: requests N MODEL, switches N MODEL OTHER, or gap N MODEL".into()),
-    };
-    match result {
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<()> {
+    let (backend, arguments): (Arc<dyn Backend>, _) = match arguments {
+        ["--gpu", rest @ ..] => (Arc::new(GpuBackend::new(&GpuOptions::default())?), rest),
+        rest => (Arc::new(CpuBackend::new(&CpuOptions::default())?), rest),
+    };
+    match *arguments {
+        ["requests", n, model] => requests(&*backend, n, model),
+        ["switches", n, model, other] => switches(backend, n, [model, other]),
+        ["gap", n, model] => gap(&*backend, n, model),
+        _ => Err("expected: requests N MODEL, switches N MODEL OTHER, or gap N MODEL".into()),
     }
 }
 
@@ -57,9 +67,8 @@ struct Outcomes {
     overloaded: AtomicU64,
 }
 
-fn requests(n: &str, path: &str) -> Result<()> {
+fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
     let n: u64 = n.parse()?;
-    let backend = CpuBackend::new(&CpuOptions::default())?;
     let options = EngineOptions {
         context: Some(512),
         max_sequences: 16,
@@ -68,7 +77,7 @@ fn requests(n: &str, path: &str) -> Result<()> {
         max_waiting: 6,
         ..EngineOptions::default()
     };
-    let engine = Engine::start(Arc::new(Model::open(path)?), &backend, &options)?;
+    let engine = Engine::start(Arc::new(Model::open(path)?), backend, &options)?;
     let outcomes = Outcomes::default();
     let next = AtomicU64::new(0);
     let start = Instant::now();
@@ -206,9 +215,8 @@ fn ask(engine: &Engine, number: u64, outcomes: &Outcomes) -> Result<()> {
     Ok(())
 }
 
-fn switches(n: &str, paths: [&str; 2]) -> Result<()> {
+fn switches(backend: Arc<dyn Backend>, n: &str, paths: [&str; 2]) -> Result<()> {
     let n: usize = n.parse()?;
-    let backend = Arc::new(CpuBackend::new(&CpuOptions::default())?);
     let options = EngineOptions::default();
     let mut budget = 0;
     for path in paths {
@@ -253,15 +261,14 @@ fn switches(n: &str, paths: [&str; 2]) -> Result<()> {
     check("memory", after < warm + (64 << 20))
 }
 
-fn gap(n: &str, path: &str) -> Result<()> {
+fn gap(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
     let n: usize = n.parse()?;
-    let backend = CpuBackend::new(&CpuOptions::default())?;
     let options = EngineOptions {
         context: Some(n + 8),
         max_sequences: 2,
         ..EngineOptions::default()
     };
-    let engine = Engine::start(Arc::new(Model::open(path)?), &backend, &options)?;
+    let engine = Engine::start(Arc::new(Model::open(path)?), backend, &options)?;
     let config = GenerateConfig {
         ignore_eos: true,
         ..GenerateConfig::default()

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 mod bench;
 mod config;
+#[cfg(feature = "gpu")]
+mod devices;
 mod inspect;
 mod key;
 mod list;
@@ -12,6 +14,8 @@ mod plan;
 mod pull;
 mod rm;
 mod run;
+#[cfg(feature = "gpu")]
+mod selftest;
 mod serve;
 mod tokenize;
 mod verify;
@@ -45,6 +49,12 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Measure how well a model predicts a text, as llama.cpp does
     Perplexity(perplexity::Args),
+    /// List what can compute: the processor and the GPUs
+    #[cfg(feature = "gpu")]
+    Devices(devices::Args),
+    /// Check a GPU's results on this machine, and write a report
+    #[cfg(feature = "gpu")]
+    Selftest(selftest::Args),
 }
 
 impl Command {
@@ -64,6 +74,10 @@ impl Command {
             Command::Tokenize(args) => tokenize::run(&args)?,
             Command::Bench(args) => bench::run(&args)?,
             Command::Perplexity(args) => perplexity::run(&args)?,
+            #[cfg(feature = "gpu")]
+            Command::Devices(args) => devices::run(&args)?,
+            #[cfg(feature = "gpu")]
+            Command::Selftest(args) => return selftest::run(&args),
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -199,15 +199,7 @@ fn perplexity_scores_the_second_half_of_each_chunk() {
         "{out}"
     );
     let final_estimate = |backend: &str| -> f64 {
-        let args = [
-            "perplexity",
-            &model,
-            &text,
-            "-c",
-            "32",
-            "--backend",
-            backend,
-        ];
+        let args = ["perplexity", &model, &text, "-c", "32", "--device", backend];
         let out = minerva(&folder, &args).ok();
         let after = out.split("PPL = ").nth(1).unwrap();
         after.split(' ').next().unwrap().parse().unwrap()
@@ -285,4 +277,27 @@ fn cache_types_are_options_of_every_command_that_runs_a_model() {
     let at = lines[0].iter().position(|name| *name == "type_k").unwrap();
     assert_eq!(lines[0][at + 1], "type_v");
     assert_eq!(lines[2][at..at + 2], ["f16", "f32"]);
+}
+
+#[test]
+fn devices_are_listed_and_unknown_ones_refused() {
+    let folder = Folder::new("devices");
+    let devices = minerva(&folder, &["devices", "--format", "json"]).json();
+    assert!(devices["cpu"].as_str().unwrap().starts_with("CPU, "));
+    let n_gpus = devices["gpus"].as_array().unwrap().len();
+    let is_required = std::env::var_os("MINERVA_REQUIRE_GPU").is_some();
+    assert!(n_gpus > 0 || !is_required, "no GPU");
+    minerva(&folder, &["devices"]).ok();
+    let unknown = "no such adapter";
+    let wanted = "GPU: no adapter whose name contains";
+    minerva(&folder, &["selftest", "--device", unknown]).fails(&[wanted]);
+    let model = TinyModel::new().write(&folder);
+    minerva(&folder, &["run", &model, "hello", "--device", unknown]).fails(&[wanted]);
+    if n_gpus > 0 {
+        let answer = |device| {
+            let args = ["run", &model, "hello", "--temperature", "0", "-n", "8"];
+            minerva(&folder, &[&args[..], &["--device", device]].concat()).ok()
+        };
+        assert_eq!(answer("gpu"), answer("reference"));
+    }
 }

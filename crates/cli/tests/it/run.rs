@@ -182,11 +182,11 @@ fn the_same_seed_gives_the_same_text() {
 fn the_reference_backend_answers_too() {
     let folder = Folder::new("reference");
     let model = TinyModel::new().write(&folder);
-    let args = ["hello", "--backend", "reference", "--verbose", "-n", "2"];
+    let args = ["hello", "--device", "reference", "--verbose", "-n", "2"];
     let answer = minerva(&folder, &run(&model, &args));
     assert!(answer.stderr.contains("tok/s"), "{}", answer.stderr);
     answer.ok();
-    let threads = ["hello", "--backend", "reference", "-t", "2"];
+    let threads = ["hello", "--device", "reference", "-t", "2"];
     minerva(&folder, &run(&model, &threads)).fails(&["threads: 2, expected 1"]);
 }
 

@@ -38,6 +38,6 @@ impl Block for IQ4NL {
 }
 
 /// The values that the codes stand for: denser around zero, where most weights are.
-pub(super) const UNEVEN_STEPS: [i8; 16] = [
+pub const UNEVEN_STEPS: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];

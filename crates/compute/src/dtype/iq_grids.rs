@@ -10,22 +10,28 @@
 //! `numpy.frombuffer(bytes.fromhex(grid_hex.decode()), "<u2")`.
 
 /// The grid of IQ2_XXS.
-pub(super) static IQ2_XXS: [[i8; 8]; 256] = expand(&IQ2_XXS_CODES, [8, 25, 43]);
+pub static IQ2_XXS: [[i8; 8]; 256] = expand(&IQ2_XXS_CODES, [8, 25, 43]);
 
 /// The grid of IQ2_XS.
-pub(super) static IQ2_XS: [[i8; 8]; 512] = expand(&IQ2_XS_CODES, [8, 25, 43]);
+pub static IQ2_XS: [[i8; 8]; 512] = expand(&IQ2_XS_CODES, [8, 25, 43]);
 
 /// The grid of IQ2_S.
-pub(super) static IQ2_S: [[i8; 8]; 1024] = expand(&IQ2_S_CODES, [8, 25, 43]);
+pub static IQ2_S: [[i8; 8]; 1024] = expand(&IQ2_S_CODES, [8, 25, 43]);
 
 /// The grid of IQ3_XXS.
-pub(super) static IQ3_XXS: [[i8; 4]; 256] = expand(&IQ3_XXS_CODES, [4, 12, 20, 28, 36, 44, 52, 62]);
+pub static IQ3_XXS: [[i8; 4]; 256] = expand(&IQ3_XXS_CODES, [4, 12, 20, 28, 36, 44, 52, 62]);
 
 /// The grid of IQ3_S.
-pub(super) static IQ3_S: [[i8; 4]; 512] = expand(&IQ3_S_CODES, [1, 3, 5, 7, 9, 11, 13, 15]);
+pub static IQ3_S: [[i8; 4]; 512] = expand(&IQ3_S_CODES, [1, 3, 5, 7, 9, 11, 13, 15]);
 
 /// The grid of IQ1_S and IQ1_M.
-pub(super) static IQ1: [[i8; 8]; 2048] = expand(&IQ1_CODES, [-1, 0, 1]);
+pub static IQ1: [[i8; 8]; 2048] = expand(&IQ1_CODES, [-1, 0, 1]);
+
+/// The values that the codes of IQ4_NL and IQ4_XS stand for.
+pub use super::iq4_nl::UNEVEN_STEPS;
+
+/// Twice the values that the codes of MXFP4 and NVFP4 stand for.
+pub use super::mxfp4::DOUBLED_E2M1;
 
 /// Writes the values of a grid, negated where the bit of the element is set.
 #[inline(always)]

@@ -13,7 +13,7 @@ mod iq3_s;
 mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
-mod iq_grids;
+pub mod iq_grids;
 mod mxfp4;
 mod nvfp4;
 mod plain;

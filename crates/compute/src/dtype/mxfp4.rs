@@ -42,7 +42,7 @@ impl Block for MXFP4 {
 }
 
 /// Twice the value of each E2M1 code, which makes all of them whole numbers.
-pub(super) const DOUBLED_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub const DOUBLED_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// [`DOUBLED_E2M1`] plus the offset.
 const OFFSET_E2M1: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];

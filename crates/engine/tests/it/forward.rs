@@ -5,6 +5,7 @@ use minerva_compute::{Backend, CpuBackend, KvType, KvTypes, ReferenceBackend};
 use minerva_engine::model::ARCHITECTURES;
 use minerva_engine::{Evaluator, EvaluatorOptions, Model};
 use minerva_gguf::{Gguf, Metadata};
+use minerva_gpu::{GpuBackend, GpuOptions, OpenError};
 
 use crate::files::{TempFile, distance};
 use crate::tiny::{Tensor, Tiny, write};
@@ -93,6 +94,49 @@ fn the_cpu_backend_agrees_with_the_reference() {
             };
             let far = distance(&on(&ReferenceBackend), &on(backend));
             assert!(far < tolerance, "{kv_type}: {far:e}");
+        });
+    }
+}
+
+/// A GPU, or `None` with a note where there is none and `MINERVA_REQUIRE_GPU` asks for none.
+fn gpu() -> Option<GpuBackend> {
+    match GpuBackend::new(&GpuOptions::default()) {
+        Ok(backend) => Some(backend),
+        Err(error @ OpenError::NoAdapter { .. }) => {
+            let is_required = std::env::var_os("MINERVA_REQUIRE_GPU").is_some();
+            assert!(!is_required, "{error}, and MINERVA_REQUIRE_GPU is set");
+            println!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn the_gpu_backend_agrees_with_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    for (kv_type, tolerance) in [(KvType::F32, TOLERANCE), (KvType::F16, 5e-3)] {
+        let options = EvaluatorOptions {
+            kv_types: KvTypes::both(kv_type),
+            ..EvaluatorOptions::default()
+        };
+        for_each_variant(|tiny| {
+            let want = {
+                let mut evaluator = tiny.evaluator_on(&ReferenceBackend, &options);
+                evaluator.prefill(&TEXT).unwrap().to_vec()
+            };
+            // At once, and the last tokens one by one.
+            let mut evaluator = tiny.evaluator_on(&gpu, &options);
+            let far = distance(&want, evaluator.prefill(&TEXT).unwrap());
+            assert!(far < tolerance, "{kv_type}: {far:e}");
+            let (first, rest) = TEXT.split_at(TEXT.len() - 3);
+            evaluator.reset();
+            let mut stepwise = evaluator.prefill(first).unwrap().to_vec();
+            for &token in rest {
+                stepwise = evaluator.decode_step(token).unwrap().to_vec();
+            }
+            let far = distance(&want, &stepwise);
+            assert!(far < tolerance, "{kv_type}, one by one: {far:e}");
         });
     }
 }

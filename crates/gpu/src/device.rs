@@ -1,0 +1,507 @@
+//! Adapters and devices: which there are, what they can do, and the kernels compiled for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use minerva_compute::DeviceError;
+
+use crate::kernels::{IMMEDIATE_BYTES, Kernel, Reduction, WORKGROUP};
+use crate::memory::memory_bytes;
+
+/// The longest that a step may take. A device that is silent for longer is as good as lost.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the kernels cannot do without.
+const FEATURES: wgpu::Features = wgpu::Features::IMMEDIATES;
+
+/// An adapter, as the system describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterInfo {
+    /// Its name.
+    pub name: String,
+    /// Metal or Vulkan.
+    pub interface: String,
+    /// Discrete, integrated, virtual, a processor that stands in, or unknown.
+    pub kind: AdapterKind,
+    /// The driver and its version.
+    pub driver: String,
+    /// Bytes that all buffers may take, where the driver says.
+    pub memory_bytes: Option<u64>,
+    /// Bytes of one buffer that a kernel can see.
+    pub max_binding_bytes: u64,
+}
+
+/// What an adapter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AdapterKind {
+    /// Has memory of its own.
+    Discrete,
+    /// Shares the processor's memory.
+    Integrated,
+    /// Of a virtual machine.
+    Virtual,
+    /// Unknown.
+    Other,
+    /// The processor itself.
+    Software,
+}
+
+impl AdapterKind {
+    /// The name in output formats.
+    pub fn name(self) -> &'static str {
+        match self {
+            AdapterKind::Discrete => "discrete",
+            AdapterKind::Integrated => "integrated",
+            AdapterKind::Virtual => "virtual",
+            AdapterKind::Other => "unknown",
+            AdapterKind::Software => "software",
+        }
+    }
+}
+
+/// Which adapter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The best that is not the processor itself.
+    Hardware,
+    /// The best.
+    #[default]
+    Best,
+    /// The best of those whose name contains this, in upper or lower case.
+    Named(String),
+}
+
+/// How a device is opened. Whatever is chosen, results are the same up to rounding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuOptions {
+    /// Which adapter.
+    pub choice: Choice,
+    /// Adds up through workgroup memory, even where subgroups would do.
+    pub without_subgroups: bool,
+    /// Compiles kernels with checks of every access.
+    pub checks_accesses: bool,
+    /// No buffer that a kernel sees is larger than this; `None`: what the adapter allows.
+    pub max_binding_bytes: Option<u64>,
+    /// Weights, cache and scratch memory of a program take no more than this; `None`: what the
+    /// driver says that there is.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Why there is no device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// None that was asked for.
+    #[error("GPU: no {wanted}, found {}", list(found))]
+    NoAdapter {
+        /// What was asked for.
+        wanted: String,
+        /// The adapters that there are.
+        found: Vec<String>,
+    },
+    /// It lacks something.
+    #[error("{adapter}: {found}, expected {wanted}")]
+    Unsuitable {
+        /// Its name.
+        adapter: String,
+        /// What it has.
+        found: String,
+        /// What the kernels need.
+        wanted: String,
+    },
+    /// It failed at once.
+    #[error("{adapter}: {error}")]
+    Failed {
+        /// Its name.
+        adapter: String,
+        /// How.
+        error: DeviceError,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "none".into(),
+        names => names.join(", "),
+    }
+}
+
+/// The adapters of this machine, the best first.
+pub fn adapters() -> Vec<AdapterInfo> {
+    enumerate().iter().map(describe).collect()
+}
+
+fn enumerate() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::PRIMARY;
+    // Validation layers, where a developer has them, are for debug builds of wgpu's users.
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    adapters.sort_by_key(|adapter| describe(adapter).kind);
+    adapters
+}
+
+fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
+    let info = adapter.get_info();
+    AdapterInfo {
+        name: info.name,
+        interface: info.backend.to_string(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+            wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+            wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
+            wgpu::DeviceType::Cpu => AdapterKind::Software,
+            wgpu::DeviceType::Other => AdapterKind::Other,
+        },
+        driver: format!("{} {}", info.driver, info.driver_info)
+            .trim()
+            .into(),
+        memory_bytes: memory_bytes(adapter),
+        max_binding_bytes: adapter.limits().max_storage_buffer_binding_size,
+    }
+}
+
+/// A device that is open.
+pub(crate) struct Device {
+    pub(crate) info: AdapterInfo,
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) reduction: Reduction,
+    pub(crate) max_binding_bytes: u64,
+    pub(crate) memory_bytes: Option<u64>,
+    checks_accesses: bool,
+    pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
+    failure: Arc<Mutex<Option<DeviceError>>>,
+}
+
+/// A kernel that is compiled.
+pub(crate) struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+}
+
+impl Device {
+    pub(crate) fn open(options: &GpuOptions) -> Result<Device, OpenError> {
+        let adapters = enumerate();
+        let infos: Vec<AdapterInfo> = adapters.iter().map(describe).collect();
+        let is_wanted = |info: &AdapterInfo| match &options.choice {
+            Choice::Best => true,
+            Choice::Hardware => info.kind != AdapterKind::Software,
+            Choice::Named(name) => info.name.to_lowercase().contains(&name.to_lowercase()),
+        };
+        let Some(idx) = infos.iter().position(is_wanted) else {
+            return Err(OpenError::NoAdapter {
+                wanted: match &options.choice {
+                    Choice::Best => "adapter".into(),
+                    Choice::Hardware => "adapter but the processor itself".into(),
+                    Choice::Named(name) => format!("adapter whose name contains {name:?}"),
+                },
+                found: infos.into_iter().map(|info| info.name).collect(),
+            });
+        };
+        let (adapter, info) = (&adapters[idx], infos[idx].clone());
+        let unsuitable = |found: String, wanted: String| OpenError::Unsuitable {
+            adapter: info.name.clone(),
+            found,
+            wanted,
+        };
+        if !adapter.features().contains(FEATURES) {
+            return Err(unsuitable(
+                "no immediate data".into(),
+                "push constants of Vulkan, or Metal".into(),
+            ));
+        }
+        let limits = adapter.limits();
+        if limits.max_immediate_size < IMMEDIATE_BYTES {
+            return Err(unsuitable(
+                format!("{} bytes of immediate data", limits.max_immediate_size),
+                format!("{IMMEDIATE_BYTES}"),
+            ));
+        }
+        let features = FEATURES | (adapter.features() & wgpu::Features::SUBGROUP);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("minerva"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            ..Default::default()
+        };
+        let failed = |error| OpenError::Failed {
+            adapter: info.name.clone(),
+            error,
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|error| failed(DeviceError::Refused(error.to_string())))?;
+        let failure = Arc::new(Mutex::new(None));
+        let handler = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            note_failure(&handler, from_wgpu(&error));
+        }));
+        let handler = failure.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping it is no failure.
+            if !matches!(reason, wgpu::DeviceLostReason::Destroyed) {
+                note_failure(&handler, DeviceError::Lost(message));
+            }
+        });
+        let wgpu_info = adapter.get_info();
+        let max_binding_bytes = limits
+            .max_storage_buffer_binding_size
+            .min(limits.max_buffer_size)
+            // Bytes are counted in 32 bits within a kernel.
+            .min(u64::from(u32::MAX) - 4096);
+        let mut opened = Device {
+            info: info.clone(),
+            device,
+            queue,
+            reduction: Reduction::Shared,
+            max_binding_bytes: options
+                .max_binding_bytes
+                .map_or(max_binding_bytes, |bytes| bytes.min(max_binding_bytes)),
+            memory_bytes: options.memory_bytes.or(info.memory_bytes),
+            checks_accesses: options.checks_accesses,
+            pipelines: Mutex::default(),
+            failure,
+        };
+        if features.contains(wgpu::Features::SUBGROUP) && !options.without_subgroups {
+            // Where a driver chooses the size anew for each kernel, that of the probe says nothing.
+            // On Metal the range is a constant of wgpu's and not the adapter's.
+            let is_fixed = wgpu_info.subgroup_min_size == wgpu_info.subgroup_max_size
+                || wgpu_info.backend == wgpu::Backend::Metal;
+            if let Some(size) = opened.probe().map_err(failed)?.filter(|_| is_fixed) {
+                opened.reduction = Reduction::Subgroup(size);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// The size of subgroups, where they divide a workgroup in the order of its lanes.
+    fn probe(&self) -> Result<Option<u32>, DeviceError> {
+        let pipeline = self.compile("probe", include_str!("wgsl/probe.wgsl"), &[true])?;
+        let n_bytes = u64::from(WORKGROUP) * 8;
+        let out = self.buffer(
+            "probe",
+            n_bytes,
+            wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        );
+        let read = self.buffer(
+            "probe",
+            n_bytes,
+            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        );
+        let bind = self.bind(&pipeline, &[&out]);
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, &bind, &[]);
+            pass.set_immediates(0, &[0; IMMEDIATE_BYTES as usize]);
+            pass.dispatch_workgroups(1, 1, 1);
+        }
+        encoder.copy_buffer_to_buffer(&out, 0, &read, 0, n_bytes);
+        let submission = self.queue.submit([encoder.finish()]);
+        let mut words = Vec::new();
+        self.read(&read, n_bytes, submission, &mut |bytes| {
+            let numbers = bytes.chunks_exact(4);
+            words = numbers
+                .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+        })?;
+        let size = words[0];
+        let is_linear = |(lane, found): (usize, &[u32])| {
+            found[0] == size && found[1] == lane as u32 % size.max(1)
+        };
+        let is_fit = (4..=WORKGROUP).contains(&size)
+            && WORKGROUP.is_multiple_of(size)
+            && words.chunks(2).enumerate().all(is_linear);
+        Ok(is_fit.then_some(size))
+    }
+
+    /// A kernel, compiled when it is first asked for.
+    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<Arc<Pipeline>, DeviceError> {
+        let mut pipelines = self
+            .pipelines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines.get(&kernel) {
+            return Ok(pipeline.clone());
+        }
+        let source = kernel.source(self.reduction);
+        let compiled = self.compile(&kernel.to_string(), &source, kernel.bindings())?;
+        let pipeline = Arc::new(compiled);
+        pipelines.insert(kernel, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    pub(crate) fn compile(
+        &self,
+        name: &str,
+        source: &str,
+        bindings: &[bool],
+    ) -> Result<Pipeline, DeviceError> {
+        self.check()?;
+        let entries: Vec<_> = bindings
+            .iter()
+            .enumerate()
+            .map(|(binding, &is_written)| wgpu::BindGroupLayoutEntry {
+                binding: binding as u32,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage {
+                        read_only: !is_written,
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let layout = self
+            .device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(name),
+                entries: &entries,
+            });
+        let pipeline_layout = self
+            .device
+            .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(name),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: IMMEDIATE_BYTES,
+            });
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(name),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
+        let module = match self.checks_accesses {
+            true => self.device.create_shader_module(descriptor),
+            // SAFETY: the kernels are ours and read and write within their buffers, for every batch
+            // that `Batch::check` lets through; the conformance cases run with checks as well, and
+            // give the same results. Every loop of theirs ends.
+            false => unsafe {
+                self.device.create_shader_module_trusted(
+                    descriptor,
+                    wgpu::ShaderRuntimeChecks::unchecked(),
+                )
+            },
+        };
+        let pipeline = self
+            .device
+            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(name),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // Every kernel writes what it reads there.
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
+                cache: None,
+            });
+        self.check().map_err(|error| match error {
+            DeviceError::Refused(reason) => DeviceError::Kernel {
+                name: name.into(),
+                reason,
+            },
+            other => other,
+        })?;
+        Ok(Pipeline { pipeline, layout })
+    }
+
+    pub(crate) fn buffer(
+        &self,
+        label: &str,
+        n_bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: n_bytes,
+            usage,
+            mapped_at_creation: false,
+        })
+    }
+
+    pub(crate) fn bind(&self, pipeline: &Pipeline, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
+        let entries: Vec<_> = buffers
+            .iter()
+            .enumerate()
+            .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding: binding as u32,
+                resource: buffer.as_entire_binding(),
+            })
+            .collect();
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &entries,
+        })
+    }
+
+    /// Waits for a submission, and gives the first bytes of a buffer that it filled.
+    pub(crate) fn read(
+        &self,
+        buffer: &wgpu::Buffer,
+        n_bytes: u64,
+        submission: wgpu::SubmissionIndex,
+        use_bytes: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DeviceError> {
+        buffer.map_async(wgpu::MapMode::Read, 0..n_bytes, |_| {});
+        self.wait(submission)?;
+        let mapped = buffer
+            .get_mapped_range(0..n_bytes)
+            .map_err(|error| DeviceError::Lost(error.to_string()))?;
+        use_bytes(&mapped);
+        drop(mapped);
+        buffer.unmap();
+        Ok(())
+    }
+
+    /// Waits for a submission.
+    pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), DeviceError> {
+        let polled = self.device.poll(wgpu::PollType::Wait {
+            submission_index: Some(submission),
+            timeout: Some(PATIENCE),
+        });
+        self.check()?;
+        match polled {
+            Ok(_) => Ok(()),
+            Err(error) => Err(DeviceError::Lost(error.to_string())),
+        }
+    }
+
+    /// Goes as a device goes that is taken away.
+    #[cfg(test)]
+    pub(crate) fn lose(&self, reason: &str) {
+        self.device.destroy();
+        note_failure(&self.failure, DeviceError::Lost(reason.into()));
+    }
+
+    /// What has failed since it was last asked. A device that is lost stays lost.
+    pub(crate) fn check(&self) -> Result<(), DeviceError> {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*failure {
+            None => Ok(()),
+            Some(DeviceError::Lost(reason)) => Err(DeviceError::Lost(reason.clone())),
+            Some(_) => Err(failure.take().expect("just seen")),
+        }
+    }
+}
+
+fn note_failure(failure: &Mutex<Option<DeviceError>>, error: DeviceError) {
+    let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+    // The first is the cause of the others; only the loss says more.
+    if failure.is_none() || matches!(error, DeviceError::Lost(_)) {
+        *failure = Some(error);
+    }
+}
+
+fn from_wgpu(error: &wgpu::Error) -> DeviceError {
+    match error {
+        wgpu::Error::OutOfMemory { source } => DeviceError::OutOfMemory(source.to_string()),
+        wgpu::Error::Validation { description, .. } => DeviceError::Refused(description.clone()),
+        wgpu::Error::Internal { description, .. } => DeviceError::Refused(description.clone()),
+    }
+}

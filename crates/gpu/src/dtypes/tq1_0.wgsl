@@ -1,0 +1,33 @@
+// Four digits of four bytes. A byte is a fraction of 256 in base 3.
+fn digits(at: u32, digit: u32) -> vec4<f32> {
+    var power = 1u;
+    for (var i = 0u; i < digit; i += 1u) {
+        power *= 3u;
+    }
+    let fraction = (unpack4xU8(bytes4(at)) * power) & vec4<u32>(255u);
+    return vec4<f32>((fraction * 3u) >> vec4<u32>(8u)) - 1.0;
+}
+
+// Three runs: 32 bytes of five digits, 16 bytes of five, 4 bytes of four; first digits first.
+fn piece(block: u32, s: u32, k: u32) -> vec4<f32> {
+    var at = 4u * k;
+    var digit = s;
+    if s == 7u && k >= 4u {
+        at = 48u;
+        digit = k - 4u;
+    } else if s >= 5u {
+        at = 32u + 4u * (k % 4u);
+        digit = 2u * (s - 5u) + k / 4u;
+    }
+    return digits(block + at, digit);
+}
+
+fn unpack(row: u32, g: u32) -> Elements {
+    let block = row + (g / 8u) * BLOCK_BYTES;
+    let s = g % 8u;
+    let d = f16_at(block + 52u);
+    return Elements(
+        d * piece(block, s, 0u), d * piece(block, s, 1u), d * piece(block, s, 2u), d * piece(block, s, 3u),
+        d * piece(block, s, 4u), d * piece(block, s, 5u), d * piece(block, s, 6u), d * piece(block, s, 7u)
+    );
+}

@@ -1,0 +1,505 @@
+//! A program on the device: weights uploaded, kernels compiled, one submission and one read a step.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use minerva_compute::{
+    Batch, DType, DeviceError, Executable, KV_BLOCK_LEN, KvTypes, Limits, Memory, Program, Rope,
+};
+
+use crate::batch::{lay_out, max_words};
+use crate::device::{Device, Pipeline};
+use crate::dtypes::snippet;
+use crate::lower::{PAD_BYTES, Plan, Source, Step, Upload, lower, stride};
+
+/// Told how many bytes of all are on the device.
+pub(crate) type OnUpload<'a> = &'a dyn Fn(u64, u64);
+
+/// Bytes that go to the device at once.
+const SLICE_BYTES: usize = 16 << 20;
+/// Bytes that may be under way before they are waited for.
+const UNDERWAY_BYTES: usize = 64 << 20;
+
+const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
+    .union(wgpu::BufferUsages::COPY_DST)
+    .union(wgpu::BufferUsages::COPY_SRC);
+
+/// What a program takes.
+pub(crate) struct Sizes {
+    pub(crate) memory: Memory,
+    pub(crate) weight_bytes: u64,
+}
+
+pub(crate) fn sizes(
+    plan: &Plan,
+    program: &Program,
+    limits: &Limits,
+    kv_block_bytes: usize,
+) -> Sizes {
+    let words = batch_words(plan, program, limits);
+    let logits = logits_bytes(program, limits);
+    let scratch = plan.slots.iter().sum::<u64>() + 4 * words as u64 + logits;
+    Sizes {
+        memory: Memory {
+            kv_bytes: limits.n_kv_blocks.saturating_mul(kv_block_bytes),
+            scratch_bytes: usize::try_from(scratch).unwrap_or(usize::MAX),
+        },
+        weight_bytes: plan.uploads.iter().map(Upload::n_bytes).sum(),
+    }
+}
+
+/// Words of a batch, with room for four sequences that fill the cache. It grows should more come
+/// that share their blocks.
+fn batch_words(plan: &Plan, program: &Program, limits: &Limits) -> usize {
+    let tables = limits.n_kv_blocks.saturating_mul(4);
+    let rest = max_words(
+        program,
+        limits.max_tokens,
+        limits.max_outputs,
+        &plan.shared_heads,
+    );
+    tables.saturating_add(rest)
+}
+
+fn logits_bytes(program: &Program, limits: &Limits) -> u64 {
+    (4 * stride(program.vocab_size()) * limits.max_outputs.max(1)) as u64
+}
+
+struct BoundStep {
+    step: Step,
+    pipeline: Arc<Pipeline>,
+}
+
+pub(crate) struct Loaded {
+    device: Arc<Device>,
+    limits: Limits,
+    memory: Memory,
+    vocab_size: usize,
+    ropes: Vec<Rope>,
+    shared_heads: Vec<usize>,
+    steps: Vec<BoundStep>,
+    binds: Vec<wgpu::BindGroup>,
+    buffers: Buffers,
+    logits_slot: usize,
+    read: wgpu::Buffer,
+    spare_block: wgpu::Buffer,
+    words: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+/// Everything that a step can bind.
+struct Buffers {
+    slots: Vec<wgpu::Buffer>,
+    uploads: Vec<wgpu::Buffer>,
+    grids: HashMap<DType, wgpu::Buffer>,
+    batch: wgpu::Buffer,
+    keys: Vec<(wgpu::Buffer, u64)>, // with the bytes of a block
+    values: Vec<(wgpu::Buffer, u64)>,
+    nothing: wgpu::Buffer,
+}
+
+impl Buffers {
+    fn get(&self, source: Source) -> &wgpu::Buffer {
+        match source {
+            Source::Slot(i) => &self.slots[i],
+            Source::Upload(i) => &self.uploads[i],
+            Source::Grid(dtype) => &self.grids[&dtype],
+            Source::Batch => &self.batch,
+            Source::Keys(layer) => &self.keys[layer].0,
+            Source::Values(layer) => &self.values[layer].0,
+            Source::Nothing => &self.nothing,
+        }
+    }
+}
+
+impl Loaded {
+    pub(crate) fn load(
+        device: Arc<Device>,
+        program: &Program,
+        limits: Limits,
+        kv_block_bytes: usize,
+        on_upload: OnUpload<'_>,
+    ) -> Result<Loaded, DeviceError> {
+        let max_binding = device.max_binding_bytes;
+        let plan = lower(program, &limits, device.reduction, max_binding)?;
+        let sizes = sizes(&plan, program, &limits, kv_block_bytes);
+        check_room(&device, &sizes)?;
+        let KvTypes { k, v } = limits.kv_types;
+        let cache_sizes =
+            |kv_type: minerva_compute::KvType| -> Result<Vec<(u64, u64)>, DeviceError> {
+                let layers = program.kv().iter().map(|shape| {
+                    let head_bytes = kv_type.head_bytes(shape.head_dim);
+                    let head_bytes = head_bytes.expect("checked for every layer");
+                    let block = (KV_BLOCK_LEN * shape.n_kv_heads * head_bytes) as u64;
+                    let all = block.saturating_mul(limits.n_kv_blocks as u64);
+                    match all <= max_binding {
+                        true => Ok((all, block)),
+                        false => Err(DeviceError::NoRoom {
+                            what: "the cache of a layer in one buffer".into(),
+                            wanted_bytes: all,
+                            available_bytes: max_binding,
+                        }),
+                    }
+                });
+                layers.collect()
+            };
+        let (keys, values) = (cache_sizes(k)?, cache_sizes(v)?);
+
+        let mut steps = Vec::with_capacity(plan.steps.len());
+        for step in plan.steps {
+            let pipeline = device.pipeline(step.kernel)?;
+            steps.push(BoundStep { step, pipeline });
+        }
+        let scratch = |bytes: &u64| device.buffer("scratch", *bytes, STORAGE);
+        let cache = |(bytes, block): &(u64, u64)| {
+            (device.buffer("cache", (*bytes).max(4), STORAGE), *block)
+        };
+        let grids = plan.grids.iter().map(|&dtype| {
+            let words = snippet(dtype).grid.words();
+            let buffer = device.buffer("grid", 4 * words.len() as u64, STORAGE);
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            device.queue.write_buffer(&buffer, 0, &bytes);
+            (dtype, buffer)
+        });
+        let n_words = {
+            let rest = max_words(
+                program,
+                limits.max_tokens,
+                limits.max_outputs,
+                &plan.shared_heads,
+            );
+            rest + 4 * limits.n_kv_blocks
+        };
+        let grids = grids.collect();
+        let slots = plan.slots.iter().map(scratch).collect();
+        let keys: Vec<_> = keys.iter().map(cache).collect();
+        let values: Vec<_> = values.iter().map(cache).collect();
+        let batch = device.buffer("batch", 4 * n_words as u64, STORAGE);
+        device.check()?;
+        let uploads = upload(&device, &plan.uploads, on_upload)?;
+        let largest_block = keys.iter().chain(&values).map(|(_, block)| *block).max();
+        let spare_block = device.buffer("block", largest_block.unwrap_or(4), STORAGE);
+        let read = device.buffer(
+            "logits",
+            logits_bytes(program, &limits),
+            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        );
+        let buffers = Buffers {
+            slots,
+            uploads,
+            grids,
+            batch,
+            keys,
+            values,
+            nothing: device.buffer("nothing", 16, STORAGE),
+        };
+        let mut loaded = Loaded {
+            device,
+            limits,
+            memory: sizes.memory,
+            vocab_size: program.vocab_size(),
+            ropes: program.ropes().to_vec(),
+            shared_heads: plan.shared_heads,
+            steps,
+            binds: Vec::new(),
+            buffers,
+            logits_slot: plan.logits,
+            read,
+            spare_block,
+            words: Vec::new(),
+            logits: Vec::new(),
+        };
+        loaded.bind();
+        loaded.device.check()?;
+        Ok(loaded)
+    }
+
+    /// Binds every step's buffers.
+    fn bind(&mut self) {
+        let binds = self.steps.iter().map(|bound| {
+            let buffers: Vec<_> = bound
+                .step
+                .bindings
+                .iter()
+                .map(|source| self.buffers.get(*source))
+                .collect();
+            self.device.bind(&bound.pipeline, &buffers)
+        });
+        self.binds = binds.collect();
+    }
+
+    fn try_run(&mut self, batch: &Batch<'_>) -> Result<(), DeviceError> {
+        self.device.check()?;
+        let layout = lay_out(batch, &self.ropes, &self.shared_heads, &mut self.words);
+        let n_bytes = 4 * self.words.len() as u64;
+        if n_bytes > self.buffers.batch.size() {
+            self.buffers.batch = self
+                .device
+                .buffer("batch", n_bytes.next_power_of_two(), STORAGE);
+            self.bind();
+        }
+        let bytes: Vec<u8> = self.words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let queue = &self.device.queue;
+        queue.write_buffer(&self.buffers.batch, 0, &bytes);
+        let mut encoder = self
+            .device
+            .device
+            .create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for (bound, bind) in self.steps.iter().zip(&self.binds) {
+                let Some(launch) = (bound.step.launch)(&layout) else {
+                    continue;
+                };
+                let mut immediates = [0; crate::kernels::IMMEDIATE_BYTES as usize];
+                for (bytes, word) in immediates.chunks_exact_mut(4).zip(launch.immediates) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+                pass.set_pipeline(&bound.pipeline.pipeline);
+                pass.set_bind_group(0, bind, &[]);
+                pass.set_immediates(0, &immediates);
+                let [x, y, z] = launch.grid;
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        let row_bytes = 4 * stride(self.vocab_size);
+        let n_bytes = (batch.outputs.len() * row_bytes) as u64;
+        let slot = &self.buffers.slots[self.logits_slot];
+        if n_bytes > 0 {
+            encoder.copy_buffer_to_buffer(slot, 0, &self.read, 0, n_bytes);
+        }
+        let submission = queue.submit([encoder.finish()]);
+        self.logits.clear();
+        if n_bytes == 0 {
+            return self.device.wait(submission);
+        }
+        let (logits, vocab_size) = (&mut self.logits, self.vocab_size);
+        self.device
+            .read(&self.read, n_bytes, submission, &mut |bytes| {
+                for row in bytes.chunks_exact(row_bytes) {
+                    let numbers = row[..4 * vocab_size].chunks_exact(4);
+                    logits.extend(numbers.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+                }
+            })
+    }
+}
+
+impl Executable for Loaded {
+    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+        batch.check(&self.limits, self.vocab_size);
+        if let Err(error) = self.try_run(batch) {
+            panic!("{}: {error}", self.device.info.name);
+        }
+        &self.logits
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) {
+        assert!((from.max(to) as usize) < self.limits.n_kv_blocks, "block");
+        let mut encoder = self
+            .device
+            .device
+            .create_command_encoder(&Default::default());
+        // Not from a buffer to itself, which the interface forbids.
+        for (cache, block) in self.buffers.keys.iter().chain(&self.buffers.values) {
+            let (from, to) = (u64::from(from) * block, u64::from(to) * block);
+            encoder.copy_buffer_to_buffer(cache, from, &self.spare_block, 0, *block);
+            encoder.copy_buffer_to_buffer(&self.spare_block, 0, cache, to, *block);
+        }
+        self.device.queue.submit([encoder.finish()]);
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn memory(&self) -> Memory {
+        self.memory
+    }
+}
+
+/// Refuses what takes more than the device may give.
+fn check_room(device: &Device, sizes: &Sizes) -> Result<(), DeviceError> {
+    let Sizes {
+        memory,
+        weight_bytes,
+    } = sizes;
+    let wanted_bytes = weight_bytes
+        .saturating_add(memory.kv_bytes as u64)
+        .saturating_add(memory.scratch_bytes as u64);
+    match device.memory_bytes {
+        Some(available_bytes) if wanted_bytes > available_bytes => Err(DeviceError::NoRoom {
+            what: format!(
+                "weights ({weight_bytes}), cache ({}) and activations ({})",
+                memory.kv_bytes, memory.scratch_bytes
+            ),
+            wanted_bytes,
+            available_bytes,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Copies weights to the device in slices.
+fn upload(
+    device: &Device,
+    uploads: &[Upload],
+    on_upload: OnUpload<'_>,
+) -> Result<Vec<wgpu::Buffer>, DeviceError> {
+    let total: u64 = uploads.iter().map(Upload::n_bytes).sum();
+    let (mut done, mut underway) = (0, 0);
+    let mut buffers = Vec::with_capacity(uploads.len());
+    let mut slice = Vec::with_capacity(SLICE_BYTES);
+    for upload in uploads {
+        let size = upload.n_bytes().next_multiple_of(4) + PAD_BYTES;
+        let buffer = device.buffer("weights", size, STORAGE);
+        let mut at = 0;
+        let mut send = |slice: &mut Vec<u8>| -> Result<(), DeviceError> {
+            done += slice.len() as u64;
+            underway += slice.len();
+            // Whole words; what follows is padding.
+            slice.resize(slice.len().next_multiple_of(4), 0);
+            device.queue.write_buffer(&buffer, at, slice);
+            at += slice.len() as u64;
+            slice.clear();
+            if underway >= UNDERWAY_BYTES {
+                underway = 0;
+                let submission = device.queue.submit([]);
+                device.wait(submission)?;
+            }
+            on_upload(done, total);
+            Ok(())
+        };
+        let mut add = |mut bytes: &[u8]| -> Result<(), DeviceError> {
+            while !bytes.is_empty() {
+                let room = SLICE_BYTES - slice.len();
+                let (now, later) = bytes.split_at(room.min(bytes.len()));
+                slice.extend_from_slice(now);
+                bytes = later;
+                if slice.len() == SLICE_BYTES {
+                    send(&mut slice)?;
+                }
+            }
+            Ok(())
+        };
+        match upload {
+            Upload::Rows(weights) => {
+                for weight in weights {
+                    add(weight.bytes())?;
+                }
+            }
+            Upload::Floats(values) => {
+                let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                add(&bytes)?;
+            }
+        }
+        send(&mut slice)?;
+        buffers.push(buffer);
+    }
+    let submission = device.queue.submit([]);
+    device.wait(submission)?;
+    Ok(buffers)
+}
+
+#[cfg(test)]
+mod tests {
+    use minerva_compute::{Builder, KvType, Sequence, Weight};
+
+    use super::*;
+    use crate::device::{GpuOptions, OpenError};
+
+    const LIMITS: Limits = Limits {
+        max_tokens: 4,
+        max_outputs: 4,
+        n_kv_blocks: 1,
+        kv_types: KvTypes::both(KvType::F32),
+    };
+
+    /// A device, or `None` with a note where there is none and none is required.
+    fn open() -> Option<Arc<Device>> {
+        match Device::open(&GpuOptions::default()) {
+            Ok(device) => Some(Arc::new(device)),
+            Err(error @ OpenError::NoAdapter { .. }) => {
+                let is_required = std::env::var_os("MINERVA_REQUIRE_GPU").is_some();
+                assert!(!is_required, "{error}, and MINERVA_REQUIRE_GPU is set");
+                println!("skipped: {error}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn program() -> Program {
+        let mut b = Builder::new();
+        let values: Vec<f32> = (0..1 << 20).map(|i| i as f32 / 1e6).collect();
+        let embd = b.weight(Weight::from_f32("embd", (1 << 10, 1 << 10), &values));
+        let x = b.embed(embd);
+        let x = b.outputs(x);
+        let logits = b.matmul(x, embd);
+        b.finish(logits)
+    }
+
+    fn run(model: &mut Loaded) -> Result<(), DeviceError> {
+        model.try_run(&Batch {
+            tokens: &[1, 2],
+            sequences: &[Sequence {
+                n_tokens: 2,
+                start: 0,
+                blocks: &[0],
+            }],
+            outputs: &[1],
+        })
+    }
+
+    #[test]
+    fn everything_is_given_back() {
+        let Some(device) = open() else { return };
+        let n_bytes = || {
+            let submission = device.queue.submit([]);
+            device.wait(submission).unwrap();
+            let report = device.device.generate_allocator_report();
+            report.map(|report| report.total_allocated_bytes)
+        };
+        let mut before = None;
+        for i in 0..6 {
+            let mut model =
+                Loaded::load(device.clone(), &program(), LIMITS, 0, &|_, _| {}).unwrap();
+            run(&mut model).unwrap();
+            let during = n_bytes();
+            drop(model);
+            let after = n_bytes();
+            assert!(during.is_none() || during > after);
+            // What the first leaves behind stays: buffers for uploads that are used again.
+            match i {
+                0 => before = after,
+                _ => assert!(after <= before, "{after:?} after {before:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_device_fails_every_later_step() {
+        let Some(device) = open() else { return };
+        let mut model = Loaded::load(device.clone(), &program(), LIMITS, 0, &|_, _| {}).unwrap();
+        run(&mut model).unwrap();
+        device.lose("taken away");
+        for _ in 0..2 {
+            let error = run(&mut model).unwrap_err();
+            assert_eq!(error, DeviceError::Lost("taken away".into()));
+        }
+        let loaded = Loaded::load(device, &program(), LIMITS, 0, &|_, _| {});
+        assert!(matches!(loaded.err(), Some(DeviceError::Lost(_))));
+    }
+
+    #[test]
+    fn a_kernel_that_is_no_kernel_is_named() {
+        let Some(device) = open() else { return };
+        let error = device.compile("broken", "fn main( {", &[]).err().unwrap();
+        assert!(
+            matches!(&error, DeviceError::Kernel { name, .. } if name == "broken"),
+            "{error}"
+        );
+        // And the device goes on.
+        let mut model = Loaded::load(device, &program(), LIMITS, 0, &|_, _| {}).unwrap();
+        run(&mut model).unwrap();
+    }
+}

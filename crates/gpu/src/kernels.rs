@@ -1,0 +1,386 @@
+//! The list of kernels, and how the WGSL of each is put together.
+//!
+//! A kernel is a file of `wgsl/`, joined with the snippets of its data types. In a file,
+//! `#include name` stands for another text, and the lines between `#for i 4` and `#end` stand four
+//! times, with `$i` for the number: naga and the drivers do not unroll loops over local arrays.
+
+use std::fmt;
+
+use minerva_compute::{Activation, DType, Function, KvType, KvTypes};
+
+use crate::dtypes::snippet;
+
+/// One kernel with what it is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kernel {
+    /// Rows of a table by token.
+    Embed(DType),
+    /// A matrix times 1 or 4 tokens at a time.
+    MulMv(DType, Tokens),
+    /// A matrix of each row's experts times the row.
+    MulMvExperts(DType),
+    /// A matrix times 32 tokens at a time.
+    MulMm(DType),
+    RmsNorm,
+    LayerNorm,
+    Elementwise(Elementwise),
+    Gather,
+    /// Chooses experts.
+    Route,
+    /// Adds up what experts answered.
+    Combine,
+    /// Keys or values into the cache.
+    Store(KvType),
+    /// Attention over a span of positions.
+    Attend(KvTypes),
+    /// Attention from its parts.
+    Join,
+}
+
+/// Tokens that a matrix-vector kernel takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Tokens {
+    One,
+    Four,
+}
+
+/// A function of elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Elementwise {
+    Add,
+    /// By the sigmoid of one number for each row.
+    Gate,
+    Scale,
+    Gelu,
+    SoftCap,
+    SiluGlu,
+    GeluGlu,
+    ClampedSwiglu,
+}
+
+impl Elementwise {
+    #[cfg(test)]
+    const ALL: [Elementwise; 8] = [
+        Elementwise::Add,
+        Elementwise::Gate,
+        Elementwise::Scale,
+        Elementwise::Gelu,
+        Elementwise::SoftCap,
+        Elementwise::SiluGlu,
+        Elementwise::GeluGlu,
+        Elementwise::ClampedSwiglu,
+    ];
+
+    /// The kernel of a function, and its numbers.
+    pub(crate) fn of_function(function: Function) -> (Elementwise, [f32; 2]) {
+        match function {
+            Function::Scale(factor) => (Elementwise::Scale, [factor, 0.0]),
+            Function::Gelu => (Elementwise::Gelu, [0.0; 2]),
+            Function::SoftCap(cap) => (Elementwise::SoftCap, [cap, 0.0]),
+        }
+    }
+
+    /// The kernel that makes one of gate and up, and its numbers.
+    pub(crate) fn of_activation(activation: Activation) -> (Elementwise, [f32; 2]) {
+        match activation {
+            Activation::Silu => (Elementwise::SiluGlu, [0.0; 2]),
+            Activation::Gelu => (Elementwise::GeluGlu, [0.0; 2]),
+            Activation::ClampedSwiglu { alpha, limit } => {
+                (Elementwise::ClampedSwiglu, [alpha, limit])
+            }
+        }
+    }
+
+    fn body(self) -> &'static str {
+        match self {
+            Elementwise::Add => "return a + b;",
+            Elementwise::Gate => "return a / (1.0 + exp_(-b));",
+            Elementwise::Scale => "return p.first * a;",
+            Elementwise::Gelu => "return gelu(a);",
+            Elementwise::SoftCap => "return p.first * tanh_(a / p.first);",
+            Elementwise::SiluGlu => "return a / (1.0 + exp_(-a)) * b;",
+            Elementwise::GeluGlu => "return gelu(a) * b;",
+            Elementwise::ClampedSwiglu => {
+                "let g = min(a, p.second);\n    \
+                 return g / (1.0 + exp_(-p.first * g)) * (clamp(b, -p.second, p.second) + 1.0);"
+            }
+        }
+    }
+}
+
+/// How the lanes of a group add up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reduction {
+    /// A group is a subgroup of so many lanes.
+    Subgroup(u32),
+    /// A group is 32 lanes, which go through workgroup memory.
+    Shared,
+}
+
+impl Reduction {
+    pub(crate) fn group(self) -> u32 {
+        match self {
+            Reduction::Subgroup(size) => size,
+            Reduction::Shared => 32,
+        }
+    }
+}
+
+/// Lanes of every kernel's workgroup.
+pub(crate) const WORKGROUP: u32 = 64;
+/// Workgroups in the first dimension of a dispatch, before the third is used.
+pub(crate) const MAX_TILES: u32 = 32768;
+/// Bytes of every kernel's immediates.
+pub(crate) const IMMEDIATE_BYTES: u32 = 80;
+/// The largest head that attention has room for.
+pub(crate) const MAX_HEAD_DIM: usize = 256;
+
+impl Kernel {
+    /// Every kernel that there is.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Kernel> {
+        let mut all = vec![
+            Kernel::RmsNorm,
+            Kernel::LayerNorm,
+            Kernel::Gather,
+            Kernel::Route,
+            Kernel::Combine,
+            Kernel::Join,
+        ];
+        all.extend(Elementwise::ALL.map(Kernel::Elementwise));
+        for &dtype in DType::ALL {
+            all.extend([
+                Kernel::Embed(dtype),
+                Kernel::MulMv(dtype, Tokens::One),
+                Kernel::MulMv(dtype, Tokens::Four),
+                Kernel::MulMvExperts(dtype),
+                Kernel::MulMm(dtype),
+            ]);
+        }
+        for &k in KvType::ALL {
+            all.push(Kernel::Store(k));
+            all.extend(
+                KvType::ALL
+                    .iter()
+                    .map(|&v| Kernel::Attend(KvTypes { k, v })),
+            );
+        }
+        all
+    }
+
+    /// Rows of a weight for each lane group of a matrix-vector kernel.
+    pub(crate) fn rows_per_group(self) -> u32 {
+        match self {
+            Kernel::MulMv(_, Tokens::Four) => 1,
+            _ => 2,
+        }
+    }
+
+    /// The whole text.
+    pub(crate) fn source(self, reduction: Reduction) -> String {
+        let mut text = String::new();
+        for line in self.file().lines() {
+            match line.strip_prefix("#include ") {
+                Some(name) => text += &self.include(name, reduction),
+                None => text += line,
+            }
+            text.push('\n');
+        }
+        let count = |name: &str| match (name, self) {
+            ("NR", _) => self.rows_per_group(),
+            ("NT", Kernel::MulMv(_, Tokens::Four)) => 4,
+            ("NT", _) => 1,
+            (number, _) => number.parse().expect("a number of lines"),
+        };
+        unroll(&text, &count)
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Kernel::Embed(_) => include_str!("wgsl/embed.wgsl"),
+            Kernel::MulMv(..) | Kernel::MulMvExperts(_) => include_str!("wgsl/mul_mv.wgsl"),
+            Kernel::MulMm(_) => include_str!("wgsl/mul_mm.wgsl"),
+            Kernel::RmsNorm => include_str!("wgsl/rms_norm.wgsl"),
+            Kernel::LayerNorm => include_str!("wgsl/layer_norm.wgsl"),
+            Kernel::Elementwise(_) => include_str!("wgsl/elementwise.wgsl"),
+            Kernel::Gather => include_str!("wgsl/gather.wgsl"),
+            Kernel::Route => include_str!("wgsl/route.wgsl"),
+            Kernel::Combine => include_str!("wgsl/combine.wgsl"),
+            Kernel::Store(_) => include_str!("wgsl/store.wgsl"),
+            Kernel::Attend(_) => include_str!("wgsl/attend.wgsl"),
+            Kernel::Join => include_str!("wgsl/join.wgsl"),
+        }
+    }
+
+    fn include(self, name: &str, reduction: Reduction) -> String {
+        match (name, self) {
+            ("weight", _) => include_str!("wgsl/weight.wgsl").into(),
+            (
+                "unpack",
+                Kernel::Embed(dtype)
+                | Kernel::MulMv(dtype, _)
+                | Kernel::MulMvExperts(dtype)
+                | Kernel::MulMm(dtype),
+            ) => {
+                let snippet = snippet(dtype);
+                format!(
+                    "const BLOCK_BYTES = {}u;\nconst IS_PLAIN = {};\nconst HAS_EXPERTS = {};\n{}",
+                    dtype.block_bytes(),
+                    snippet.is_plain,
+                    matches!(self, Kernel::MulMvExperts(_)),
+                    snippet.wgsl.concat()
+                )
+            }
+            ("group_sum", _) => {
+                let text = match reduction {
+                    Reduction::Subgroup(_) => include_str!("wgsl/group_sum_subgroup.wgsl"),
+                    Reduction::Shared => include_str!("wgsl/group_sum_shared.wgsl"),
+                };
+                format!(
+                    "const GROUP = {}u;\nconst NR = {}u;\nconst NT = {}u;\n{text}",
+                    reduction.group(),
+                    self.rows_per_group(),
+                    if matches!(self, Kernel::MulMv(_, Tokens::Four)) {
+                        4
+                    } else {
+                        1
+                    },
+                )
+            }
+            ("block_sum", _) => include_str!("wgsl/block_sum.wgsl").into(),
+            ("turn", _) => include_str!("wgsl/turn.wgsl").into(),
+            ("function", Kernel::Elementwise(function)) => {
+                let index = match function {
+                    Elementwise::Gate => "0u",
+                    _ => "i",
+                };
+                let body = function.body();
+                format!("fn function(a: f32, b: f32) -> f32 {{\n    {body}\n}}\n")
+                    + &format!("fn b_index(i: u32) -> u32 {{\n    return {index};\n}}\n")
+            }
+            ("store_head", Kernel::Store(kv_type)) => match kv_type {
+                KvType::F32 => {
+                    include_str!("kv_types/store_f32.wgsl").to_owned()
+                        + include_str!("kv_types/no_scales.wgsl")
+                }
+                KvType::F16 => {
+                    include_str!("kv_types/store_f16.wgsl").to_owned()
+                        + include_str!("kv_types/no_scales.wgsl")
+                }
+                KvType::Q8_0 => {
+                    include_str!("kv_types/store_q8_0.wgsl").to_owned()
+                        + include_str!("kv_types/scales.wgsl")
+                }
+                KvType::Q4_0 => {
+                    include_str!("kv_types/store_q4_0.wgsl").to_owned()
+                        + include_str!("kv_types/scales.wgsl")
+                }
+            },
+            ("load_k", Kernel::Attend(types)) => load(types.k).replace("$kv", "k"),
+            ("load_v", Kernel::Attend(types)) => load(types.v).replace("$kv", "v"),
+            _ => unreachable!("{self} includes {name}"),
+        }
+    }
+
+    /// For each of its bindings in order, whether it is written.
+    pub(crate) fn bindings(self) -> &'static [bool] {
+        match self {
+            Kernel::Embed(_) => &[false, false, false, true],
+            Kernel::MulMv(..) | Kernel::MulMvExperts(_) => {
+                &[false, false, false, false, false, false, true]
+            }
+            Kernel::MulMm(_) => &[false, false, false, false, false, true],
+            Kernel::RmsNorm
+            | Kernel::Elementwise(_)
+            | Kernel::Gather
+            | Kernel::Combine
+            | Kernel::Store(_)
+            | Kernel::Join => &[false, false, true],
+            Kernel::LayerNorm => &[false, false, false, true],
+            Kernel::Route => &[false, true, true],
+            Kernel::Attend(_) => &[false, false, false, false, false, true],
+        }
+    }
+}
+
+fn load(kv_type: KvType) -> &'static str {
+    match kv_type {
+        KvType::F32 => include_str!("kv_types/load_f32.wgsl"),
+        KvType::F16 => include_str!("kv_types/load_f16.wgsl"),
+        KvType::Q8_0 => include_str!("kv_types/load_q8_0.wgsl"),
+        KvType::Q4_0 => include_str!("kv_types/load_q4_0.wgsl"),
+    }
+}
+
+/// The name in messages and file names.
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kernel::Embed(dtype) => write!(f, "embed_{dtype}"),
+            Kernel::MulMv(dtype, Tokens::One) => write!(f, "mul_mv_{dtype}"),
+            Kernel::MulMv(dtype, Tokens::Four) => write!(f, "mul_mv4_{dtype}"),
+            Kernel::MulMvExperts(dtype) => write!(f, "mul_mv_experts_{dtype}"),
+            Kernel::MulMm(dtype) => write!(f, "mul_mm_{dtype}"),
+            Kernel::RmsNorm => f.write_str("rms_norm"),
+            Kernel::LayerNorm => f.write_str("layer_norm"),
+            Kernel::Elementwise(function) => write!(f, "{function:?}"),
+            Kernel::Gather => f.write_str("gather"),
+            Kernel::Route => f.write_str("route"),
+            Kernel::Combine => f.write_str("combine"),
+            Kernel::Store(kv_type) => write!(f, "store_{kv_type}"),
+            Kernel::Attend(types) => write!(f, "attend_{}_{}", types.k, types.v),
+            Kernel::Join => f.write_str("join"),
+        }
+    }
+}
+
+/// Writes the lines between `#for name count` and its `#end` out for each number.
+fn unroll(text: &str, count: &dyn Fn(&str) -> u32) -> String {
+    let mut out = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(head) = line.strip_prefix("#for ") else {
+            out += line;
+            out.push('\n');
+            continue;
+        };
+        let (name, number) = head.split_once(' ').expect("a name and a number");
+        let (mut body, mut depth) = (String::new(), 1);
+        for line in lines.by_ref() {
+            match line {
+                "#end" => depth -= 1,
+                _ if line.starts_with("#for ") => depth += 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            body += line;
+            body.push('\n');
+        }
+        for i in 0..count(number) {
+            let body = body.replace(&format!("${name}"), &i.to_string());
+            out += &unroll(&body, count);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_lines_are_written_out() {
+        let text = "a\n#for i 2\nb$i\n#for j N\nc$i_$ju\n#end\n#end\nd\n";
+        let out = unroll(text, &|number| if number == "N" { 1 } else { 2 });
+        assert_eq!(out, "a\nb0\nc0_0u\nb1\nc1_0u\nd\n");
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::BTreeSet<String> =
+            Kernel::all().iter().map(ToString::to_string).collect();
+        assert_eq!(names.len(), Kernel::all().len());
+    }
+}

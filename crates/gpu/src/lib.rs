@@ -1,0 +1,169 @@
+//! The GPU backend: a program's operations as WGSL kernels, through Metal on macOS and Vulkan
+//! elsewhere.
+//!
+//! Weights are uploaded once, as they are in the file; kernels read the packed blocks. A step is one
+//! submission of dispatches whose buffers were bound when the program was loaded, and one read of
+//! the logits. The system's loader is looked for at run time: without it there are no adapters.
+
+pub mod conformance;
+
+mod batch;
+mod device;
+mod dtypes;
+mod exec;
+mod kernels;
+mod lower;
+mod memory;
+#[cfg(test)]
+mod msl;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use minerva_compute::{
+    Backend, BackendError, DType, DeviceError, Executable, Limits, Memory, Program, kv_block_bytes,
+};
+
+pub use device::{AdapterInfo, AdapterKind, Choice, GpuOptions, OpenError, adapters};
+
+use device::Device;
+use exec::{Loaded, sizes};
+use kernels::Reduction;
+use lower::lower;
+
+/// Runs programs on a GPU.
+pub struct GpuBackend {
+    options: GpuOptions,
+    info: AdapterInfo,
+    reduction: Reduction,
+    /// Opened anew when a program is loaded after it was lost.
+    device: Mutex<Arc<Device>>,
+    on_upload: Box<dyn Fn(u64, u64) + Send + Sync>,
+}
+
+impl GpuBackend {
+    /// Opens a device.
+    pub fn new(options: &GpuOptions) -> Result<GpuBackend, OpenError> {
+        let device = Device::open(options)?;
+        Ok(GpuBackend {
+            options: options.clone(),
+            info: device.info.clone(),
+            reduction: device.reduction,
+            device: Mutex::new(Arc::new(device)),
+            on_upload: Box::new(|_, _| {}),
+        })
+    }
+
+    /// Tells how many bytes of a model's weights are on the device, of how many.
+    pub fn on_upload(mut self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> GpuBackend {
+        self.on_upload = Box::new(tell);
+        self
+    }
+
+    /// The adapter that it runs on.
+    pub fn adapter(&self) -> &AdapterInfo {
+        &self.info
+    }
+
+    /// How lanes add up, for people: by subgroups of so many, or through workgroup memory.
+    pub fn reduction(&self) -> String {
+        match self.reduction {
+            Reduction::Subgroup(size) => format!("subgroups of {size}"),
+            Reduction::Shared => "workgroup memory".into(),
+        }
+    }
+
+    fn device(&self) -> Result<Arc<Device>, DeviceError> {
+        let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(DeviceError::Lost(_)) = device.check() {
+            let opened = Device::open(&self.options);
+            *device = Arc::new(opened.map_err(|error| DeviceError::Lost(error.to_string()))?);
+        }
+        Ok(device.clone())
+    }
+
+    fn error(&self, error: DeviceError) -> BackendError {
+        BackendError::Device {
+            device: self.info.name.clone(),
+            error,
+        }
+    }
+}
+
+impl Backend for GpuBackend {
+    fn description(&self) -> String {
+        let AdapterInfo {
+            name, interface, ..
+        } = &self.info;
+        format!("GPU, {name}, {interface}, {}", self.reduction())
+    }
+
+    fn kernel(&self, dtype: DType) -> String {
+        format!("wgsl f32 from {dtype}")
+    }
+
+    fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
+        let block_bytes = kv_block_bytes(program.kv(), limits.kv_types)?;
+        let plan = self
+            .device()
+            .and_then(|device| lower(program, &limits, device.reduction, device.max_binding_bytes))
+            .map_err(|error| self.error(error))?;
+        Ok(sizes(&plan, program, &limits, block_bytes).memory)
+    }
+
+    fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
+        let block_bytes = kv_block_bytes(program.kv(), limits.kv_types)?;
+        let loaded = self
+            .device()
+            .and_then(|device| {
+                Loaded::load(device, &program, limits, block_bytes, &*self.on_upload)
+            })
+            .map_err(|error| self.error(error))?;
+        Ok(Box::new(loaded))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minerva_compute::{Batch, Builder, KvTypes, Sequence, Weight};
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_was_lost_is_opened_anew() {
+        let backend = match GpuBackend::new(&GpuOptions::default()) {
+            Ok(backend) => backend,
+            Err(error) => {
+                let is_required = std::env::var_os("MINERVA_REQUIRE_GPU").is_some();
+                assert!(!is_required, "{error}, and MINERVA_REQUIRE_GPU is set");
+                println!("skipped: {error}");
+                return;
+            }
+        };
+        let mut b = Builder::new();
+        let embd = b.weight(Weight::from_f32("embd", (2, 4), &[1.0; 8]));
+        let x = b.embed(embd);
+        let x = b.outputs(x);
+        let logits = b.matmul(x, embd);
+        let program = b.finish(logits);
+        let limits = Limits {
+            max_tokens: 1,
+            max_outputs: 1,
+            n_kv_blocks: 1,
+            kv_types: KvTypes::default(),
+        };
+        for _ in 0..2 {
+            let mut model = backend.load(program.clone(), limits).unwrap();
+            let logits = model.run(&Batch {
+                tokens: &[1],
+                sequences: &[Sequence {
+                    n_tokens: 1,
+                    start: 0,
+                    blocks: &[0],
+                }],
+                outputs: &[0],
+            });
+            assert_eq!(logits, [4.0, 4.0]);
+            backend.device().unwrap().lose("taken away");
+        }
+    }
+}

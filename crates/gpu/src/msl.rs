@@ -1,0 +1,74 @@
+//! Every kernel in Metal's language, translated as wgpu does it there, since no test runs on a Mac.
+
+use naga::back::msl;
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+use crate::kernels::{Kernel, Reduction};
+
+/// From macOS 11 to 26.
+const VERSIONS: [(u8, u8); 4] = [(2, 3), (3, 0), (3, 2), (4, 0)];
+
+/// A kernel in each of these versions.
+fn translate(kernel: Kernel, versions: &[(u8, u8)], reduction: Reduction) -> Vec<String> {
+    let source = kernel.source(reduction);
+    let module = naga::front::wgsl::parse_str(&source)
+        .unwrap_or_else(|error| panic!("{kernel}: {}", error.emit_to_string(&source)));
+    let capabilities =
+        Capabilities::IMMEDIATES | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+    validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    let info = validator
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{kernel}: {}", error.emit_to_string(&source)));
+    let unchecked = BoundsCheckPolicy::Unchecked;
+    let write = |version: &(u8, u8)| {
+        let options = msl::Options {
+            lang_version: *version,
+            fake_missing_bindings: true,
+            bounds_check_policies: BoundsCheckPolicies {
+                index: unchecked,
+                buffer: unchecked,
+                image_load: unchecked,
+                binding_array: unchecked,
+            },
+            zero_initialize_workgroup_memory: false,
+            force_loop_bounding: false,
+            emit_int_div_checks: false,
+            ..msl::Options::default()
+        };
+        let pipeline = msl::PipelineOptions::default();
+        let (text, info) = msl::write_string(&module, &info, &options, &pipeline)
+            .unwrap_or_else(|error| panic!("{kernel}: {error}"));
+        for entry in info.entry_point_names {
+            entry.unwrap_or_else(|error| panic!("{kernel}: {error}"));
+        }
+        text
+    };
+    versions.iter().map(write).collect()
+}
+
+#[test]
+fn every_kernel_translates_to_metal() {
+    // Where a compiler is at hand, the texts go into a folder for it.
+    let folder = std::env::var_os("MINERVA_MSL_DIR").map(std::path::PathBuf::from);
+    for kernel in Kernel::all() {
+        // The subgroups of a Mac have 32 lanes.
+        let texts = translate(kernel, &VERSIONS, Reduction::Subgroup(32));
+        for text in &texts {
+            let is_summed = matches!(kernel, Kernel::MulMv(..) | Kernel::MulMvExperts(_));
+            assert_eq!(text.contains("simd_sum"), is_summed, "{kernel}");
+            // The checks that wgpu leaves out of trusted kernels.
+            for check in ["loop_bound", "_buffer_sizes.size"] {
+                assert!(!text.contains(check), "{kernel}: {check}");
+            }
+        }
+        if let Some(folder) = &folder {
+            std::fs::write(folder.join(format!("{kernel}.metal")), &texts[1]).unwrap();
+        }
+        if texts[0].contains("simd_sum") {
+            translate(kernel, &VERSIONS[..1], Reduction::Shared);
+        }
+    }
+}

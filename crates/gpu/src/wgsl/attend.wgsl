@@ -1,0 +1,229 @@
+// Attention of up to 8 query rows of one sequence over one key/value head and a span of positions.
+//
+//   for each 64 positions of the span:
+//       a lane a position: its key times the 8 queries
+//       a running maximum and sum of each row (online softmax)
+//       a lane four elements: values times weights
+//
+// 1. A query row is a token and one of the heads that share the keys: in decode the rows are heads,
+//    in prefill also tokens, and keys are read once for all of them.
+// 2. A long context is split into spans, whose parts another kernel joins.
+struct Params {
+    head_dim: u32,
+    n_heads: u32,
+    n_kv_heads: u32,
+    x_stride: u32,
+    out_stride: u32,
+    n_pairs: u32, // that are turned
+    pairs_halves: u32,
+    turns_at: u32,
+    tiles_at: u32,
+    sequences_at: u32,
+    n_splits: u32,
+    span: u32, // positions, a multiple of 64
+    k_head_words: u32, // of 16 positions
+    v_head_words: u32,
+    window: u32, // 0: none
+    has_sinks: u32,
+    scale: f32,
+    soft_cap: f32, // 0: none
+}
+
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> k_cache: array<u32>;
+@group(0) @binding(2) var<storage, read> v_cache: array<u32>;
+@group(0) @binding(3) var<storage, read> batch: array<u32>;
+@group(0) @binding(4) var<storage, read> sinks: array<f32>;
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+
+const NEVER = -3.0e38; // below every score
+var<workgroup> queries: array<vec4<f32>, 512>; // [8 rows][head_dim / 4]
+var<workgroup> weights: array<f32, 512>; // [8 rows][64 positions]
+var<workgroup> partial: array<f32, 64>;
+var<workgroup> partial4: array<vec4<f32>, 64>;
+var<workgroup> corrections: array<f32, 8>;
+var<workgroup> highest: array<f32, 8>;
+var<workgroup> totals: array<f32, 8>;
+
+#include turn
+#include load_k
+#include load_v
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let tile = p.tiles_at + 2u * wid.x;
+    let sequence = p.sequences_at + 4u * batch[tile];
+    let first = batch[tile + 1u]; // row of the sequence
+    let first_token = batch[sequence];
+    let start = batch[sequence + 1u];
+    let n_tokens = batch[sequence + 2u];
+    let table = batch[sequence + 3u];
+    let gqa = p.n_heads / p.n_kv_heads;
+    let n_rows = min(n_tokens * gqa - first, 8u);
+    let dim4 = (p.head_dim + 3u) / 4u;
+
+    for (var i = lid; i < 8u * dim4; i += 64u) {
+        let row = first + i / dim4;
+        var q = vec4<f32>(0.0);
+        if i / dim4 < n_rows {
+            let token = first_token + row / gqa;
+            let at = token * p.x_stride + (wid.y * gqa + row % gqa) * p.head_dim;
+            let turns = p.turns_at + token * 2u * p.n_pairs;
+            let e = 4u * (i % dim4);
+            q.x = turned(at, e, turns);
+            // Behind the end of a head stands the next one.
+            if e + 1u < p.head_dim {
+                q.y = turned(at, e + 1u, turns);
+            }
+            if e + 2u < p.head_dim {
+                q.z = turned(at, e + 2u, turns);
+            }
+            if e + 3u < p.head_dim {
+                q.w = turned(at, e + 3u, turns);
+            }
+        }
+        queries[i] = q * p.scale;
+    }
+
+    // What the first row sees first and the last row sees last.
+    var begin = 0u;
+    let first_position = start + first / gqa;
+    if p.window != 0u && first_position + 1u > p.window {
+        begin = (first_position + 1u - p.window) / 64u * 64u;
+    }
+    let last_position = start + (first + n_rows - 1u) / gqa;
+    begin = max(begin, wid.z * p.span);
+    let end = min(last_position + 1u, (wid.z + 1u) * p.span);
+
+    // In the softmax a row is eight lanes.
+    let soft_row = lid / 8u;
+    let soft_position = start + (first + min(soft_row, n_rows - 1u)) / gqa;
+    var running_max = NEVER;
+    var running_sum = 0.0;
+    let n_position_groups = 64u / dim4;
+    let own4 = lid % dim4;
+    let own_group = lid / dim4;
+#for j 8
+    var sum$j = vec4<f32>(0.0);
+#end
+    workgroupBarrier();
+
+    for (var chunk = begin; chunk < end; chunk += 64u) {
+        let position = min(chunk + lid, last_position);
+        let k_at = (batch[table + position / 16u] * p.n_kv_heads + wid.y) * p.k_head_words;
+#for j 8
+        var score$j = 0.0;
+#end
+        for (var i = 0u; i < dim4; i += 1u) {
+            let k = load_k(k_at, position % 16u, i);
+#for j 8
+            score$j += dot(queries[$ju * dim4 + i], k);
+#end
+        }
+#for j 8
+        weights[$ju * 64u + lid] = score$j;
+#end
+        workgroupBarrier();
+
+        var chunk_max = NEVER;
+        for (var i = lid % 8u; i < 64u; i += 8u) {
+            let at = chunk + i;
+            var score = weights[soft_row * 64u + i];
+            if p.soft_cap != 0.0 {
+                score = p.soft_cap * tanh(clamp(score / p.soft_cap, -15.0, 15.0));
+            }
+            let is_seen = at < end && at <= soft_position && (p.window == 0u || at + p.window > soft_position);
+            score = select(NEVER, score, is_seen);
+            weights[soft_row * 64u + i] = score;
+            chunk_max = max(chunk_max, score);
+        }
+        partial[lid] = chunk_max;
+        workgroupBarrier();
+        let row_lane = soft_row * 8u;
+        chunk_max = max(
+            max(max(partial[row_lane], partial[row_lane + 1u]), max(partial[row_lane + 2u], partial[row_lane + 3u])),
+            max(max(partial[row_lane + 4u], partial[row_lane + 5u]), max(partial[row_lane + 6u], partial[row_lane + 7u]))
+        );
+        let next_max = max(running_max, chunk_max);
+        let correction = exp(max(running_max - next_max, -100.0));
+        running_max = next_max;
+        var chunk_sum = 0.0;
+        for (var i = lid % 8u; i < 64u; i += 8u) {
+            let score = weights[soft_row * 64u + i];
+            let weight = select(0.0, exp(max(score - next_max, -100.0)), score > 0.5 * NEVER);
+            weights[soft_row * 64u + i] = weight;
+            chunk_sum += weight;
+        }
+        workgroupBarrier();
+        partial[lid] = chunk_sum;
+        if lid % 8u == 0u {
+            corrections[soft_row] = correction;
+        }
+        workgroupBarrier();
+        running_sum = running_sum * correction
+            + ((partial[row_lane] + partial[row_lane + 1u]) + (partial[row_lane + 2u] + partial[row_lane + 3u]))
+            + ((partial[row_lane + 4u] + partial[row_lane + 5u]) + (partial[row_lane + 6u] + partial[row_lane + 7u]));
+#for j 8
+        sum$j *= corrections[$j];
+#end
+        if own_group < n_position_groups {
+            let n = min(end - chunk, 64u);
+            for (var i = own_group; i < n; i += n_position_groups) {
+                let at = chunk + i;
+                let v_at = (batch[table + at / 16u] * p.n_kv_heads + wid.y) * p.v_head_words;
+                let v = load_v(v_at, at % 16u, own4);
+#for j 8
+                sum$j += weights[$ju * 64u + i] * v;
+#end
+            }
+        }
+        workgroupBarrier();
+    }
+
+    if lid % 8u == 0u {
+        highest[soft_row] = running_max;
+        totals[soft_row] = running_sum;
+    }
+#for j 8
+    workgroupBarrier();
+    partial4[lid] = sum$j;
+    workgroupBarrier();
+    if own_group == 0u && $ju < n_rows {
+        var sum = partial4[lid];
+        for (var i = 1u; i < n_position_groups; i += 1u) {
+            sum += partial4[lid + i * dim4];
+        }
+        let row = first + $ju;
+        let token = first_token + row / gqa;
+        let head = wid.y * gqa + row % gqa;
+        var at = token * p.out_stride + head * p.head_dim + 4u * own4;
+        if p.n_splits == 1u {
+            var total = totals[$j];
+            if p.has_sinks != 0u {
+                let top = max(highest[$j], sinks[head]);
+                let factor = exp(highest[$j] - top);
+                total = total * factor + exp(sinks[head] - top);
+                sum *= factor;
+            }
+            sum /= total;
+        } else {
+            at = ((token * p.n_heads + head) * p.n_splits + wid.z) * (4u * dim4 + 4u);
+            out[at] = highest[$j];
+            out[at + 1u] = totals[$j];
+            at += 4u + 4u * own4;
+        }
+        let n_elements = p.head_dim - 4u * own4;
+        out[at] = sum.x;
+        if n_elements > 1u {
+            out[at + 1u] = sum.y;
+        }
+        if n_elements > 2u {
+            out[at + 2u] = sum.z;
+        }
+        if n_elements > 3u {
+            out[at + 3u] = sum.w;
+        }
+    }
+#end
+}

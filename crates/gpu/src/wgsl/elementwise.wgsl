@@ -1,0 +1,38 @@
+// out[t][i] = a function of a[t][i] and b[t][i], or of b[t] alone.
+struct Params {
+    width: u32,
+    stride: u32,
+    b_stride: u32,
+    first: f32, // numbers of the function
+    second: f32,
+}
+
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> a: array<f32>;
+@group(0) @binding(1) var<storage, read> b: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+
+// Not where e^x would be infinite: what a compiler makes of that is not promised.
+fn exp_(x: f32) -> f32 {
+    return exp(clamp(x, -87.0, 88.0));
+}
+
+// Some make NaN of the tanh of large numbers; from 15 on it is 1.
+fn tanh_(x: f32) -> f32 {
+    return tanh(clamp(x, -15.0, 15.0));
+}
+
+fn gelu(x: f32) -> f32 {
+    return 0.5 * x * (1.0 + tanh_(0.7978845608 * (x + 0.044715 * x * x * x)));
+}
+
+#include function
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let i = wid.x * 64u + lid;
+    if i < p.width {
+        let at = wid.y * p.stride + i;
+        out[at] = function(a[at], b[wid.y * p.b_stride + b_index(i)]);
+    }
+}

@@ -1,0 +1,71 @@
+// Keys or values of a pair of neighbouring positions into the cache; keys are turned first.
+//
+// In the cache lie, for each block and head, the elements of 16 positions one behind the other:
+// f32, f16, or codes followed by the scales, [group of 32][16 positions] of f16. Two positions
+// share a word of scales, so the workgroup that stores one of a pair is the only one that writes
+// there, and keeps the half that is not new.
+struct Params {
+    head_dim: u32,
+    n_heads: u32,
+    x_stride: u32,
+    n_pairs: u32, // that are turned
+    pairs_halves: u32,
+    turns_at: u32,
+    pairs_at: u32,
+    head_words: u32, // of 16 positions
+}
+
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> batch: array<u32>;
+@group(0) @binding(2) var<storage, read_write> cache: array<u32>;
+
+const NONE = 0xffffffffu;
+var<workgroup> heads: array<f32, 512>; // of two positions, up to 256 elements each
+var<workgroup> scales: array<u32, 16>; // [position][group]
+
+#include turn
+
+// To half precision, to nearest, ties to even; as the cache of the CPU does it to the bit.
+fn half_bits(value: f32) -> u32 {
+    let bits = bitcast<u32>(value);
+    let sign = (bits >> 16u) & 0x8000u;
+    let size = bits & 0x7fffffffu;
+    if size > 0x7f800000u {
+        return sign | 0x7e00u;
+    }
+    if size >= 0x47800000u {
+        return sign | 0x7c00u;
+    }
+    if size < 0x38800000u {
+        return sign | (bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u);
+    }
+    return sign | ((size - 0x38000000u + 0xfffu + ((size >> 13u) & 1u)) >> 13u);
+}
+
+#include store_head
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let job = p.pairs_at + 3u * wid.x;
+    let slot = batch[job + 2u]; // of the first position, which is even
+    for (var i = 0u; i < 2u; i += 1u) {
+        let token = batch[job + i];
+        if token != NONE {
+            let at = token * p.x_stride + wid.y * p.head_dim;
+            let turns = p.turns_at + token * 2u * p.n_pairs;
+            for (var e = lid; e < p.head_dim; e += 64u) {
+                heads[i * 256u + e] = turned(at, e, turns);
+            }
+        }
+    }
+    workgroupBarrier();
+    let base = ((slot / 16u) * p.n_heads + wid.y) * p.head_words;
+    for (var i = 0u; i < 2u; i += 1u) {
+        if batch[job + i] != NONE {
+            store_head(i, base, slot % 16u + i, lid);
+        }
+    }
+    workgroupBarrier();
+    store_scales(batch[job] != NONE, batch[job + 1u] != NONE, base, slot % 16u, lid);
+}

@@ -1,0 +1,248 @@
+//! What the device's limits and other sequences do to a program: nothing but what is said.
+
+use minerva_compute::{
+    AttentionSpec, Backend, BackendError, Batch, Builder, DeviceError, Executable, KvType, KvTypes,
+    Limits, Program, ReferenceBackend, Sequence, Weight,
+};
+use minerva_gpu::GpuOptions;
+use minerva_gpu::conformance::{TOLERANCE, error};
+
+use crate::open;
+
+const DIM: usize = 64;
+const VOCAB: usize = 3000;
+
+const LIMITS: Limits = Limits {
+    max_tokens: 24,
+    max_outputs: 6,
+    n_kv_blocks: 12,
+    kv_types: KvTypes::both(KvType::Q8_0),
+};
+
+/// One layer of attention under a large vocabulary.
+fn program() -> Program {
+    let mut b = Builder::new();
+    let mut state = 1u64;
+    let mut matrix = |b: &mut Builder, rows: usize| {
+        let values: Vec<f32> = (0..rows * DIM)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                (state >> 40) as f32 / (1u64 << 26) as f32 - 0.125
+            })
+            .collect();
+        b.weight(Weight::from_f32("matrix", (rows, DIM), &values))
+    };
+    let embd = matrix(&mut b, VOCAB);
+    let [q, k, v, o] = [DIM, DIM, DIM, DIM].map(|rows| matrix(&mut b, rows));
+    let output = matrix(&mut b, VOCAB);
+    let x = b.embed(embd);
+    let qkv = b.matmul_parts(x, [(q, None), (k, None), (v, None)]);
+    let a = b.attention(
+        qkv,
+        &AttentionSpec {
+            n_heads: 2,
+            n_kv_heads: 2,
+            head_dim: 32,
+            scale: 0.2,
+            rope: None,
+            soft_cap: None,
+            window: None,
+            sinks: None,
+        },
+    );
+    let x = b.matmul_add(a, o, None, x);
+    let x = b.outputs(x);
+    let logits = b.matmul(x, output);
+    b.finish(logits)
+}
+
+/// Two steps of three sequences, one of which goes on in a copied block.
+fn three_sequences(model: &mut dyn Executable) -> Vec<f32> {
+    let tokens: Vec<u32> = (0..22).map(|i| i * 131 % VOCAB as u32).collect();
+    let sequence = |n_tokens, start, blocks| Sequence {
+        n_tokens,
+        start,
+        blocks,
+    };
+    let first = Batch {
+        tokens: &tokens,
+        sequences: &[
+            sequence(1, 0, &[7]),
+            sequence(18, 0, &[3, 9]),
+            sequence(3, 0, &[0]),
+        ],
+        outputs: &[0, 18, 21],
+    };
+    let mut logits = model.run(&first).to_vec();
+    model.copy_block(9, 11);
+    let second = Batch {
+        tokens: &tokens[..5],
+        sequences: &[
+            sequence(1, 18, &[3, 11]),
+            sequence(3, 18, &[3, 9]),
+            sequence(1, 3, &[0]),
+        ],
+        outputs: &[0, 3, 4],
+    };
+    logits.extend_from_slice(model.run(&second));
+    // A step whose logits nobody wants.
+    let third = Batch {
+        outputs: &[],
+        ..second
+    };
+    assert_eq!(model.run(&third), []);
+    logits
+}
+
+#[test]
+fn sequences_and_copied_blocks_agree_with_the_reference() {
+    let Some(backend) = open(&GpuOptions::default()) else {
+        return;
+    };
+    let want = three_sequences(&mut *ReferenceBackend.load(program(), LIMITS).unwrap());
+    let mut model = backend.load(program(), LIMITS).unwrap();
+    let got = three_sequences(&mut *model);
+    let error = error(&got, &want);
+    assert!(error < 1e-6, "error {error:e}");
+}
+
+#[test]
+fn tensors_above_the_binding_limit_are_cut() {
+    let options = GpuOptions {
+        max_binding_bytes: Some(100_000),
+        ..GpuOptions::default()
+    };
+    let Some(backend) = open(&options) else {
+        return;
+    };
+    let limits = Limits {
+        max_tokens: 4,
+        kv_types: KvTypes::both(KvType::F32),
+        ..LIMITS
+    };
+    let batch = Batch {
+        tokens: &[0, 1500, 2999],
+        sequences: &[Sequence {
+            n_tokens: 3,
+            start: 0,
+            blocks: &[2],
+        }],
+        outputs: &[0, 1, 2],
+    };
+    let want = ReferenceBackend
+        .load(program(), limits)
+        .unwrap()
+        .run(&batch)
+        .to_vec();
+    let mut model = backend.load(program(), limits).unwrap();
+    let error = error(model.run(&batch), &want);
+    assert!(error < TOLERANCE, "error {error:e}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_numbers() {
+    let options = GpuOptions {
+        memory_bytes: Some(1 << 20),
+        ..GpuOptions::default()
+    };
+    let Some(backend) = open(&options) else {
+        return;
+    };
+    let Err(BackendError::Device { error, .. }) = backend.load(program(), LIMITS) else {
+        panic!("1.5 MB of weights were taken");
+    };
+    let DeviceError::NoRoom {
+        wanted_bytes,
+        available_bytes,
+        ..
+    } = error
+    else {
+        panic!("{error}");
+    };
+    let memory = backend.plan(&program(), LIMITS).unwrap();
+    let weights = 4 * (2 * VOCAB * DIM + 4 * DIM * DIM);
+    let wanted = weights + memory.kv_bytes + memory.scratch_bytes;
+    assert_eq!((wanted_bytes, available_bytes), (wanted as u64, 1 << 20));
+}
+
+#[test]
+fn a_program_takes_what_was_planned() {
+    let Some(backend) = open(&GpuOptions::default()) else {
+        return;
+    };
+    let planned = backend.plan(&program(), LIMITS).unwrap();
+    let model = backend.load(program(), LIMITS).unwrap();
+    assert_eq!(model.memory(), planned);
+}
+
+#[test]
+fn a_name_that_no_adapter_has_is_an_error() {
+    let options = GpuOptions {
+        choice: minerva_gpu::Choice::Named("no such adapter".into()),
+        ..GpuOptions::default()
+    };
+    let error = minerva_gpu::GpuBackend::new(&options).err().unwrap();
+    let message = error.to_string();
+    assert!(
+        message.starts_with("GPU: no adapter whose name contains"),
+        "{message}"
+    );
+}
+
+/// Numbers of a linear congruential generator (Knuth's MMIX), below `n`.
+fn random(state: &mut u64, n: usize) -> usize {
+    *state = state
+        .wrapping_mul(6364136223846793005)
+        .wrapping_add(1442695040888963407);
+    (*state >> 33) as usize % n
+}
+
+#[test]
+fn random_steps_agree_with_the_reference() {
+    let Some(backend) = open(&GpuOptions::default()) else {
+        return;
+    };
+    let mut gpu = backend.load(program(), LIMITS).unwrap();
+    let mut reference = ReferenceBackend.load(program(), LIMITS).unwrap();
+    let state = &mut 7;
+    // Three sequences in four blocks each, which begin anew when they are full, or left at random.
+    let blocks: Vec<[u32; 4]> = vec![[3, 0, 9, 1], [2, 11, 4, 5], [10, 8, 6, 7]];
+    let mut lens = [0usize; 3];
+    for step in 0..300 {
+        let (mut tokens, mut sequences, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+        for (len, blocks) in lens.iter_mut().zip(&blocks) {
+            let n_tokens = [0, 1, 1, 2, 8][random(state, 5)].min(64 - *len);
+            if n_tokens > 0 {
+                sequences.push(Sequence {
+                    n_tokens,
+                    start: *len,
+                    blocks,
+                });
+                tokens.extend((0..n_tokens).map(|_| random(state, VOCAB) as u32));
+                *len += n_tokens;
+                if random(state, 4) > 0 {
+                    outputs.push(tokens.len() as u32 - 1);
+                }
+            }
+            if *len == 64 || random(state, 40) == 0 {
+                *len = 0;
+            }
+        }
+        if sequences.is_empty() {
+            continue;
+        }
+        let batch = Batch {
+            tokens: &tokens,
+            sequences: &sequences,
+            outputs: &outputs,
+        };
+        let want = reference.run(&batch).to_vec();
+        let got = gpu.run(&batch);
+        if !outputs.is_empty() {
+            let error = error(got, &want);
+            assert!(error < 1e-6, "step {step}: error {error:e}");
+        }
+    }
+}
