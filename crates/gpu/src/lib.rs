@@ -6,6 +6,7 @@
 //! the logits. The system's loader is looked for at run time: without it there are no adapters.
 
 pub mod conformance;
+pub mod speed;
 
 mod batch;
 mod device;

@@ -500,6 +500,9 @@ impl Worker {
             }
             return Ok(());
         }
+        // All of it, lest a preempted request, computed again in other slices, tells of its prompt after
+        // its first token.
+        request.n_prefilled = request.n_prefilled.max(prompt.len());
         let logits = *rows.last().expect("the last token's logits are wanted");
         if let Some(&(_, choice)) = self.sequences.get(&slice.id) {
             return self.choose(id, slice.id, choice, logits);

@@ -1,11 +1,12 @@
 //! What the device's limits and other sequences do to a program: nothing but what is said.
 
 use minerva_compute::{
-    AttentionSpec, Backend, BackendError, Batch, Builder, DeviceError, Executable, KvType, KvTypes,
-    Limits, Program, ReferenceBackend, Sequence, Weight,
+    AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError, Executable, KvType,
+    KvTypes, Limits, Program, ReferenceBackend, Sequence, Weight,
 };
 use minerva_gpu::GpuOptions;
 use minerva_gpu::conformance::{TOLERANCE, error};
+use minerva_gpu::speed::{Size, speed};
 
 use crate::open;
 
@@ -244,5 +245,22 @@ fn random_steps_agree_with_the_reference() {
             let error = error(got, &want);
             assert!(error < 1e-6, "step {step}: error {error:e}");
         }
+    }
+}
+
+#[test]
+fn products_are_measured() {
+    let Some(backend) = open(&GpuOptions::default()) else {
+        return;
+    };
+    let size = Size {
+        width: 256,
+        bytes: 1 << 16,
+        duration: std::time::Duration::ZERO,
+    };
+    for dtype in [DType::F16, DType::Q4K] {
+        let speed = speed(&backend, dtype, size).unwrap();
+        assert!(speed.bytes_per_s.is_finite() && speed.bytes_per_s > 0.0);
+        assert!(speed.operations_per_s.is_finite() && speed.operations_per_s > 0.0);
     }
 }
