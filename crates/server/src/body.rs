@@ -7,7 +7,8 @@ use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{ApiError, ErrorCode};
 use crate::state::AppState;
@@ -27,6 +28,18 @@ impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
             ApiError::new(ErrorCode::InvalidRequest, format!("the body: {error}"))
         })?;
         Ok(Self(value))
+    }
+}
+
+/// What is read from an object; serde would also take a list of its fields.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FromObject<T>(pub(crate) T);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for FromObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let object = serde_json::Map::deserialize(deserializer)?;
+        let read = T::deserialize(serde_json::Value::Object(object));
+        read.map(Self).map_err(D::Error::custom)
     }
 }
 

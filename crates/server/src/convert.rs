@@ -9,6 +9,7 @@ use minijinja::value::Serde;
 use serde_json::{Value, json};
 
 use crate::auth::Caller;
+use crate::body::FromObject;
 use crate::config::{Timeouts, UnsupportedFields};
 use crate::error::{ApiError, ErrorCode};
 use crate::failure::request_error;
@@ -439,7 +440,7 @@ fn delivery(
             return Err(FieldError::new(field, problem).into());
         }
     }
-    let options = answers.stream_options.unwrap_or_default();
+    let FromObject(options) = answers.stream_options.unwrap_or_default();
     if options.include_obfuscation == Some(true) {
         unsupported.push(Unsupported {
             error: FieldError::new("stream_options.include_obfuscation", "true, expected false"),

@@ -4,7 +4,7 @@
 //! logs, and 64 (256 bits) that prove it. The secret is shown once; what is kept is the SHA-256 of
 //! the whole. A slow hash would guard nothing here, since nobody guesses 256 random bits.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
@@ -13,6 +13,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Type};
 
 use super::bucket::MAX_LIMIT;
 use super::store::Usage;
+use crate::body::FromObject;
 use crate::random;
 
 /// How keys begin, so that they are known for what they are where they leak.
@@ -86,7 +87,7 @@ pub struct NewKey {
     #[schema(min_items = 1)]
     pub models: Option<Vec<String>>,
     /// How much it may use.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "limits_of_object")]
     pub limits: KeyLimits,
 }
 
@@ -96,6 +97,10 @@ fn limit_schema() -> RefOr<Schema> {
         .minimum(Some(1))
         .maximum(Some(MAX_LIMIT));
     RefOr::T(object.into())
+}
+
+fn limits_of_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeyLimits, D::Error> {
+    FromObject::deserialize(deserializer).map(|FromObject(limits)| limits)
 }
 
 fn infer_alone() -> Vec<Scope> {

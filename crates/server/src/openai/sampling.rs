@@ -6,6 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::fields::fields;
+use crate::body::FromObject;
 
 fields! {
     /// How tokens are chosen, when an answer ends and what it comes with. OpenAI's fields, and those
@@ -104,7 +105,8 @@ fields! {
         #[schema(minimum = 1)]
         n: usize,
         /// What a stream has beside the answer.
-        stream_options: StreamOptions,
+        #[schema(value_type = Option<StreamOptions>)]
+        stream_options: FromObject<StreamOptions>,
         /// Whether a stream says how far the prompt is.
         return_progress: bool,
     }

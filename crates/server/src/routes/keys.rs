@@ -9,7 +9,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::auth::{KeyError, KeyObject, NewKey, Usage, key_object};
-use crate::body::{ApiJson, ApiPath};
+use crate::body::{ApiJson, ApiPath, FromObject};
 use crate::error::{ApiError, ErrorCode};
 use crate::openapi::{Content, Operation, Parameter, Shape};
 use crate::state::AppState;
@@ -78,7 +78,7 @@ async fn list(State(state): State<AppState>) -> Result<Response, ApiError> {
 
 async fn create(
     State(state): State<AppState>,
-    ApiJson(new): ApiJson<NewKey>,
+    ApiJson(FromObject(new)): ApiJson<FromObject<NewKey>>,
 ) -> Result<Response, ApiError> {
     let now = state.clock().now();
     let (record, key) = blocking(state, move |state| state.keys().create(new, now)).await?;

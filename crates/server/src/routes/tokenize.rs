@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, post};
 use minerva_engine::tokenizer::EncodeOptions;
 
 use crate::auth::Caller;
-use crate::body::ApiJson;
+use crate::body::{ApiJson, FromObject};
 use crate::convert::{self, MESSAGES};
 use crate::error::{ApiError, ErrorCode};
 use crate::failure::request_error;
@@ -67,7 +67,7 @@ pub(super) fn apply_template() -> MethodRouter<AppState> {
 async fn encode(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
-    ApiJson(request): ApiJson<TokenizeRequest>,
+    ApiJson(FromObject(request)): ApiJson<FromObject<TokenizeRequest>>,
 ) -> Result<Response, ApiError> {
     let model = models::get(&state, &caller, request.model.as_deref(), None).await?;
     let work = move || {
@@ -98,7 +98,7 @@ async fn encode(
 async fn decode(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
-    ApiJson(request): ApiJson<DetokenizeRequest>,
+    ApiJson(FromObject(request)): ApiJson<FromObject<DetokenizeRequest>>,
 ) -> Result<Response, ApiError> {
     let model = models::get(&state, &caller, request.model.as_deref(), None).await?;
     let work = move || {

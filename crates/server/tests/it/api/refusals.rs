@@ -134,8 +134,16 @@ fn what_cannot_be_honored_is_refused_by_name() {
     let harmless = json!({"store": false, "metadata": {}, "user": "u", "tools": [],
         "tool_choice": "auto", "response_format": {"type": "text"}, "logit_bias": null});
     assert_eq!(server.chat(harmless).status, 200);
+    // A list of an object's fields is no object.
+    for (path, list) in [
+        ("/v1/chat/completions", json!([])),
+        ("/tokenize", json!([null, "abc", false, true, false])),
+        ("/detokenize", json!([null, [270]])),
+    ] {
+        server.post(path, &list).fails(400, "invalid_request");
+    }
     server
-        .post("/v1/chat/completions", &json!([]))
+        .chat(json!({"stream": true, "stream_options": [true, null]}))
         .fails(400, "invalid_request");
 }
 
