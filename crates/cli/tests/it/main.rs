@@ -79,6 +79,8 @@ fn command(home: &Folder, args: &[&str]) -> Command {
     command.args(args);
     command.env("MINERVA_HOME", home.0.join("home"));
     command.env("HF_ENDPOINT", "http://127.0.0.1:1");
+    // Mesa's drivers complain on standard error where it is missing.
+    command.env("XDG_RUNTIME_DIR", &home.0);
     for proxy in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"] {
         command.env_remove(proxy).env_remove(proxy.to_lowercase());
     }

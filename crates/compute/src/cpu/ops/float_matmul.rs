@@ -137,13 +137,13 @@ fn few_tokens<S: Simd, N: Numbers>(
             let mut acc = [s.splat(0.0); ROWS];
             for (j, x) in x.iter().enumerate() {
                 let x = s.load(x);
-                for r in 0..ROWS {
+                for (r, acc) in acc.iter_mut().enumerate() {
                     let at = r * row_bytes + j * LANES * N::BYTES;
                     if t == 0 {
                         s.prefetch(rows.as_ptr().wrapping_add(at + ROWS * row_bytes));
                     }
                     let w = N::load(s, &rows[at..][..LANES * N::BYTES]);
-                    acc[r] = s.fma(w, x, acc[r]);
+                    *acc = s.fma(w, x, *acc);
                 }
             }
             for (r, acc) in acc.into_iter().enumerate() {

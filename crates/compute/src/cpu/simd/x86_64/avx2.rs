@@ -166,8 +166,8 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
         check_rows(rows, stride);
-        let mut out = [self.splat_i32(0); 4];
-        for half in 0..2 {
+        let mut halves = [[unsafe { _mm256_setzero_si256() }; 4]; 2];
+        for (half, out) in halves.iter_mut().enumerate() {
             unsafe {
                 // Row i in the lower half, row i + 4 in the upper. (No closures: they would not
                 // have the features.)
@@ -182,13 +182,14 @@ impl Simd for Avx2 {
                 let a1 = _mm256_unpackhi_epi32(r[0], r[1]);
                 let b0 = _mm256_unpacklo_epi32(r[2], r[3]);
                 let b1 = _mm256_unpackhi_epi32(r[2], r[3]);
-                out[0][half] = _mm256_unpacklo_epi64(a0, b0);
-                out[1][half] = _mm256_unpackhi_epi64(a0, b0);
-                out[2][half] = _mm256_unpacklo_epi64(a1, b1);
-                out[3][half] = _mm256_unpackhi_epi64(a1, b1);
+                out[0] = _mm256_unpacklo_epi64(a0, b0);
+                out[1] = _mm256_unpackhi_epi64(a0, b0);
+                out[2] = _mm256_unpacklo_epi64(a1, b1);
+                out[3] = _mm256_unpackhi_epi64(a1, b1);
             }
         }
-        out
+        let [low, high] = halves;
+        [0, 1, 2, 3].map(|c| [low[c], high[c]])
     }
     #[inline(always)]
     fn splat_i32(self, x: i32) -> Self::I {
