@@ -8,7 +8,7 @@
 //! ```
 //!
 //! With `--gpu` before it all, a GPU computes. `gap` measures how much the tokens of one stream slow
-//! down while a prompt of N tokens comes in.
+//! down while a prompt of N tokens comes in, beside those before and after it, since machines drift.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -307,12 +307,26 @@ fn gap(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
         times.sort();
         times[(times.len() - 1) * q / 100].as_secs_f64() * 1e3
     };
-    for (name, times) in [("before", &mut before), ("meanwhile", &mut meanwhile)] {
+    let mut after = (0..100).map(|_| token()).collect::<Result<Vec<_>>>()?;
+    let mean = |times: &[Duration]| times.iter().sum::<Duration>().div_f64(times.len() as f64);
+    let usual = (mean(&before) + mean(&after)) / 2;
+    let ratio_of_means = mean(&meanwhile).div_duration_f64(usual);
+    let n_above = meanwhile.iter().filter(|time| **time > 2 * usual).count();
+    for (name, times) in [
+        ("before", &mut before),
+        ("meanwhile", &mut meanwhile),
+        ("after", &mut after),
+    ] {
         let [p50, p90, p99] = [50, 90, 99].map(|q| quantile(times, q));
         println!("gap {name}, ms: median {p50:.1}, p90 {p90:.1}, p99 {p99:.1}");
     }
-    let ratio = quantile(&mut meanwhile, 50) / quantile(&mut before, 50);
-    println!("ratio {ratio:.2}; {n} tokens in {seconds:.1} s and {n_steps} steps");
+    let usual = (quantile(&mut before, 50) + quantile(&mut after, 50)) / 2.0;
+    let ratio = quantile(&mut meanwhile, 50) / usual;
+    println!(
+        "ratio of medians {ratio:.2}, of means {ratio_of_means:.2}, {n_above} of {} above 2; {n} tokens in \
+         {seconds:.1} s and {n_steps} steps",
+        meanwhile.len()
+    );
     Ok(())
 }
 

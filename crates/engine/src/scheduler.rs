@@ -3,7 +3,8 @@
 //! Pure: no clock, thread, channel or tensor; the same calls give the same batches. Decoding
 //! sequences come first, one token each; what is left of the step's tokens goes to prompts, the
 //! oldest first, in slices; then waiting sequences are let in. When blocks run out, the sequence
-//! that was let in last gives its blocks back and is computed again later.
+//! that was let in last gives its blocks back and is computed again later; so does one whose reader
+//! is behind, where another one wants to be let in.
 //!
 //! Nobody starves: sequences are let in in the order of their callers' turns, none overtakes one
 //! that does not fit yet, and the oldest sequence can take the blocks of all others.
@@ -368,6 +369,16 @@ impl Scheduler {
         paused.unwrap_or(self.running.len() - 1)
     }
 
+    /// Makes way for a sequence that is to be let in: one whose reader is behind must not keep others
+    /// from being computed. `false` if there is none.
+    fn preempt_paused(&mut self) -> bool {
+        let paused = self.running.iter().rposition(|s| s.is_paused);
+        if let Some(index) = paused {
+            self.preempt(index);
+        }
+        paused.is_some()
+    }
+
     fn preempt(&mut self, index: usize) {
         self.n_preemptions += 1;
         let mut sequence = self.running.remove(index);
@@ -447,7 +458,7 @@ impl Scheduler {
         };
         let sequence = sequence.expect("found above");
         if n_places + sequence.n_choices > self.limits.max_sequences {
-            return false;
+            return self.preempt_paused() && self.let_in(budget, step);
         }
         sequence.find_blocks(&pool);
         let n_needed = (sequence.tokens.len() + 1).div_ceil(KV_BLOCK_LEN) - sequence.blocks.len();
@@ -456,7 +467,7 @@ impl Scheduler {
         if !is_first && pool.n_available() < n_needed + n_places {
             // Found again when it fits.
             sequence.keep_blocks(0);
-            return false;
+            return self.preempt_paused() && self.let_in(budget, step);
         }
         let taken = match (preempted, tenant) {
             (Some(index), _) => self.preempted.remove(index),
@@ -1012,6 +1023,40 @@ mod tests {
             (ids(&step), step.n_decoding, step.n_prefill()),
             (vec![1, 2], 1, 10)
         );
+    }
+
+    #[test]
+    fn readers_that_are_behind_keep_nobody_out() {
+        // Either all places are taken, or all blocks.
+        for (n, n_tokens, n_choices) in [(3, 5, 2), (2, 30, 1)] {
+            let mut scheduler = Scheduler::new(LIMITS);
+            for id in 1..=n {
+                scheduler.add(new(id, vec![id as u32; n_tokens]));
+            }
+            for _ in 0..6 {
+                let step = scheduler.schedule(24);
+                scheduler.complete(&step);
+                for slice in &step.slices {
+                    if slice.n_outputs > 0 {
+                        scheduler.append(slice.id, 9);
+                    }
+                }
+            }
+            assert_eq!(scheduler.n_decoding(), n as usize);
+            (1..=n).for_each(|id| scheduler.set_paused(id, true));
+            let tokens = vec![5; 70];
+            scheduler.add(NewSequence {
+                n_choices,
+                ..new(5, tokens)
+            });
+            let step = scheduler.schedule(24);
+            assert_eq!(ids(&step), [5]);
+            scheduler.complete(&step);
+            // Who reads on goes on.
+            (1..=n).for_each(|id| scheduler.set_paused(id, false));
+            scheduler.remove(5);
+            assert_eq!(ids(&scheduler.schedule(24))[0], 1);
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ struct Request {
     request: GenerateRequest,
     /// Each until it is done.
     choices: Vec<Option<Choice>>,
+    /// Whether it ended with an error, which counts as dropped.
+    has_failed: bool,
     /// The sequence of each, once the prompt is computed.
     sequences: Vec<SequenceId>,
     received: Instant,
@@ -278,6 +280,7 @@ impl Worker {
         let mut request = Request {
             request,
             choices: choices.into_iter().map(Some).collect(),
+            has_failed: false,
             sequences: Vec::new(),
             received,
             started: None,
@@ -334,9 +337,11 @@ impl Worker {
                 }
                 Fate::Gone => {
                     let is_answered = request.choices.iter().all(Option::is_none);
-                    match is_answered {
-                        true => self.stats.n_answered += 1,
-                        false => self.stats.n_dropped += 1,
+                    match (request.has_failed, is_answered) {
+                        // Counted when it failed.
+                        (true, _) => {}
+                        (false, true) => self.stats.n_answered += 1,
+                        (false, false) => self.stats.n_dropped += 1,
                     }
                     self.forget(id);
                 }
@@ -351,11 +356,21 @@ impl Worker {
         }
     }
 
+    /// Ends the work for a request with an error. It stays until its reader has taken that.
     fn fail(&mut self, id: SequenceId, error: EngineError) {
-        if let Some(request) = self.requests.get_mut(&id) {
-            request.outlet.send(Err(error));
-            self.stats.n_dropped += 1;
-            self.forget(id);
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        if request.has_failed {
+            return;
+        }
+        request.outlet.send(Err(error));
+        request.choices.fill_with(|| None);
+        request.has_failed = true;
+        self.stats.n_dropped += 1;
+        match request.outlet.unsent.is_empty() {
+            true => self.forget(id),
+            false => self.end_sequences(id),
         }
     }
 
@@ -500,9 +515,8 @@ impl Worker {
             }
             return Ok(());
         }
-        // All of it, lest a preempted request, computed again in other slices, tells of its prompt after
-        // its first token.
-        request.n_prefilled = request.n_prefilled.max(prompt.len());
+        // After a preemption its reader is told no more of the prompt.
+        request.n_prefilled = prompt.len();
         let logits = *rows.last().expect("the last token's logits are wanted");
         if let Some(&(_, choice)) = self.sequences.get(&slice.id) {
             return self.choose(id, slice.id, choice, logits);

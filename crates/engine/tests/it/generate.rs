@@ -399,6 +399,81 @@ fn deadlines_end_requests() {
     wait_until(|| engine.stats().n_dropped == 2);
 }
 
+/// Long enough for a request to begin.
+const SOON: Option<Duration> = Some(Duration::from_millis(300));
+
+/// A prompt in more steps than the channel of its events holds: it is not whole while nobody reads.
+fn endless_prompt() -> (Engine, GenerateRequest) {
+    let engine = start(&EngineOptions {
+        context: Some(128),
+        batch_tokens: 1,
+        max_sequences: 1,
+        ..EngineOptions::default()
+    });
+    (
+        engine,
+        with(&prompt(120), |config| config.max_tokens = None),
+    )
+}
+
+#[test]
+fn a_deadline_ends_a_prompt_in_the_middle() {
+    for of_first_token in [true, false] {
+        let (engine, mut request) = endless_prompt();
+        request.deadlines = Deadlines {
+            queue: None,
+            first_token: SOON.filter(|_| of_first_token),
+            total: SOON.filter(|_| !of_first_token),
+        };
+        let answer = engine.submit(request).unwrap();
+        wait_until(|| engine.stats().n_dropped == 1 && engine.stats().n_blocks_used == 0);
+        assert!((1..120).contains(&engine.stats().n_prompt_tokens));
+        // The error comes after all that was on its way when the time was over.
+        let events: Vec<_> = answer.blocking().collect();
+        let phase = TimeoutPhase::FirstToken;
+        let limit = SOON.unwrap();
+        let (last, before) = events.split_last().unwrap();
+        assert_eq!(
+            last.as_ref().err(),
+            Some(&EngineError::Timeout { phase, limit })
+        );
+        assert!(
+            before
+                .iter()
+                .all(|event| matches!(event, Ok(Event::Prefill { .. })))
+        );
+        wait_until(|| engine.stats().n_requests == 1 && engine.stats().n_dropped == 1);
+        assert_eq!(engine.stats().n_answered, 0);
+    }
+}
+
+#[test]
+fn a_deadline_ends_an_answer_with_what_there_is() {
+    let engine = engine(128, 64);
+    let mut request = with(&[1, 2, 3], |config| config.max_tokens = None);
+    request.deadlines.total = SOON;
+    // Nobody reads, so that it is held up before its end.
+    let answer = engine.submit(request).unwrap();
+    wait_until(|| engine.stats().n_requests == 1 && engine.stats().n_blocks_used > 0);
+    wait_until(|| engine.stats().n_blocks_used == 0);
+    let choice = collect(answer.blocking()).unwrap().choices.remove(0);
+    assert_eq!(choice.done().finish_reason, FinishReason::Timeout);
+    assert!((1..125).contains(&choice.tokens.len()));
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_prompt_in_the_middle() {
+    let (engine, request) = endless_prompt();
+    let mut answer = engine.submit(request).unwrap();
+    assert!(matches!(
+        answer.events_blocking(),
+        Some(Ok(Event::Prefill { .. }))
+    ));
+    drop(answer);
+    wait_until(|| engine.stats().n_dropped == 1 && engine.stats().n_blocks_used == 0);
+    assert!(engine.stats().n_prompt_tokens < 120);
+}
+
 #[test]
 fn a_slow_reader_holds_up_itself_alone() {
     let engine = engine(128, 16);
@@ -573,6 +648,9 @@ fn random_request(number: u64) -> GenerateRequest {
     request
 }
 
+/// Threads that ask, for two requests at once each: enough for a batch of 32.
+const N_CLIENTS: u64 = 20;
+
 #[test]
 fn the_same_text_whatever_the_company() {
     // As the crate of kernels promises, on the CPU: the same bits.
@@ -596,7 +674,7 @@ fn the_same_text_whatever_the_company() {
             answer_all(&alone, request).unwrap()
         })
         .collect();
-    for (batch_tokens, max_sequences, cache_tokens) in [(512, 16, None), (24, 8, Some(256))] {
+    for (batch_tokens, max_sequences, cache_tokens) in [(512, 32, None), (24, 8, Some(160))] {
         let engine = start_on(
             &backend,
             &EngineOptions {
@@ -608,10 +686,10 @@ fn the_same_text_whatever_the_company() {
             },
         );
         std::thread::scope(|scope| {
-            for first in 0..6 {
+            for first in 0..N_CLIENTS {
                 let (engine, wanted) = (&engine, &wanted);
                 scope.spawn(move || {
-                    for number in (first..n).step_by(6) {
+                    for number in (first..n).step_by(N_CLIENTS as usize) {
                         // Several at once from each thread, and some that are dropped.
                         let dropped = engine.submit(random_request(number + 1000)).unwrap();
                         let answer = engine.submit(random_request(number)).unwrap();
