@@ -78,8 +78,9 @@ const DIGIT_GROUPS: &[DigitPattern] = &[
     DigitPattern {
         pattern: r"\d{1,3}(?=(?:\d{3})*\b)",
         digits: r"\d",
-        // Oniguruma, which the model's own tokenizer uses, counts all numbers among the letters here.
-        not_before: Some(r"[\w\p{N}]"),
+        // Oniguruma, which the model's own tokenizer uses, counts these among the letters, and no
+        // other number that is none.
+        not_before: Some(r"[\w²³¹¼½¾]"),
         is_isolated: true,
     },
     DigitPattern {
@@ -552,6 +553,7 @@ mod tests {
             split(&[words], "1234a 12345."),
             ["1234a ", "12", "345", "."]
         );
+        assert_eq!(split(&[words], "4⒋522x 4½"), ["4", "⒋522x 4½"]);
         let cuts = r"(?=(\d{3})+(?!\d))";
         assert_eq!(split(&[cuts], "12345 x"), ["12", "345 x"]);
         assert_eq!(split(&[cuts], "½123 12"), ["½", "123 12"]);
