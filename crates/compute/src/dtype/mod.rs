@@ -1,6 +1,6 @@
 //! The table of data types that a tensor can have.
 //!
-//! One file and one row per type: the file says how a block is laid out ([`Block`]), the row gives
+//! One file and one row per type: the file says how a block is laid out (`Block`), the row gives
 //! it a variant, the format's id and a name. Everything else comes from the row.
 
 mod block;
