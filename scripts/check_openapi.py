@@ -84,7 +84,7 @@ def streams(url, key, document):
         ("/v1/responses", {"input": "Say hello.", "max_output_tokens": 8}),
     ]:
         media = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]
-        schema = media["schema"]["properties"]["data"]["contentSchema"]
+        schema = media["schema"]["properties"]["data"]["anyOf"][0]["contentSchema"]
         validator = jsonschema.Draft202012Validator({**schema, "components": document["components"]})
         if path != "/v1/responses":
             body |= {"stream_options": {"include_usage": True}, "return_progress": True}

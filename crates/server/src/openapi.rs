@@ -364,11 +364,16 @@ impl Schemas {
                         "data": {
                             "type": "string",
                             "description": "JSON; or `[DONE]` at the end of chats and completions.",
-                            "contentMediaType": "application/json",
-                            "contentSchema": {"anyOf": [
-                                self.reference(event),
-                                {"$ref": "#/components/schemas/Error"},
-                            ]},
+                            "anyOf": [
+                                {
+                                    "contentMediaType": "application/json",
+                                    "contentSchema": {"anyOf": [
+                                        self.reference(event),
+                                        {"$ref": "#/components/schemas/Error"},
+                                    ]},
+                                },
+                                {"const": "[DONE]"},
+                            ],
                         },
                     },
                 }},
