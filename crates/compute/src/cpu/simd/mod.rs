@@ -33,7 +33,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 16 lanes of i32.
     type I: Copy;
 
-    /// Asks for the line of memory at `at`, which need not be valid, where there is a way to ask.
+    /// Asks for the line of memory at `at`, which need not be valid, where there is a way to ask:
+    /// into the second cache.
     fn prefetch(self, at: *const u8) {
         let _ = at;
     }
