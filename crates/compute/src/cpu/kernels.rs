@@ -9,7 +9,7 @@ use crate::kv::KvType;
 use crate::program::Pairing;
 
 use super::isa::Isa;
-use super::ops::attention::{self, HeadCache};
+use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind};
 use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, offsets};
@@ -27,7 +27,7 @@ type Multiply = fn(&Operands<'_>, &mut Tile<'_, f32>);
 pub(crate) type FloatMatMul =
     fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>);
 /// [`attention::attend`].
-pub(crate) type Attend = fn(&HeadCache<'_>, (&[f32], usize), &mut [f32]);
+pub(crate) type Attend = fn(&HeadCache<'_>, usize, &mut [QueryRow<'_>]);
 /// [`kv_tile::store_key`].
 pub(crate) type StoreKey = fn(KvType, &[f32], &mut [u8], usize);
 /// [`kv_tile::store_value`].
@@ -160,8 +160,8 @@ macro_rules! instance {
                      out: &mut Tile<'_, f32>| s =>
                     float_matmul::float_matmul(s, weight, x, wide, out)),
                 attend: enter!($isa, [$($feature)?],
-                    |cache: &HeadCache<'_>, q: (&[f32], usize), out: &mut [f32]| s =>
-                    attention::attend(s, cache, q, out)),
+                    |cache: &HeadCache<'_>, unit: usize, rows: &mut [QueryRow<'_>]| s =>
+                    attention::attend(s, cache, unit, rows)),
                 store_key: enter!($isa, [$($feature)?],
                     |kv_type: KvType, k: &[f32], tile: &mut [u8], position: usize| s =>
                     kv_tile::store_key(kv_type, k, tile, position)),

@@ -203,6 +203,9 @@ pub(super) struct Plan {
     pub(super) max_row_len: usize,
     /// The most experts to choose from, and the most that a token goes through.
     pub(super) max_experts: (usize, usize),
+    /// The most floats that attention's result for a unit of positions and a token takes.
+    pub(super) max_unit_result: usize,
+    pub(super) max_kv_heads: usize,
 }
 
 pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
@@ -213,12 +216,22 @@ pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
     let logits = lowering.slot(program.logits);
     let matrices = program.weights.iter().map(|w| w.row_len());
     let max_row_len = matrices.max().unwrap_or(0);
+    let attentions = || {
+        program.ops.iter().filter_map(|op| match op {
+            Op::Attention(spec) => Some(spec),
+            _ => None,
+        })
+    };
+    // Of each head what it mixes, the largest score and the sum.
+    let unit_results = attentions().map(|spec| spec.n_heads * (spec.head_dim + 2));
     Plan {
         steps: lowering.steps,
         slots: lowering.slots,
         logits,
         max_row_len,
         max_experts: lowering.max_experts,
+        max_unit_result: unit_results.max().unwrap_or(0),
+        max_kv_heads: attentions().map(|spec| spec.n_kv_heads).max().unwrap_or(0),
     }
 }
 

@@ -9,6 +9,8 @@ use crate::cpu::ops::quantize::QuantBuf;
 use crate::kv::kv_block_bytes;
 use crate::program::{Program, Rows};
 
+use super::{QUERY_TOKENS, max_cut_units};
+
 /// The same numbers as the loaded execution's; the largest number where they overflow.
 pub(in crate::cpu) fn plan(
     program: &Program,
@@ -38,13 +40,15 @@ pub(in crate::cpu) fn plan(
     let max_rows = limits.max_tokens.max(limits.max_outputs);
     let thread = Panels::BYTES
         .saturating_add(product(&[ROWS, plan.max_row_len, 4]))
-        .saturating_add(product(&[max_rows, TILE, 4]));
+        .saturating_add(product(&[max_rows, TILE, 4]))
+        .saturating_add(product(&[QUERY_TOKENS, plan.max_unit_result, 4]));
+    let units = product(&[max_cut_units(limits), plan.max_unit_result, 4]);
     let (n_experts, n_used) = plan.max_experts;
     // Four numbers for each copy of a row, three for each expert, and one.
     let routing = product(&[4, max_rows, n_used, 4]).saturating_add(4 * (3 * n_experts + 1));
     let parts = slots
         .chain(turns)
-        .chain([product(&[n_threads, thread]), routing]);
+        .chain([product(&[n_threads, thread]), routing, units]);
     let block_bytes = kv_block_bytes(&program.kv, limits.kv_types)?;
     Ok(Memory {
         kv_bytes: limits.n_kv_blocks.saturating_mul(block_bytes),

@@ -23,6 +23,7 @@ use crate::backend::{BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memo
 use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
+use crate::cpu::ops::attention::UNIT;
 use crate::cpu::ops::float_matmul::ROWS;
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
@@ -32,8 +33,12 @@ use crate::program::{Program, Rope, Rows};
 
 pub(super) use memory::plan;
 
-/// Query rows in one chunk of attention.
-const QUERY_ROWS: usize = 16;
+/// Tokens in one chunk of attention.
+const QUERY_TOKENS: usize = 16;
+
+/// How many units of positions, all tokens together, are cut into chunks of their own: enough for a
+/// chunk's tokens with this many units each.
+const MAX_UNITS: usize = 64;
 
 struct Executor {
     kernels: &'static Kernels,
@@ -45,6 +50,8 @@ struct Executor {
     ropes: Vec<(Rope, SharedBuf<f32>)>, // turns of each token, [n_tokens, 2 * n_pairs]
     caches: Vec<LayerCache>,
     routing: Routing,
+    /// What units of positions give, where more than one thread goes through a context.
+    unit_results: SharedBuf<f32>,
     scratch: Vec<Mutex<Scratch>>, // one for each thread
     progress: Vec<Progress>,      // one for each step
     // The batch in work.
@@ -105,6 +112,7 @@ struct Scratch {
     panels: Panels,
     wide: Vec<f32>,
     up: SharedBuf<f32>, // [max rows, TILE]
+    unit_result: Vec<f32>,
 }
 
 /// Where a product goes: columns of a matrix with rows of `width`, from `first` on, beginning in row
@@ -128,14 +136,36 @@ struct Progress {
 /// What a batch means for the steps.
 #[derive(Default)]
 struct Work {
+    max_cut_units: usize,
     tokens: Vec<u32>,
     positions: Vec<usize>, // of each token
     outputs: Vec<u32>,
     sequences: Vec<(usize, Vec<u32>)>, // first token, blocks
     /// Tokens of one sequence in one block: (sequence, first token, number).
     block_spans: Vec<(usize, usize, usize)>,
-    /// Tokens of one sequence whose queries are one chunk.
-    query_spans: Vec<(usize, usize, usize)>,
+    query_parts: Vec<QueryPart>,
+    /// How often a chunk of a cut part ended, `[cut][kv head]`.
+    ended: Vec<AtomicUsize>,
+}
+
+/// Tokens of one sequence, whose queries are one chunk for each head of the cache, and the units of
+/// positions (`ops/attention.rs`) that it goes through.
+#[derive(Clone)]
+struct QueryPart {
+    sequence: usize,
+    first: usize,
+    n: usize,
+    units: Range<usize>,
+    cut: Option<Cut>,
+}
+
+/// How the positions of some tokens are shared among chunks, one for each unit.
+#[derive(Clone, Copy)]
+struct Cut {
+    index: usize,
+    n_units: usize,
+    /// Where the results of the first unit lie, in tokens.
+    at: usize,
 }
 
 pub(super) fn load(
@@ -200,9 +230,17 @@ pub(super) fn load(
             panels: Panels::new(),
             wide: vec![0.0; ROWS * plan.max_row_len],
             up: up.ok_or_else(|| no_memory("a tile", max_rows * TILE * 4))?,
+            unit_result: vec![0.0; QUERY_TOKENS * plan.max_unit_result],
         }))
     });
     let scratch = scratch.collect::<Result<_, _>>()?;
+    let n_results = max_cut_units(&limits).saturating_mul(plan.max_unit_result);
+    let unit_results = SharedBuf::zeroed(n_results)
+        .ok_or_else(|| no_memory("attention", n_results.saturating_mul(4)))?;
+    let work = Work {
+        max_cut_units: max_cut_units(&limits),
+        ..Work::default()
+    };
     Ok(Box::new(Executor {
         kernels: backend.kernels,
         pool: backend.pool.clone(),
@@ -212,14 +250,24 @@ pub(super) fn load(
         ropes,
         caches,
         routing,
+        unit_results,
         scratch,
         // One more for the rotations, which come first.
         progress: (0..plan.steps.len() + 1)
             .map(|_| Progress::default())
             .collect(),
         plan,
-        work: Work::default(),
+        work,
     }))
+}
+
+/// The most units, over all tokens, that are cut into chunks of their own: none where a context is
+/// one unit at most.
+fn max_cut_units(limits: &Limits) -> usize {
+    match limits.n_kv_blocks.div_ceil(UNIT / KV_BLOCK_LEN) {
+        0 | 1 => 0,
+        n => QUERY_TOKENS * n.min(MAX_UNITS),
+    }
 }
 
 fn no_memory(what: &'static str, bytes: usize) -> BackendError {
@@ -229,7 +277,7 @@ fn no_memory(what: &'static str, bytes: usize) -> BackendError {
 impl Executable for Executor {
     fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
         batch.check(&self.limits, self.vocab_size);
-        self.work.set(batch);
+        self.work.set(batch, self.plan.max_kv_heads);
         self.progress[0].reset(if self.ropes.is_empty() {
             0
         } else {
@@ -292,11 +340,13 @@ impl Executable for Executor {
             let scratch = scratch
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
-            Panels::BYTES + scratch.wide.len() * 4 + scratch.up.bytes()
+            let floats = scratch.wide.len() + scratch.unit_result.len();
+            Panels::BYTES + floats * 4 + scratch.up.bytes()
         });
+        let shared = self.routing.bytes() + self.unit_results.bytes();
         Memory {
             kv_bytes,
-            scratch_bytes: slots.chain(turns).chain(scratch).sum::<usize>() + self.routing.bytes(),
+            scratch_bytes: slots.chain(turns).chain(scratch).sum::<usize>() + shared,
         }
     }
 }
@@ -324,14 +374,14 @@ impl Progress {
 }
 
 impl Work {
-    fn set(&mut self, batch: &Batch<'_>) {
+    fn set(&mut self, batch: &Batch<'_>, max_kv_heads: usize) {
         self.tokens.clear();
         self.tokens.extend(batch.tokens);
         self.outputs.clear();
         self.outputs.extend(batch.outputs);
         self.positions.clear();
         self.block_spans.clear();
-        self.query_spans.clear();
+        self.query_parts.clear();
         self.sequences
             .resize_with(batch.sequences.len(), Default::default);
         let mut first = 0;
@@ -349,11 +399,47 @@ impl Work {
                     .push((index, first + position - sequence.start, n));
                 position += n;
             }
-            for i in (0..sequence.n_tokens).step_by(QUERY_ROWS) {
-                let n = QUERY_ROWS.min(sequence.n_tokens - i);
-                self.query_spans.push((index, first + i, n));
+            for i in (0..sequence.n_tokens).step_by(QUERY_TOKENS) {
+                let n = QUERY_TOKENS.min(sequence.n_tokens - i);
+                self.query_parts.push(QueryPart {
+                    sequence: index,
+                    first: first + i,
+                    n,
+                    units: 0..(sequence.start + i + n).div_ceil(UNIT),
+                    cut: None,
+                });
             }
             first += sequence.n_tokens;
+        }
+        self.cut_units(max_kv_heads);
+    }
+
+    /// Shares long contexts among chunks where there are few tokens.
+    fn cut_units(&mut self, max_kv_heads: usize) {
+        let is_long = |part: &&QueryPart| part.units.len() > 1;
+        let long = || self.query_parts.iter().filter(is_long);
+        let n_units: usize = long().map(|part| part.n * part.units.len()).sum();
+        if n_units > self.max_cut_units {
+            return;
+        }
+        let n_ended = long().count() * max_kv_heads;
+        self.ended.clear();
+        self.ended.resize_with(n_ended, AtomicUsize::default);
+        let (mut index, mut at) = (0, 0);
+        for part in std::mem::take(&mut self.query_parts) {
+            if !is_long(&&part) {
+                self.query_parts.push(part);
+                continue;
+            }
+            let n_units = part.units.len();
+            let cut = Some(Cut { index, n_units, at });
+            index += 1;
+            at += part.n * n_units;
+            self.query_parts.extend(part.units.map(|unit| QueryPart {
+                units: unit..unit + 1,
+                cut,
+                ..part
+            }));
         }
     }
 }
@@ -397,7 +483,7 @@ impl Executor {
                 matrices.len().min(self.n_rows(*x)) * tiles(*x, matrices[0].weight.n_rows())
             }
             Step::Store { .. } => self.work.block_spans.len(),
-            Step::Attend { spec, .. } => self.work.query_spans.len() * spec.n_kv_heads,
+            Step::Attend { spec, .. } => self.work.query_parts.len() * spec.n_kv_heads,
         }
     }
 

@@ -1,15 +1,16 @@
 //! What each step does for one chunk. Why the `unsafe` here is sound is said in the module above.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use crate::backend::KV_BLOCK_LEN;
 use crate::cpu::lower::{AttentionSlots, Matrix, MatrixKernel, Part, Slot, Step, TILE};
-use crate::cpu::ops::attention::HeadCache;
+use crate::cpu::ops::attention::{HeadCache, QueryRow, UNIT, Weight};
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::kv_tile::Tiles;
 use crate::program::{Activation, Attention, Function};
 
-use super::{Executor, Scratch, Target, TileBuf};
+use super::{Executor, QueryPart, Scratch, Target, TileBuf};
 
 impl Executor {
     /// Row `row` of a slot that earlier steps wrote.
@@ -276,7 +277,7 @@ impl Executor {
                 slots,
                 sinks,
                 quantize,
-            } => self.attend((spec, slots), sinks.as_deref(), *quantize, chunk),
+            } => self.attend((spec, slots), sinks.as_deref(), *quantize, chunk, scratch),
         }
     }
 
@@ -488,60 +489,166 @@ impl Executor {
         }
     }
 
-    /// The query heads of one key/value head, for some tokens.
+    /// The query heads of one key/value head, for some tokens and units of positions.
     fn attend(
         &self,
         (spec, slots): (&Attention, &AttentionSlots),
         sinks: Option<&[f32]>,
         quantize: bool,
         chunk: usize,
+        scratch: &mut Scratch,
     ) {
-        let (span, kv_head) = (chunk / spec.n_kv_heads, chunk % spec.n_kv_heads);
-        let (sequence, first, n) = self.work.query_spans[span];
-        let cache = &self.caches[spec.layer];
-        let tiles = |tiles: &TileBuf| {
-            let len = self.limits.n_kv_blocks * tiles.tile_bytes;
-            kv_head * len..(kv_head + 1) * len
-        };
-        let group = spec.n_heads / spec.n_kv_heads * spec.head_dim;
-        let columns = kv_head * group..(kv_head + 1) * group;
+        let (part, kv_head) = (chunk / spec.n_kv_heads, chunk % spec.n_kv_heads);
+        let part = &self.work.query_parts[part];
         let n_shared = spec.n_heads / spec.n_kv_heads;
-        let sinks = sinks.map(|sinks| &sinks[kv_head * n_shared..(kv_head + 1) * n_shared]);
-        for row in first..first + n {
-            // SAFETY: see the module's doc; nobody writes to the cache in this step, and the
-            // columns of these rows are this chunk's.
-            let (k, v, out) = unsafe {
-                let (k, v) = (
-                    cache.k.buf.get(tiles(&cache.k)),
-                    cache.v.buf.get(tiles(&cache.v)),
-                );
-                (k, v, self.row_mut(slots.out, row, columns.clone()))
-            };
-            let cache = HeadCache {
-                k: Tiles {
-                    kv_type: cache.k.kv_type,
-                    bytes: k,
-                },
-                v: Tiles {
-                    kv_type: cache.v.kv_type,
-                    bytes: v,
-                },
-                dim: cache.dim,
-                blocks: &self.work.sequences[sequence].1,
-                positions: {
-                    let end = self.work.positions[row] + 1;
-                    spec.window.map_or(0, |n| end.saturating_sub(n))..end
-                },
-                scale: spec.scale,
-                soft_cap: spec.soft_cap,
-                sinks,
-            };
-            let q = &self.read(slots.q, row)[columns.clone()];
-            (self.kernels.attend)(&cache, (q, spec.head_dim), out);
+        let mut out = Attended {
+            spec,
+            slots,
+            heads: kv_head * n_shared..(kv_head + 1) * n_shared,
+            rows: part.first..part.first + part.n,
+            weights: vec![Weight::NONE; part.n * n_shared],
+        };
+        let len = out.weights.len() * (spec.head_dim + 2);
+        match part.cut {
+            None => {
+                let result = &mut scratch.unit_result[..len];
+                for unit in part.units.clone() {
+                    self.attend_unit(&out, (part, kv_head), unit, result);
+                    self.merge(&mut out, unit, result);
+                }
+            }
+            Some(cut) => {
+                let result = |unit: usize| {
+                    let unit = (cut.at + unit * part.n) * spec.n_heads * (spec.head_dim + 2);
+                    unit + kv_head * len..unit + (kv_head + 1) * len
+                };
+                let unit = part.units.start;
+                // SAFETY: see the module's doc; the results of this chunk's unit and head.
+                let mine = unsafe { self.unit_results.get_mut(result(unit)) };
+                self.attend_unit(&out, (part, kv_head), unit, mine);
+                let ended = &self.work.ended[cut.index * self.plan.max_kv_heads + kv_head];
+                // Each layer adds as many. What the others wrote is seen by the last.
+                if (ended.fetch_add(1, Ordering::AcqRel) + 1) % cut.n_units != 0 {
+                    return;
+                }
+                for unit in 0..cut.n_units {
+                    // SAFETY: all chunks that write them have ended.
+                    let result = unsafe { self.unit_results.get(result(unit)) };
+                    self.merge(&mut out, unit, result);
+                }
+            }
+        }
+        let columns = out.heads.start * spec.head_dim..out.heads.end * spec.head_dim;
+        for (row, weights) in out.rows.zip(out.weights.chunks_exact(n_shared)) {
+            // SAFETY: see the module's doc; the columns of these rows are this chunk's, or of
+            // the last of the chunks that share them.
+            let mixed = unsafe { self.row_mut(slots.out, row, columns.clone()) };
+            let heads = mixed.chunks_exact_mut(spec.head_dim).zip(weights);
+            for ((mix, weight), head) in heads.zip(out.heads.clone()) {
+                weight.finish(mix, sinks.map(|sinks| sinks[head]));
+            }
             if quantize {
                 // SAFETY: as above; whole groups by the lowering.
                 unsafe { self.quantize(slots.out, row, columns.clone()) };
             }
         }
     }
+
+    /// Puts into `result`, for each token and head, what the positions of a unit mix, and then what
+    /// they weigh.
+    fn attend_unit(
+        &self,
+        out: &Attended<'_>,
+        (part, kv_head): (&QueryPart, usize),
+        unit: usize,
+        result: &mut [f32],
+    ) {
+        let (spec, cache) = (out.spec, &self.caches[out.spec.layer]);
+        let tiles = |tiles: &TileBuf| {
+            let len = self.limits.n_kv_blocks * tiles.tile_bytes;
+            kv_head * len..(kv_head + 1) * len
+        };
+        // SAFETY: see the module's doc; nobody writes to the cache in this step.
+        let (k, v) = unsafe {
+            (
+                cache.k.buf.get(tiles(&cache.k)),
+                cache.v.buf.get(tiles(&cache.v)),
+            )
+        };
+        let cache = HeadCache {
+            k: Tiles {
+                kv_type: cache.k.kv_type,
+                bytes: k,
+            },
+            v: Tiles {
+                kv_type: cache.v.kv_type,
+                bytes: v,
+            },
+            dim: cache.dim,
+            blocks: &self.work.sequences[part.sequence].1,
+            scale: spec.scale,
+            soft_cap: spec.soft_cap,
+        };
+        let (mixes, weights) = result.split_at_mut(out.weights.len() * spec.head_dim);
+        let mut mixes = mixes.chunks_exact_mut(spec.head_dim);
+        let mut rows = Vec::with_capacity(out.weights.len());
+        for row in out.rows.clone() {
+            let q = self.read(out.slots.q, row).chunks_exact(spec.head_dim);
+            let q = q.skip(out.heads.start).take(out.heads.len());
+            rows.extend(q.zip(&mut mixes).map(|(q, mix)| QueryRow {
+                q,
+                seen: self.seen(spec, row),
+                mix,
+                weight: Weight::NONE,
+            }));
+        }
+        (self.kernels.attend)(&cache, unit * UNIT, &mut rows);
+        for (weight, row) in weights.as_chunks_mut().0.iter_mut().zip(rows) {
+            *weight = [row.weight.max, row.weight.sum];
+        }
+    }
+
+    /// The positions that a token sees.
+    fn seen(&self, spec: &Attention, row: usize) -> Range<usize> {
+        let end = self.work.positions[row] + 1;
+        spec.window.map_or(0, |n| end.saturating_sub(n))..end
+    }
+
+    /// Adds what the positions of a unit gave, those after the units before.
+    fn merge(&self, out: &mut Attended<'_>, unit: usize, result: &[f32]) {
+        let (head_dim, n_heads) = (out.spec.head_dim, out.heads.len());
+        let (mixes, weights) = result.split_at(out.weights.len() * head_dim);
+        let new = weights
+            .as_chunks()
+            .0
+            .iter()
+            .zip(mixes.chunks_exact(head_dim));
+        for (i, ((&[max, sum], new_mix), weight)) in new.zip(&mut out.weights).enumerate() {
+            let (row, head) = (out.rows.start + i / n_heads, out.heads.start + i % n_heads);
+            let seen = self.seen(out.spec, row);
+            if unit * UNIT >= seen.end || (unit + 1) * UNIT <= seen.start {
+                continue;
+            }
+            // SAFETY: see the module's doc; the columns of this row are this chunk's, or of
+            // the last of the chunks that share them.
+            let mix =
+                unsafe { self.row_mut(out.slots.out, row, head * head_dim..(head + 1) * head_dim) };
+            let new = Weight { max, sum };
+            if seen.start / UNIT == unit {
+                mix.copy_from_slice(new_mix);
+                *weight = new;
+            } else {
+                weight.merge(mix, (new, new_mix));
+            }
+        }
+    }
+}
+
+/// Where attention's results for some tokens and heads go, and what they weigh so far.
+struct Attended<'a> {
+    spec: &'a Attention,
+    slots: &'a AttentionSlots,
+    heads: Range<usize>,
+    rows: Range<usize>,
+    weights: Vec<Weight>, // [row][head]
 }

@@ -25,6 +25,10 @@ pub(super) trait Format {
     /// The bytes of two vectors.
     type Pair;
     fn pairs(vectors: &[u8]) -> &[Self::Pair];
+    /// Bytes of `n` numbers, without their scales.
+    fn bytes(n: usize) -> usize {
+        n * size_of::<Self::Pair>() / (2 * LANES)
+    }
     fn load_pair<S: Simd>(s: S, pair: &Self::Pair) -> [S::F; 2];
 
     /// The numbers `at..at + 16`, `at` a multiple of 16, of those that begin with number `row`, a
@@ -77,7 +81,7 @@ impl<'a> Tiles<'a> {
         block: u32,
         dim: usize,
     ) -> (&'a [[u8; SCALES_BYTES]], &'a [u8]) {
-        let len = scales_bytes::<T>(dim) + dim * size_of::<T::Pair>() / 2;
+        let len = scales_bytes::<T>(dim) + T::bytes(dim * LANES);
         let tile = &self.bytes[block as usize * len..][..len];
         let (scales, vectors) = tile.split_at(scales_bytes::<T>(dim));
         (scales.as_chunks().0, vectors)

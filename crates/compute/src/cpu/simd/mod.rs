@@ -93,6 +93,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const SIGNED_OFFSET: u8;
     /// Panels that are multiplied together: as many as there are registers for.
     const N_PANELS: usize;
+    /// Sums of f32 that are kept at a time: as many as leave registers for their factors.
+    const N_SUMS: usize;
     /// Where an integer sum starts, for weights with `offset` added and activations whose sum is
     /// `sum`.
     fn start(self, sum: i32, offset: u8) -> Self::I {

@@ -261,6 +261,7 @@ impl Simd for Neon {
 
     const SIGNED_OFFSET: u8 = 0;
     const N_PANELS: usize = 1;
+    const N_SUMS: usize = 4;
     #[inline(always)]
     fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
         let mut out = self.splat_i32(0);

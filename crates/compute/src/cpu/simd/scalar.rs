@@ -142,6 +142,7 @@ impl Simd for Scalar {
 
     const SIGNED_OFFSET: u8 = 0;
     const N_PANELS: usize = 1;
+    const N_SUMS: usize = 1;
     #[inline(always)]
     fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
         std::array::from_fn(|i| i32::from_le_bytes(std::array::from_fn(|j| x[4 * i + j])))

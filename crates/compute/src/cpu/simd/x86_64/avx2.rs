@@ -264,6 +264,7 @@ impl Simd for Avx2 {
 
     const SIGNED_OFFSET: u8 = 0;
     const N_PANELS: usize = 1;
+    const N_SUMS: usize = 4;
     #[inline(always)]
     fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
         let p: *const __m256i = x.as_ptr().cast();

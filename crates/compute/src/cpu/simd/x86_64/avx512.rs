@@ -240,6 +240,7 @@ macro_rules! common {
         }
 
         const N_PANELS: usize = 2;
+        const N_SUMS: usize = 16;
         #[inline(always)]
         fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
             unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
