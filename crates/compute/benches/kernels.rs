@@ -87,6 +87,7 @@ fn bench(backend: &CpuBackend, dtype: DType, (n_rows, row_len): (usize, usize), 
     let limits = Limits {
         max_tokens: n_tokens,
         max_outputs: n_tokens,
+        max_between: 0,
         n_kv_blocks: 32,
         kv_types: Default::default(),
     };

@@ -1,5 +1,7 @@
 //! The two traits that every device implements, and what is handed to them.
 
+use std::time::Duration;
+
 use crate::dtype::DType;
 use crate::kv::{KvType, KvTypes};
 use crate::program::Program;
@@ -32,6 +34,29 @@ pub trait Executable: Send {
     /// message is then that of the [`DeviceError`].
     fn run(&mut self, batch: &Batch<'_>) -> &[f32];
 
+    /// Goes on with a batch for about `time`, and returns its logits once it has ended: `None` means
+    /// that it has not, and wants to be called again with the same batch. In between, [`run`] takes
+    /// batches of at most [`Limits::max_between`] tokens, of other sequences. A backend that [cannot
+    /// pause](Executable::can_pause) runs the whole batch.
+    ///
+    /// # Panics
+    /// As [`run`].
+    ///
+    /// [`run`]: Executable::run
+    fn run_for(&mut self, batch: &Batch<'_>, time: Duration) -> Option<&[f32]> {
+        let _ = time;
+        Some(self.run(batch))
+    }
+
+    /// Whether [`run_for`](Executable::run_for) leaves a batch that takes longer than wanted.
+    fn can_pause(&self) -> bool {
+        false
+    }
+
+    /// Leaves the batch that [`run_for`](Executable::run_for) has not ended; what the cache holds of
+    /// its tokens is undefined.
+    fn abandon(&mut self) {}
+
     /// Copies one cache block, of every layer, over another.
     ///
     /// # Panics
@@ -52,6 +77,9 @@ pub struct Limits {
     pub max_tokens: usize,
     /// Most rows of logits in one batch.
     pub max_outputs: usize,
+    /// Most tokens of a batch that is run between parts of another ([`Executable::run_for`]), and
+    /// most rows of logits of it; 0 where there is none such.
+    pub max_between: usize,
     /// Blocks of [`KV_BLOCK_LEN`] positions in the cache, shared by all sequences.
     pub n_kv_blocks: usize,
     /// How keys and values are stored there.

@@ -71,6 +71,7 @@ impl Evaluator {
         let limits = Limits {
             max_tokens,
             max_outputs,
+            max_between: 0,
             n_kv_blocks,
             kv_types,
         };

@@ -1,8 +1,9 @@
 //! Which tokens of which sequences the next batch computes.
 //!
-//! Pure: no clock, thread, channel or tensor; the same calls give the same batches. Decoding
-//! sequences come first, one token each; what is left of the step's tokens goes to prompts, the
-//! oldest first, in slices; then waiting sequences are let in. When blocks run out, the sequence
+//! Pure: no clock, thread, channel or tensor; the same calls give the same batches. Sequences that
+//! decode are computed together, one token each; prompts in slices, the oldest first, then those of
+//! waiting sequences, which are let in for it. A step of prompts may take many steps of decoding: until
+//! it is complete its blocks belong to nobody else. When blocks run out, the sequence
 //! that was let in last gives its blocks back and is computed again later; so does one whose reader
 //! is behind, where another one wants to be let in.
 //!
@@ -79,8 +80,6 @@ pub(crate) struct Slice {
 pub(crate) struct Step {
     /// Parts of different sequences.
     pub(crate) slices: Vec<Slice>,
-    /// How many of them, at the beginning, are one token of a sequence that decodes.
-    pub(crate) n_decoding: usize,
     /// Sequences that were let in: their id, and how many tokens the cache had.
     pub(crate) started: Vec<(SequenceId, usize)>,
     /// Blocks whose content is to be copied, (from, to), before the step is computed.
@@ -88,10 +87,9 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Tokens of prompts.
-    pub(crate) fn n_prefill(&self) -> usize {
-        let prompts = &self.slices[self.n_decoding..];
-        prompts.iter().map(|slice| slice.n_tokens).sum()
+    /// Tokens in all.
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.slices.iter().map(|slice| slice.n_tokens).sum()
     }
 }
 
@@ -123,6 +121,10 @@ pub(crate) struct Scheduler {
     n_preemptions: u64,
     /// Blocks to be copied by the next step. The sources are held until then.
     copies: Vec<(Block, u32)>,
+    /// The sequences whose prompts are in work.
+    in_work: Vec<SequenceId>,
+    /// All blocks of that step, also of those that were removed since.
+    held: Vec<Block>,
 }
 
 #[derive(Debug)]
@@ -248,6 +250,8 @@ impl Scheduler {
             n_turns: 0,
             n_preemptions: 0,
             copies: Vec::new(),
+            in_work: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -298,33 +302,9 @@ impl Scheduler {
         admission
     }
 
-    /// Decides what the next step computes; at most `max_prefill` tokens of prompts.
-    pub(crate) fn schedule(&mut self, max_prefill: usize) -> Step {
-        let mut step = Step::default();
-        for (from, to) in self.copies.drain(..) {
-            step.copies.push((from.index(), to));
-        }
-        self.schedule_decoding(&mut step);
-        let mut budget = Budget {
-            n_tokens: max_prefill.min(self.limits.max_tokens - step.n_decoding),
-            // One for each sequence that may come to its last token in this step is not in it.
-            n_outputs: self.limits.max_outputs - self.limits.max_sequences,
-        };
-        let prompts = self
-            .running
-            .iter()
-            .filter(|s| !s.is_paused && !s.is_decoding());
-        for id in prompts.map(|s| s.id).collect::<Vec<_>>() {
-            // One before it may have taken its blocks.
-            if budget.n_tokens > 0 && self.place(id).is_some() {
-                self.schedule_prefill(id, &mut budget, &mut step);
-            }
-        }
-        while budget.n_tokens > 0 && self.let_in(&mut budget, &mut step) {}
-        step
-    }
-
-    fn schedule_decoding(&mut self, step: &mut Step) {
+    /// The next token of each sequence that decodes, as far as blocks go.
+    pub(crate) fn schedule_decoding(&mut self) -> Step {
+        let mut step = self.begin_step();
         let mut i = 0;
         while i < self.running.len() {
             let sequence = &self.running[i];
@@ -345,7 +325,55 @@ impl Scheduler {
             }
             // Else it was itself preempted, and the next one stands in its place.
         }
-        step.n_decoding = step.slices.len();
+        step
+    }
+
+    /// Parts of prompts, at most `max_tokens`. Nothing of them may be [in work](Self::has_work).
+    pub(crate) fn schedule_prompts(&mut self, max_tokens: usize) -> Step {
+        assert!(!self.has_work(), "prompts are in work");
+        let mut step = self.begin_step();
+        let mut budget = Budget {
+            n_tokens: max_tokens.min(self.limits.max_tokens),
+            // One for each sequence that may come to its last token in this step is not in it.
+            n_outputs: self.limits.max_outputs - self.limits.max_sequences,
+        };
+        let prompts = self
+            .running
+            .iter()
+            .filter(|s| !s.is_paused && !s.is_decoding());
+        for id in prompts.map(|s| s.id).collect::<Vec<_>>() {
+            // One before it may have taken its blocks.
+            if budget.n_tokens > 0 && self.place(id).is_some() {
+                self.schedule_prefill(id, &mut budget, &mut step);
+            }
+        }
+        while budget.n_tokens > 0 && self.let_in(&mut budget, &mut step) {}
+        for slice in &step.slices {
+            let index = self.place(slice.id).expect("a scheduled sequence");
+            self.in_work.push(slice.id);
+            self.held.extend_from_slice(&self.running[index].blocks);
+        }
+        step
+    }
+
+    /// Whether prompts were scheduled, are not complete, and are still wanted: some of their sequences
+    /// run, and none had to give its blocks back.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.in_work.is_empty()
+    }
+
+    /// Ends the prompts that are in work.
+    pub(crate) fn abandon_work(&mut self) {
+        self.in_work.clear();
+        self.held.clear();
+    }
+
+    fn begin_step(&mut self) -> Step {
+        let copies = self.copies.drain(..).map(|(from, to)| (from.index(), to));
+        Step {
+            copies: copies.collect(),
+            ..Step::default()
+        }
     }
 
     /// Gives a running sequence blocks for `len` tokens, by preempting others if need be. `false`
@@ -382,6 +410,9 @@ impl Scheduler {
     fn preempt(&mut self, index: usize) {
         self.n_preemptions += 1;
         let mut sequence = self.running.remove(index);
+        if self.in_work.contains(&sequence.id) {
+            self.abandon_work();
+        }
         sequence.keep_blocks(0);
         let at = self.preempted.partition_point(|s| s.age < sequence.age);
         self.preempted.insert(at, sequence);
@@ -431,15 +462,7 @@ impl Scheduler {
 
     /// Takes the slices of sequences that were preempted for another one out of a step.
     fn drop_preempted(&self, step: &mut Step) {
-        let (decoding, prompts) = step.slices.split_at(step.n_decoding);
-        let runs = |slice: &&Slice| self.place(slice.id).is_some();
-        step.n_decoding = decoding.iter().filter(runs).count();
-        step.slices = decoding
-            .iter()
-            .chain(prompts)
-            .filter(runs)
-            .cloned()
-            .collect();
+        step.slices.retain(|slice| self.place(slice.id).is_some());
     }
 
     /// Lets in the sequence whose turn it is, if it fits.
@@ -521,6 +544,9 @@ impl Scheduler {
 
     /// Notes that a step was computed: its tokens are in the cache, and full blocks are findable.
     pub(crate) fn complete(&mut self, step: &Step) {
+        if step.slices.iter().any(|s| self.in_work.contains(&s.id)) {
+            self.abandon_work();
+        }
         for slice in &step.slices {
             let Some(index) = self.place(slice.id) else {
                 continue;
@@ -597,6 +623,10 @@ impl Scheduler {
     /// Forgets a sequence, wherever it is; its blocks come back.
     pub(crate) fn remove(&mut self, id: SequenceId) {
         let is_it = |s: &Sequence| s.id == id;
+        self.in_work.retain(|other| *other != id);
+        if self.in_work.is_empty() {
+            self.held.clear();
+        }
         if let Some(index) = self.place(id) {
             self.running.remove(index).keep_blocks(0);
         } else if let Some(index) = self.preempted.iter().position(is_it) {
@@ -626,12 +656,6 @@ impl Scheduler {
             &sequence.tokens[slice.start..slice.start + slice.n_tokens],
             &sequence.block_ids,
         )
-    }
-
-    /// How many sequences go on by one token in the next step, if blocks suffice.
-    pub(crate) fn n_decoding(&self) -> usize {
-        let decode = |s: &&Sequence| !s.is_paused && s.is_decoding();
-        self.running.iter().filter(decode).count()
     }
 
     /// How many sequences will soon go on together: those that do, and those of which at most
@@ -785,6 +809,13 @@ mod tests {
         next_id: SequenceId,
         n_tokens_given: u32,
         steps: Vec<Step>,
+        in_work: Option<InWork>,
+    }
+
+    /// A step, and for each slice the hashes of its sequence's tokens and its blocks.
+    struct InWork {
+        step: Step,
+        parts: Vec<(Vec<u64>, Vec<u32>)>,
     }
 
     fn hashes(tokens: &[u32]) -> Vec<u64> {
@@ -805,6 +836,7 @@ mod tests {
                 next_id: 0,
                 n_tokens_given: 0,
                 steps: Vec::new(),
+                in_work: None,
             }
         }
 
@@ -869,7 +901,8 @@ mod tests {
                     let wanted = self.sequences.get_mut(&id).unwrap();
                     let n_new = wanted.tokens.len() - wanted.prompt_len;
                     // As an engine does it: right after a token was chosen.
-                    if n_new > 0 && self.scheduler.place(id).is_some() {
+                    let runs = self.scheduler.place(id).is_some();
+                    if n_new > 0 && runs && !self.scheduler.in_work.contains(&id) {
                         let n_tokens = wanted.tokens.len() - n.min(n_new);
                         wanted.tokens.truncate(n_tokens);
                         self.scheduler.rewind(id, n_tokens);
@@ -878,26 +911,67 @@ mod tests {
             }
         }
 
-        /// One step; whether it computed anything.
-        fn step(&mut self, max_prefill: usize) -> bool {
-            let step = self.scheduler.schedule(max_prefill);
-            assert!(step.n_prefill() <= max_prefill);
-            let n_tokens: usize = step.slices.iter().map(|s| s.n_tokens).sum();
+        /// A step of decoding, and the beginning or the end of one of prompts; whether there was
+        /// anything to do.
+        fn step(&mut self, max_tokens: usize) -> bool {
+            let decoding = self.scheduler.schedule_decoding();
+            let n_decoding = decoding.slices.len();
+            assert!(decoding.n_tokens() == n_decoding && n_decoding <= LIMITS.max_sequences);
+            let decoding = self.begin(decoding);
+            self.end(decoding);
+            if !self.scheduler.has_work() {
+                // What was in work is not wanted any more.
+                self.in_work = None;
+            }
+            if let Some(work) = self.in_work.take_if(|_| max_tokens % 3 > 0) {
+                self.end(work);
+                return true;
+            }
+            if self.in_work.is_some() {
+                return true;
+            }
+            let prompts = self.scheduler.schedule_prompts(max_tokens);
+            assert!(prompts.n_tokens() <= max_tokens.min(LIMITS.max_tokens));
+            let is_idle = prompts.slices.is_empty();
+            let work = self.begin(prompts);
+            match max_tokens % 2 {
+                0 => self.in_work = Some(work).filter(|_| !is_idle),
+                _ => self.end(work),
+            }
+            !is_idle || n_decoding > 0
+        }
+
+        fn begin(&mut self, step: Step) -> InWork {
             let n_outputs: usize = step.slices.iter().map(|s| s.n_outputs).sum();
-            assert!(n_tokens <= LIMITS.max_tokens && n_outputs <= LIMITS.max_outputs);
+            assert!(n_outputs <= LIMITS.max_outputs);
             let n_running: usize = self.scheduler.n_places();
             assert!(n_running <= LIMITS.max_sequences);
             for &(from, to) in &step.copies {
                 self.cache[to as usize] = self.cache[from as usize];
             }
-            let mut written: HashMap<u32, SequenceId> = HashMap::new();
-            for slice in &step.slices {
+            let part = |slice: &Slice| {
                 let wanted = &self.sequences[&slice.id];
                 let (tokens, blocks) = self.scheduler.slice(slice);
                 let end = slice.start + slice.n_tokens;
                 assert_eq!(tokens, &wanted.tokens[slice.start..end]);
-                let hashes = hashes(&wanted.tokens);
-                for position in 0..end {
+                (hashes(&wanted.tokens), blocks.to_vec())
+            };
+            let parts: Vec<(Vec<u64>, Vec<u32>)> = step.slices.iter().map(part).collect();
+            // A part that is not complete may have written anything.
+            for (slice, (_, blocks)) in step.slices.iter().zip(&parts) {
+                for position in slice.start..slice.start + slice.n_tokens {
+                    let block = blocks[position / KV_BLOCK_LEN];
+                    self.cache[block as usize][position % KV_BLOCK_LEN] = 0;
+                }
+            }
+            self.steps.push(step.clone());
+            InWork { step, parts }
+        }
+
+        fn end(&mut self, InWork { step, parts }: InWork) {
+            let mut written: HashMap<u32, SequenceId> = HashMap::new();
+            for (slice, (hashes, blocks)) in step.slices.iter().zip(&parts) {
+                for position in 0..slice.start + slice.n_tokens {
                     let block = blocks[position / KV_BLOCK_LEN];
                     let at = &mut self.cache[block as usize][position % KV_BLOCK_LEN];
                     if position >= slice.start {
@@ -919,7 +993,10 @@ mod tests {
             self.scheduler.complete(&step);
             for slice in &step.slices {
                 let end = slice.start + slice.n_tokens;
-                let wanted = self.sequences.get_mut(&slice.id).unwrap();
+                // It may have been removed while it was in work.
+                let Some(wanted) = self.sequences.get_mut(&slice.id) else {
+                    continue;
+                };
                 let is_last = end == wanted.tokens.len();
                 let n_scored = slice.n_outputs - usize::from(is_last);
                 if let Some(scored) = &mut wanted.scores {
@@ -963,9 +1040,6 @@ mod tests {
                     self.scheduler.append(id, token);
                 }
             }
-            let is_idle = step.slices.is_empty();
-            self.steps.push(step);
-            !is_idle
         }
 
         /// Runs everything to its end.
@@ -975,7 +1049,9 @@ mod tests {
             }
             let mut n_steps = 0;
             while !self.sequences.is_empty() {
-                assert!(self.step(5), "work is left, and nothing is computed");
+                // Sometimes prompts stay in work for a step.
+                let is_idle = !self.step(4 + n_steps % 3);
+                assert!(!is_idle, "work is left, and nothing is computed");
                 n_steps += 1;
                 assert!(n_steps < 100_000, "starvation");
             }
@@ -1006,23 +1082,62 @@ mod tests {
         step.slices.iter().map(|slice| slice.id).collect()
     }
 
+    /// Computes those that decode, then prompts; each sequence that has its logits gets a token.
+    fn step(scheduler: &mut Scheduler) -> [Step; 2] {
+        let complete = |step: Step, scheduler: &mut Scheduler| {
+            scheduler.complete(&step);
+            for slice in step.slices.iter().filter(|slice| slice.n_outputs > 0) {
+                scheduler.append(slice.id, 9);
+            }
+            step
+        };
+        let decoding = scheduler.schedule_decoding();
+        let decoding = complete(decoding, scheduler);
+        let prompts = scheduler.schedule_prompts(24);
+        [decoding, complete(prompts, scheduler)]
+    }
+
     #[test]
-    fn decoding_goes_before_prompts_and_prompts_are_cut() {
+    fn prompts_are_cut_and_what_decodes_goes_on_meanwhile() {
         let mut scheduler = Scheduler::new(LIMITS);
         scheduler.add(new(1, vec![1; 5]));
-        let step = scheduler.schedule(24);
-        assert_eq!(
-            (step.started.as_slice(), step.n_prefill()),
-            (&[(1, 0)][..], 5)
-        );
-        scheduler.complete(&step);
-        scheduler.append(1, 9);
+        let [decoding, prompts] = step(&mut scheduler);
+        assert_eq!((decoding.n_tokens(), prompts.n_tokens()), (0, 5));
+        assert_eq!(prompts.started, [(1, 0)]);
         scheduler.add(new(2, vec![2; 40]));
-        let step = scheduler.schedule(10);
-        assert_eq!(
-            (ids(&step), step.n_decoding, step.n_prefill()),
-            (vec![1, 2], 1, 10)
-        );
+        let prompts = scheduler.schedule_prompts(10);
+        assert_eq!((ids(&prompts), prompts.n_tokens()), (vec![2], 10));
+        for _ in 0..3 {
+            let decoding = scheduler.schedule_decoding();
+            assert_eq!(ids(&decoding), [1]);
+            scheduler.complete(&decoding);
+            scheduler.append(1, 9);
+        }
+        assert!(scheduler.has_work());
+        scheduler.complete(&prompts);
+        assert!(!scheduler.has_work());
+        assert_eq!(scheduler.schedule_prompts(10).slices[0].start, 10);
+    }
+
+    #[test]
+    fn blocks_of_prompts_in_work_belong_to_nobody_else() {
+        let mut scheduler = Scheduler::new(LIMITS);
+        scheduler.add(new(1, vec![1; 5]));
+        scheduler.add(new(2, vec![2; 10]));
+        let prompts = scheduler.schedule_prompts(24);
+        assert_eq!(ids(&prompts), [1, 2]);
+        scheduler.remove(1);
+        assert!(scheduler.has_work());
+        assert_eq!(scheduler.block_counts().used, 2);
+        scheduler.complete(&prompts);
+        assert_eq!(scheduler.block_counts().used, 1);
+        scheduler.append(2, 9);
+        // Where nobody wants them any more they are given up at once.
+        scheduler.add(new(3, vec![3; 10]));
+        scheduler.schedule_prompts(24);
+        scheduler.remove(3);
+        assert!(!scheduler.has_work());
+        assert_eq!(scheduler.block_counts().used, 1);
     }
 
     #[test]
@@ -1034,28 +1149,24 @@ mod tests {
                 scheduler.add(new(id, vec![id as u32; n_tokens]));
             }
             for _ in 0..6 {
-                let step = scheduler.schedule(24);
-                scheduler.complete(&step);
-                for slice in &step.slices {
-                    if slice.n_outputs > 0 {
-                        scheduler.append(slice.id, 9);
-                    }
-                }
+                step(&mut scheduler);
             }
-            assert_eq!(scheduler.n_decoding(), n as usize);
+            assert!(scheduler.running.len() == n as usize);
+            assert!(scheduler.running.iter().all(Sequence::is_decoding));
             (1..=n).for_each(|id| scheduler.set_paused(id, true));
             let tokens = vec![5; 70];
             scheduler.add(NewSequence {
                 n_choices,
                 ..new(5, tokens)
             });
-            let step = scheduler.schedule(24);
-            assert_eq!(ids(&step), [5]);
-            scheduler.complete(&step);
+            let [decoding, prompts] = step(&mut scheduler);
+            assert_eq!((ids(&decoding), ids(&prompts)), (vec![], vec![5]));
             // Who reads on goes on.
             (1..=n).for_each(|id| scheduler.set_paused(id, false));
             scheduler.remove(5);
-            assert_eq!(ids(&scheduler.schedule(24))[0], 1);
+            let [decoding, prompts] = step(&mut scheduler);
+            let all = [ids(&decoding), ids(&prompts)].concat();
+            assert_eq!(all.iter().min(), Some(&1));
         }
     }
 
@@ -1065,12 +1176,11 @@ mod tests {
         let prompt: Vec<u32> = (0..33).collect();
         for (id, n_cached) in [(1, 0), (2, 32)] {
             scheduler.add(new(id, prompt.clone()));
-            while scheduler.sequence_mut(id).is_none_or(|s| s.n_pending() > 0) {
-                let step = scheduler.schedule(24);
-                for started in &step.started {
+            while !scheduler.running.iter().any(Sequence::is_decoding) {
+                let [_, prompts] = step(&mut scheduler);
+                for started in &prompts.started {
                     assert_eq!(*started, (id, n_cached));
                 }
-                scheduler.complete(&step);
             }
             scheduler.remove(id);
         }
@@ -1090,7 +1200,7 @@ mod tests {
                 ..new(id, vec![1])
             });
         }
-        assert_eq!(ids(&scheduler.schedule(24)), [0, 8, 9, 1]);
+        assert_eq!(ids(&scheduler.schedule_prompts(24)), [0, 8, 9, 1]);
     }
 
     #[test]

@@ -59,6 +59,7 @@ impl Case {
         let limits = Limits {
             max_tokens: n,
             max_outputs: n,
+            max_between: 0,
             n_kv_blocks,
             kv_types: self.kv_types,
         };

@@ -410,6 +410,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         max_tokens: 4,
         max_outputs: 4,
+        max_between: 0,
         n_kv_blocks: 1,
         kv_types: KvTypes::both(KvType::F32),
     };

@@ -149,6 +149,7 @@ mod tests {
         let limits = Limits {
             max_tokens: 1,
             max_outputs: 1,
+            max_between: 0,
             n_kv_blocks: 1,
             kv_types: KvTypes::default(),
         };

@@ -65,6 +65,7 @@ pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, B
     let limits = Limits {
         max_tokens: N_TOKENS,
         max_outputs: 1,
+        max_between: 0,
         n_kv_blocks: N_TOKENS,
         kv_types: KvTypes::default(),
     };

@@ -1,16 +1,19 @@
 //! One transformer layer, in every data type: the CPU agrees with the reference, and gives the
 //! same bits on every instruction set, for any number of threads, batch and slicing.
 
+use std::time::Duration;
+
 use minerva_compute::cpu::{CpuOptions, Isa};
 use minerva_compute::{
     Activation, AttentionSpec, Backend, Batch, Builder, CpuBackend, DType, Executable, ExpertsSpec,
-    Function, KV_BLOCK_LEN, KvType, KvTypes, Limits, Pairing, Program, ReferenceBackend, Rope,
-    Sequence, Weight, kv_block_bytes,
+    Function, KvType, KvTypes, Limits, Pairing, Program, ReferenceBackend, Rope, Sequence, Weight,
+    kv_block_bytes,
 };
 
 const LIMITS: Limits = Limits {
     max_tokens: 40,
     max_outputs: 40,
+    max_between: 0,
     n_kv_blocks: 64,
     kv_types: KvTypes::both(KvType::F32),
 };
@@ -310,6 +313,7 @@ fn every_operation_agrees_with_the_reference() {
     let limits = Limits {
         max_tokens: 600,
         max_outputs: 600,
+        max_between: 0,
         n_kv_blocks: 48,
         ..LIMITS
     };
@@ -540,30 +544,109 @@ fn slices_threads_and_company_do_not_change_a_bit() {
 
 #[test]
 fn long_contexts_agree_with_the_reference() {
-    // Several spans of attention, and blocks in no order.
-    let tokens = tokens(600, 5);
-    let blocks: Vec<u32> = (0..38).map(|i| (i * 29) % 48).collect();
-    assert!(blocks.len() * KV_BLOCK_LEN >= 600);
+    // Several units and spans of attention, and blocks in no order.
+    let tokens = tokens(1100, 5);
+    let blocks: Vec<u32> = (0..69).map(|i| (i * 29) % 80).collect();
     let program = program(DType::F32, &SHAPE, Pairing::Adjacent);
     for &kv_type in KvType::ALL {
         let limits = Limits {
-            max_tokens: 600,
-            max_outputs: 600,
-            n_kv_blocks: 48,
+            max_tokens: 1100,
+            max_outputs: 1100,
+            max_between: 0,
+            n_kv_blocks: 80,
             kv_types: KvTypes::both(kv_type),
         };
         let mut model = ReferenceBackend.load(program.clone(), limits).unwrap();
-        let want = run(&mut *model, &tokens, &[600], &blocks);
-        let mut model = cpu(*Isa::available().last().unwrap(), 2)
-            .load(program.clone(), limits)
-            .unwrap();
-        let got = run(&mut *model, &tokens, &[600], &blocks);
+        let want = run(&mut *model, &tokens, &[1100], &blocks);
+        let isa = *Isa::available().last().unwrap();
+        let mut model = cpu(isa, 2).load(program.clone(), limits).unwrap();
+        let got = run(&mut *model, &tokens, &[1100], &blocks);
         let error = error(&got, &want);
         assert!(error < tolerance(kv_type), "{kv_type}: error {error:e}");
-        assert!(
-            run(&mut *model, &tokens, &[511, 80, 9], &blocks) == got,
-            "{kv_type}: slices"
-        );
+        // Few tokens, whose context threads share.
+        for n_threads in [1, 2, 5] {
+            let mut model = cpu(isa, n_threads).load(program.clone(), limits).unwrap();
+            assert!(
+                run(&mut *model, &tokens, &[511, 515, 64, 1, 1, 8], &blocks) == got,
+                "{kv_type}: slices, {n_threads} threads"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_batch_can_wait_while_others_are_run() {
+    let long = tokens(130, 6);
+    let short = tokens(40, 7);
+    let limits = Limits {
+        max_tokens: 130,
+        max_outputs: 130,
+        max_between: 4,
+        n_kv_blocks: 16,
+        ..LIMITS
+    };
+    for program in [
+        program(DType::Q4_0, &SHAPE, Pairing::Adjacent),
+        experts_program(DType::Q8_0, 64, true, true),
+    ] {
+        for n_threads in [1, 3] {
+            let load = || {
+                let backend = cpu(*Isa::available().last().unwrap(), n_threads);
+                backend.load(program.clone(), limits).unwrap()
+            };
+            let blocks = [[0, 3, 4, 5, 6, 7, 8, 9, 10].as_slice(), &[1, 11, 2]];
+            let alone: Vec<Vec<f32>> = [&long, &short]
+                .into_iter()
+                .zip(blocks)
+                .map(|(tokens, blocks)| {
+                    let slices: Vec<usize> =
+                        tokens.chunks(limits.max_tokens).map(<[u32]>::len).collect();
+                    run(&mut *load(), tokens, &slices, blocks)
+                })
+                .collect();
+            let mut model = load();
+            assert!(model.can_pause());
+            let sequences = [Sequence {
+                n_tokens: 130,
+                start: 0,
+                blocks: blocks[0],
+            }];
+            let outputs: Vec<u32> = (0..130).collect();
+            let batch = Batch {
+                tokens: &long,
+                sequences: &sequences,
+                outputs: &outputs,
+            };
+            let (mut n_parts, mut others) = (0, Vec::new());
+            let logits = loop {
+                n_parts += 1;
+                if let Some(logits) = model.run_for(&batch, Duration::from_micros(20)) {
+                    break logits.to_vec();
+                }
+                // Every now and then, since it may take many parts.
+                let i = others.len() / VOCAB;
+                if n_parts % 5 == 0 && i < short.len() {
+                    let n = 3.min(short.len() - i);
+                    let sequences = [Sequence {
+                        n_tokens: n,
+                        start: i,
+                        blocks: blocks[1],
+                    }];
+                    others.extend_from_slice(model.run(&Batch {
+                        tokens: &short[i..i + n],
+                        sequences: &sequences,
+                        outputs: &[0, 1, 2][..n],
+                    }));
+                }
+            };
+            assert!(n_parts > 1, "it never waited");
+            assert!(logits == alone[0], "{n_threads} threads: {n_parts} parts");
+            assert!(others == alone[1][..others.len()], "{n_threads} threads");
+            // One that is left has no effect on the next.
+            let _ = model.run_for(&batch, Duration::from_micros(20));
+            model.abandon();
+            assert!(model.run(&batch) == alone[0]);
+        }
     }
 }
 

@@ -167,6 +167,7 @@ impl Sizes {
             limits: Limits {
                 max_tokens,
                 max_outputs: max_sequences + batch_scores.min(max_tokens),
+                max_between: max_sequences,
                 n_kv_blocks,
                 kv_types,
             },

@@ -43,6 +43,8 @@ pub(super) struct Worker {
     executable: Box<dyn Executable>,
     scheduler: Scheduler,
     pace: Pace,
+    /// The parts of prompts that are in work.
+    prompts: Option<Prompts>,
     /// By the id of their first sequence.
     requests: BTreeMap<SequenceId, Request>,
     /// Which request and choice a sequence is, once its prompt is computed.
@@ -50,6 +52,57 @@ pub(super) struct Worker {
     next_id: SequenceId,
     stats: EngineStats,
     shared_stats: Arc<Mutex<EngineStats>>,
+}
+
+/// A step of prompts, which steps of decoding interrupt.
+struct Prompts {
+    step: Step,
+    batch: BatchData,
+    /// How long it was computed so far.
+    time: Duration,
+}
+
+/// What a [`Batch`] points to.
+struct BatchData {
+    tokens: Vec<u32>,
+    sequences: Vec<(usize, usize, Vec<u32>)>, // number of tokens, first position, blocks
+    outputs: Vec<u32>,
+}
+
+impl BatchData {
+    fn new(step: &Step, scheduler: &Scheduler) -> BatchData {
+        let mut data = BatchData {
+            tokens: Vec::new(),
+            sequences: Vec::new(),
+            outputs: Vec::new(),
+        };
+        for slice in &step.slices {
+            let (tokens, blocks) = scheduler.slice(slice);
+            data.tokens.extend_from_slice(tokens);
+            let end = data.tokens.len();
+            let outputs = end - slice.n_outputs..end;
+            data.outputs.extend(outputs.map(|i| i as u32));
+            let sequence = (slice.n_tokens, slice.start, blocks.to_vec());
+            data.sequences.push(sequence);
+        }
+        data
+    }
+
+    fn with<T>(&self, run: impl FnOnce(&Batch<'_>) -> T) -> T {
+        let sequences = self.sequences.iter();
+        let sequences: Vec<Sequence<'_>> = sequences
+            .map(|(n_tokens, start, blocks)| Sequence {
+                n_tokens: *n_tokens,
+                start: *start,
+                blocks,
+            })
+            .collect();
+        run(&Batch {
+            tokens: &self.tokens,
+            sequences: &sequences,
+            outputs: &self.outputs,
+        })
+    }
 }
 
 /// A request in the making.
@@ -201,6 +254,7 @@ impl Worker {
             executable,
             scheduler,
             pace: Pace::default(),
+            prompts: None,
             requests: BTreeMap::new(),
             sequences: BTreeMap::new(),
             next_id: 0,
@@ -389,16 +443,61 @@ impl Worker {
         self.requests.remove(&id);
     }
 
-    /// Computes a step; `false` if there is nothing to compute.
+    /// Computes a token of each sequence that decodes, then prompts for as long as these may wait;
+    /// `false` if there is nothing to compute.
     fn step(&mut self) -> bool {
-        let n_decoding = self.scheduler.n_decoding();
-        let n_to_come = self.scheduler.n_to_come(SHORT_PROMPT);
-        let max_prefill = self.pace.max_prefill(n_decoding, n_to_come);
-        let mut step = self.scheduler.schedule(max_prefill);
-        if step.slices.is_empty() && n_decoding > 0 {
-            // Those that decode have no block: only prompts can go on.
-            step = self.scheduler.schedule(self.pace.max_prefill(0, n_to_come));
+        let step = self.scheduler.schedule_decoding();
+        let n_decoding = step.slices.len();
+        if n_decoding > 0 {
+            let start = Instant::now();
+            let batch = BatchData::new(&step, &self.scheduler);
+            let logits = self.compute(&step, |executable| {
+                batch.with(|batch| Some(executable.run(batch).to_vec()))
+            });
+            if self.finish_step(&step, logits) {
+                self.pace.decoded(n_decoding, start.elapsed());
+            }
         }
+        let n_to_come = self.scheduler.n_to_come(SHORT_PROMPT);
+        let time = self.pace.time_for_prompts(n_decoding, n_to_come);
+        let has_prompts = !time.is_zero() && self.go_on_with_prompts(time);
+        has_prompts || n_decoding > 0
+    }
+
+    /// Computes prompts for about `time`; `false` if there are none.
+    fn go_on_with_prompts(&mut self, time: Duration) -> bool {
+        if self.prompts.is_some() && !self.scheduler.has_work() {
+            // Nobody wants them any more, or another sequence took their blocks.
+            self.executable.abandon();
+            self.prompts = None;
+        }
+        let Some(mut prompts) = self.prompts.take().or_else(|| self.begin_prompts(time)) else {
+            return false;
+        };
+        let start = Instant::now();
+        let Prompts { step, batch, .. } = &prompts;
+        // Copies are only for the first time.
+        let logits = self.compute(step, |executable| {
+            batch.with(|batch| executable.run_for(batch, time).map(<[f32]>::to_vec))
+        });
+        self.pace.prompts_took(start.elapsed());
+        prompts.time += start.elapsed();
+        prompts.step.copies.clear();
+        if let Ok(None) = logits {
+            self.prompts = Some(prompts);
+            return true;
+        }
+        let n_tokens = prompts.step.n_tokens();
+        if self.finish_step(&prompts.step, logits) {
+            self.stats.n_prompt_tokens += n_tokens as u64;
+            self.pace.prompts_ended(n_tokens, prompts.time);
+        }
+        true
+    }
+
+    fn begin_prompts(&mut self, time: Duration) -> Option<Prompts> {
+        let max_tokens = self.pace.max_tokens(time, self.executable.can_pause());
+        let step = self.scheduler.schedule_prompts(max_tokens);
         for &(id, n_cached) in &step.started {
             if let Some(request) = self.requests.get_mut(&id) {
                 request.started = Some(Instant::now());
@@ -412,23 +511,12 @@ impl Worker {
                 }));
             }
         }
-        if step.slices.is_empty() {
-            return false;
-        }
-        let start = Instant::now();
-        if let Err(message) = self.compute(&step) {
-            self.stats.n_failed_steps += 1;
-            for slice in &step.slices {
-                let id = self.request_of(slice.id);
-                self.fail(id, EngineError::Failed(message.clone()));
-            }
-            return true;
-        }
-        self.stats.n_steps += 1;
-        self.stats.n_prompt_tokens += step.n_prefill() as u64;
-        self.pace
-            .measured(step.n_decoding, step.n_prefill(), start.elapsed());
-        true
+        let batch = BatchData::new(&step, &self.scheduler);
+        (!step.slices.is_empty()).then_some(Prompts {
+            step,
+            batch,
+            time: Duration::ZERO,
+        })
     }
 
     fn request_of(&self, sequence: SequenceId) -> SequenceId {
@@ -437,38 +525,41 @@ impl Worker {
             .map_or(sequence, |(id, _)| *id)
     }
 
-    /// Runs a step and deals with its logits. `Err`: what the backend said when it panicked.
-    fn compute(&mut self, step: &Step) -> Result<(), String> {
-        let (mut tokens, mut outputs) = (Vec::new(), Vec::new());
-        let mut sequences = Vec::new();
-        for slice in &step.slices {
-            let (slice_tokens, blocks) = self.scheduler.slice(slice);
-            tokens.extend_from_slice(slice_tokens);
-            let end = tokens.len();
-            outputs.extend((end - slice.n_outputs..end).map(|i| i as u32));
-            sequences.push(Sequence {
-                n_tokens: slice.n_tokens,
-                start: slice.start,
-                blocks,
-            });
-        }
-        let batch = Batch {
-            tokens: &tokens,
-            sequences: &sequences,
-            outputs: &outputs,
-        };
-        let executable = &mut self.executable;
+    /// Copies the blocks that a step wants to be copied, and runs it. `Err`: what the backend said when
+    /// it panicked.
+    fn compute(
+        &mut self,
+        step: &Step,
+        run: impl FnOnce(&mut dyn Executable) -> Option<Vec<f32>>,
+    ) -> Result<Option<Vec<f32>>, String> {
+        let executable = &mut *self.executable;
         let run = || {
             for &(from, to) in &step.copies {
                 executable.copy_block(from, to);
             }
-            executable.run(&batch).to_vec()
+            run(executable)
         };
-        let logits = catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
+        catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
             text.unwrap_or("panic without a message").to_owned()
-        })?;
+        })
+    }
+
+    /// Deals with the logits of a step, or fails its requests; whether it was computed.
+    fn finish_step(&mut self, step: &Step, logits: Result<Option<Vec<f32>>, String>) -> bool {
+        let logits = match logits {
+            Ok(logits) => logits.unwrap_or_default(),
+            Err(message) => {
+                self.stats.n_failed_steps += 1;
+                for slice in &step.slices {
+                    let id = self.request_of(slice.id);
+                    self.fail(id, EngineError::Failed(message.clone()));
+                }
+                return false;
+            }
+        };
+        self.stats.n_steps += 1;
         self.scheduler.complete(step);
         let vocab_size = self.model.hparams().vocab_size;
         let mut rows = logits.chunks(vocab_size);
@@ -479,7 +570,7 @@ impl Worker {
                 self.fail(id, error.into());
             }
         }
-        Ok(())
+        true
     }
 
     /// Deals with the logits of one slice.

@@ -16,6 +16,7 @@ const VOCAB: usize = 3000;
 const LIMITS: Limits = Limits {
     max_tokens: 24,
     max_outputs: 6,
+    max_between: 0,
     n_kv_blocks: 12,
     kv_types: KvTypes::both(KvType::Q8_0),
 };

@@ -2,7 +2,7 @@
 
 use crate::backend::{BackendError, Limits, Memory};
 use crate::cpu::kernels::Kernels;
-use crate::cpu::lower::{TILE, lower};
+use crate::cpu::lower::{Plan, TILE, lower};
 use crate::cpu::ops::float_matmul::ROWS;
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
@@ -19,11 +19,44 @@ pub(in crate::cpu) fn plan(
     limits: &Limits,
 ) -> Result<Memory, BackendError> {
     let plan = lower(program, kernels);
-    let product = |factors: &[usize]| factors.iter().fold(1usize, |n, f| n.saturating_mul(*f));
+    let max_rows = limits.max_tokens.max(limits.max_outputs);
+    let thread = Panels::BYTES
+        .saturating_add(product(&[ROWS, plan.max_row_len, 4]))
+        .saturating_add(product(&[max_rows, TILE, 4]))
+        .saturating_add(product(&[QUERY_TOKENS, plan.max_unit_result, 4]));
+    let parts = [
+        product(&[n_threads, thread]),
+        pass_bytes(
+            &plan,
+            program,
+            (limits.max_tokens, limits.max_outputs),
+            limits,
+        ),
+        pass_bytes(
+            &plan,
+            program,
+            (limits.max_between, limits.max_between),
+            limits,
+        ),
+    ];
+    let block_bytes = kv_block_bytes(&program.kv, limits.kv_types)?;
+    Ok(Memory {
+        kv_bytes: limits.n_kv_blocks.saturating_mul(block_bytes),
+        scratch_bytes: parts.into_iter().fold(0, usize::saturating_add),
+    })
+}
+
+/// Memory for batches of at most so many tokens and outputs.
+fn pass_bytes(
+    plan: &Plan,
+    program: &Program,
+    (max_tokens, max_outputs): (usize, usize),
+    limits: &Limits,
+) -> usize {
     let slots = plan.slots.iter().map(|shape| {
         let n_rows = match shape.rows {
-            Rows::Tokens => limits.max_tokens,
-            Rows::Outputs => limits.max_outputs,
+            Rows::Tokens => max_tokens,
+            Rows::Outputs => max_outputs,
         };
         let len = product(&[n_rows, shape.copies, shape.width]);
         let quant = if shape.has_quant {
@@ -36,22 +69,16 @@ pub(in crate::cpu) fn plan(
     let turns = program
         .ropes
         .iter()
-        .map(|rope| product(&[limits.max_tokens, 2 * rope.inv_freq.len(), 4]));
-    let max_rows = limits.max_tokens.max(limits.max_outputs);
-    let thread = Panels::BYTES
-        .saturating_add(product(&[ROWS, plan.max_row_len, 4]))
-        .saturating_add(product(&[max_rows, TILE, 4]))
-        .saturating_add(product(&[QUERY_TOKENS, plan.max_unit_result, 4]));
-    let units = product(&[max_cut_units(limits), plan.max_unit_result, 4]);
+        .map(|rope| product(&[max_tokens, 2 * rope.inv_freq.len(), 4]));
+    let units = product(&[max_cut_units(max_tokens, limits), plan.max_unit_result, 4]);
     let (n_experts, n_used) = plan.max_experts;
     // Four numbers for each copy of a row, three for each expert, and one.
-    let routing = product(&[4, max_rows, n_used, 4]).saturating_add(4 * (3 * n_experts + 1));
-    let parts = slots
-        .chain(turns)
-        .chain([product(&[n_threads, thread]), routing, units]);
-    let block_bytes = kv_block_bytes(&program.kv, limits.kv_types)?;
-    Ok(Memory {
-        kv_bytes: limits.n_kv_blocks.saturating_mul(block_bytes),
-        scratch_bytes: parts.fold(0, usize::saturating_add),
-    })
+    let routing = product(&[4, max_tokens.max(max_outputs), n_used, 4])
+        .saturating_add(4 * (3 * n_experts + 1));
+    let parts = slots.chain(turns).chain([routing, units]);
+    parts.fold(0, usize::saturating_add)
+}
+
+fn product(factors: &[usize]) -> usize {
+    factors.iter().fold(1, |n, f| n.saturating_mul(*f))
 }

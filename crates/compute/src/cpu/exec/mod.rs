@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::backend::{BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
 use crate::cpu::CpuBackend;
@@ -41,21 +42,43 @@ const QUERY_TOKENS: usize = 16;
 const MAX_UNITS: usize = 64;
 
 struct Executor {
+    core: Core,
+    /// For batches up to the limits; may be left in the middle.
+    long: Pass,
+    /// For short batches, which may be run while the long one is left.
+    short: Pass,
+}
+
+/// What all batches share.
+struct Core {
     kernels: &'static Kernels,
     pool: Arc<Pool>,
     plan: Plan,
     limits: Limits,
     vocab_size: usize,
-    slots: Vec<SlotMemory>,
-    ropes: Vec<(Rope, SharedBuf<f32>)>, // turns of each token, [n_tokens, 2 * n_pairs]
+    ropes: Vec<Rope>,
     caches: Vec<LayerCache>,
+    scratch: Vec<Mutex<Scratch>>, // one for each thread
+}
+
+/// A batch in work, and the memory that it is computed in.
+struct Pass {
+    slots: Vec<SlotMemory>,
+    turns: Vec<SharedBuf<f32>>, // by rope: turns of each token, [n_tokens, 2 * n_pairs]
     routing: Routing,
     /// What units of positions give, where more than one thread goes through a context.
     unit_results: SharedBuf<f32>,
-    scratch: Vec<Mutex<Scratch>>, // one for each thread
-    progress: Vec<Progress>,      // one for each step
-    // The batch in work.
+    progress: Vec<Progress>, // one for each step
     work: Work,
+    /// The first step that has not ended, where the batch has begun and not ended.
+    next_step: Option<usize>,
+}
+
+/// A pass while threads go through it.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    core: &'a Core,
+    pass: &'a Pass,
 }
 
 struct SlotMemory {
@@ -174,21 +197,6 @@ pub(super) fn load(
     limits: Limits,
 ) -> Result<Box<dyn Executable>, BackendError> {
     let plan = lower(program, backend.kernels);
-    let n_rows = |rows| match rows {
-        Rows::Tokens => limits.max_tokens,
-        Rows::Outputs => limits.max_outputs,
-    };
-    let slots = plan.slots.iter().map(|shape| {
-        let n = n_rows(shape.rows).saturating_mul(shape.copies);
-        let no_memory = || no_memory("activations", n.saturating_mul(shape.width * 4));
-        let len = n.checked_mul(shape.width).ok_or_else(no_memory)?;
-        let quant = shape.has_quant.then(|| QuantBuf::zeroed(n, shape.width));
-        Ok(SlotMemory {
-            f32: SharedBuf::zeroed(len).ok_or_else(no_memory)?,
-            quant: quant.map(|quant| quant.ok_or_else(no_memory)).transpose()?,
-        })
-    });
-    let slots = slots.collect::<Result<_, _>>()?;
     let kv_types = limits.kv_types;
     let block_bytes = kv_block_bytes(&program.kv, kv_types)?;
     let caches = program.kv.iter().map(|shape| {
@@ -215,15 +223,19 @@ pub(super) fn load(
         })
     });
     let caches = caches.collect::<Result<_, _>>()?;
-    let ropes = program.ropes.iter().map(|rope| {
-        let len = limits.max_tokens * 2 * rope.inv_freq.len();
-        let turns = SharedBuf::zeroed(len).ok_or_else(|| no_memory("rotations", len * 4))?;
-        Ok((rope.clone(), turns))
-    });
-    let ropes = ropes.collect::<Result<_, _>>()?;
+    let long = Pass::new(
+        &plan,
+        program,
+        (limits.max_tokens, limits.max_outputs),
+        &limits,
+    )?;
+    let short = Pass::new(
+        &plan,
+        program,
+        (limits.max_between, limits.max_between),
+        &limits,
+    )?;
     let max_rows = limits.max_tokens.max(limits.max_outputs);
-    let routing = Routing::zeroed(max_rows, plan.max_experts)
-        .ok_or_else(|| no_memory("experts", max_rows.saturating_mul(16 * plan.max_experts.1)))?;
     let scratch = (0..backend.pool.n_threads()).map(|_| {
         let up = SharedBuf::zeroed(max_rows * TILE);
         Ok(Mutex::new(Scratch {
@@ -234,39 +246,28 @@ pub(super) fn load(
         }))
     });
     let scratch = scratch.collect::<Result<_, _>>()?;
-    let n_results = max_cut_units(&limits).saturating_mul(plan.max_unit_result);
-    let unit_results = SharedBuf::zeroed(n_results)
-        .ok_or_else(|| no_memory("attention", n_results.saturating_mul(4)))?;
-    let work = Work {
-        max_cut_units: max_cut_units(&limits),
-        ..Work::default()
-    };
     Ok(Box::new(Executor {
-        kernels: backend.kernels,
-        pool: backend.pool.clone(),
-        limits,
-        vocab_size: program.vocab_size(),
-        slots,
-        ropes,
-        caches,
-        routing,
-        unit_results,
-        scratch,
-        // One more for the rotations, which come first.
-        progress: (0..plan.steps.len() + 1)
-            .map(|_| Progress::default())
-            .collect(),
-        plan,
-        work,
+        core: Core {
+            kernels: backend.kernels,
+            pool: backend.pool.clone(),
+            limits,
+            vocab_size: program.vocab_size(),
+            ropes: program.ropes.clone(),
+            caches,
+            scratch,
+            plan,
+        },
+        long,
+        short,
     }))
 }
 
 /// The most units, over all tokens, that are cut into chunks of their own: none where a context is
 /// one unit at most.
-fn max_cut_units(limits: &Limits) -> usize {
+fn max_cut_units(max_tokens: usize, limits: &Limits) -> usize {
     match limits.n_kv_blocks.div_ceil(UNIT / KV_BLOCK_LEN) {
         0 | 1 => 0,
-        n => QUERY_TOKENS * n.min(MAX_UNITS),
+        n => max_tokens.min(QUERY_TOKENS) * n.min(MAX_UNITS),
     }
 }
 
@@ -274,38 +275,171 @@ fn no_memory(what: &'static str, bytes: usize) -> BackendError {
     BackendError::OutOfMemory { what, bytes }
 }
 
-impl Executable for Executor {
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
-        batch.check(&self.limits, self.vocab_size);
-        self.work.set(batch, self.plan.max_kv_heads);
-        self.progress[0].reset(if self.ropes.is_empty() {
-            0
-        } else {
-            batch.tokens.len()
+impl Pass {
+    /// Memory for at most so many tokens and outputs.
+    fn new(
+        plan: &Plan,
+        program: &Program,
+        (max_tokens, max_outputs): (usize, usize),
+        limits: &Limits,
+    ) -> Result<Pass, BackendError> {
+        let slots = plan.slots.iter().map(|shape| {
+            let n = match shape.rows {
+                Rows::Tokens => max_tokens,
+                Rows::Outputs => max_outputs,
+            };
+            let n = n.saturating_mul(shape.copies);
+            let no_memory = || no_memory("activations", n.saturating_mul(shape.width * 4));
+            let len = n.checked_mul(shape.width).ok_or_else(no_memory)?;
+            let quant = shape.has_quant.then(|| QuantBuf::zeroed(n, shape.width));
+            Ok(SlotMemory {
+                f32: SharedBuf::zeroed(len).ok_or_else(no_memory)?,
+                quant: quant.map(|quant| quant.ok_or_else(no_memory)).transpose()?,
+            })
         });
-        for i in 0..self.plan.steps.len() {
-            let n_chunks = self.n_chunks(&self.plan.steps[i]);
+        let turns = program.ropes.iter().map(|rope| {
+            let len = max_tokens * 2 * rope.inv_freq.len();
+            SharedBuf::zeroed(len).ok_or_else(|| no_memory("rotations", len * 4))
+        });
+        let max_rows = max_tokens.max(max_outputs);
+        let routing = Routing::zeroed(max_rows, plan.max_experts).ok_or_else(|| {
+            no_memory("experts", max_rows.saturating_mul(16 * plan.max_experts.1))
+        })?;
+        let max_cut_units = max_cut_units(max_tokens, limits);
+        let n_results = max_cut_units.saturating_mul(plan.max_unit_result);
+        let unit_results = SharedBuf::zeroed(n_results)
+            .ok_or_else(|| no_memory("attention", n_results.saturating_mul(4)))?;
+        // One more for the rotations, which come first.
+        let progress = (0..plan.steps.len() + 1).map(|_| Progress::default());
+        Ok(Pass {
+            slots: slots.collect::<Result<_, BackendError>>()?,
+            turns: turns.collect::<Result<_, _>>()?,
+            routing,
+            unit_results,
+            progress: progress.collect(),
+            work: Work {
+                max_cut_units,
+                ..Work::default()
+            },
+            next_step: None,
+        })
+    }
+
+    fn begin(&mut self, core: &Core, batch: &Batch<'_>) {
+        batch.check(&core.limits, core.vocab_size);
+        self.work.set(batch, core.plan.max_kv_heads);
+        let n_turns = match core.ropes.is_empty() {
+            true => 0,
+            false => batch.tokens.len(),
+        };
+        self.progress[0].reset(n_turns);
+        for i in 0..core.plan.steps.len() {
+            let n_chunks = Run { core, pass: self }.n_chunks(&core.plan.steps[i]);
             self.progress[i + 1].reset(n_chunks);
         }
-        let has_failed = AtomicBool::new(false);
-        let this = &*self;
-        this.pool.run(&|worker| this.run_steps(worker, &has_failed));
-        assert!(
-            !has_failed.into_inner(),
-            "a kernel panicked; its message was printed above"
-        );
-        // SAFETY: the run has ended, and the next one needs `&mut self`.
-        unsafe {
-            self.slots[self.plan.logits]
-                .f32
-                .get(0..batch.outputs.len() * self.vocab_size)
+        self.next_step = Some(0);
+    }
+
+    /// Goes on until `deadline`, if there is one; whether the batch has ended.
+    fn go_on(&mut self, core: &Core, deadline: Option<Instant>) -> bool {
+        let first = self.next_step.expect("it has begun");
+        let (has_failed, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+        let run = Run { core, pass: self };
+        let stop = Stop {
+            has_failed: &has_failed,
+            deadline,
+            is_over: &is_over,
+        };
+        core.pool.run(&|worker| run.run_steps(worker, first, &stop));
+        if has_failed.into_inner() {
+            self.next_step = None;
+            panic!("a kernel panicked; its message was printed above");
         }
+        let rest = self.progress[first..]
+            .iter()
+            .position(|step| !step.has_ended());
+        self.next_step = rest.map(|i| first + i);
+        self.next_step.is_none()
+    }
+
+    /// The logits of a batch that has ended.
+    fn logits(&self, core: &Core) -> &[f32] {
+        let len = self.work.outputs.len() * core.vocab_size;
+        // SAFETY: no run is going on, and the next one needs `&mut self`.
+        unsafe { self.slots[core.plan.logits].f32.get(0..len) }
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        let slots = self
+            .slots
+            .iter()
+            .map(|slot| slot.f32.bytes() + slot.quant.as_ref().map_or(0, |quant| quant.bytes()));
+        let turns = self.turns.iter().map(SharedBuf::bytes);
+        let all = slots.chain(turns).sum::<usize>();
+        all + self.routing.bytes() + self.unit_results.bytes()
+    }
+}
+
+/// When threads leave a batch before its end.
+struct Stop<'a> {
+    /// After a panic the other chunks are passed over.
+    has_failed: &'a AtomicBool,
+    deadline: Option<Instant>,
+    /// Whether somebody has seen that the deadline has passed.
+    is_over: &'a AtomicBool,
+}
+
+impl Stop<'_> {
+    fn is_over(&self) -> bool {
+        let Some(deadline) = self.deadline else {
+            return false;
+        };
+        if !self.is_over.load(Ordering::Relaxed) && Instant::now() < deadline {
+            return false;
+        }
+        self.is_over.store(true, Ordering::Relaxed);
+        true
+    }
+}
+
+impl Executable for Executor {
+    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+        let is_short = batch.tokens.len().max(batch.outputs.len()) <= self.core.limits.max_between;
+        let pass = match is_short {
+            true => &mut self.short,
+            false => &mut self.long,
+        };
+        pass.begin(&self.core, batch);
+        pass.go_on(&self.core, None);
+        pass.logits(&self.core)
+    }
+
+    fn run_for(&mut self, batch: &Batch<'_>, time: Duration) -> Option<&[f32]> {
+        let deadline = Instant::now() + time;
+        if self.long.next_step.is_none() {
+            self.long.begin(&self.core, batch);
+        }
+        let has_ended = self.long.go_on(&self.core, Some(deadline));
+        has_ended.then(|| self.long.logits(&self.core))
+    }
+
+    fn can_pause(&self) -> bool {
+        true
+    }
+
+    fn abandon(&mut self) {
+        self.long.next_step = None;
     }
 
     fn copy_block(&mut self, from: u32, to: u32) {
-        let n_blocks = self.limits.n_kv_blocks;
+        let n_blocks = self.core.limits.n_kv_blocks;
         assert!((from.max(to) as usize) < n_blocks, "block");
-        for tiles in self.caches.iter().flat_map(|cache| [&cache.k, &cache.v]) {
+        for tiles in self
+            .core
+            .caches
+            .iter()
+            .flat_map(|cache| [&cache.k, &cache.v])
+        {
             let len = tiles.tile_bytes;
             for head in 0..tiles.buf.bytes() / (n_blocks * len) {
                 let at = |block: u32| (head * n_blocks + block as usize) * len;
@@ -325,28 +459,27 @@ impl Executable for Executor {
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        self.core.limits
     }
 
     fn memory(&self) -> Memory {
-        let tiles = self.caches.iter().flat_map(|cache| [&cache.k, &cache.v]);
-        let kv_bytes = tiles.map(|tiles| tiles.buf.bytes()).sum();
-        let slots = self
-            .slots
+        let tiles = self
+            .core
+            .caches
             .iter()
-            .map(|slot| slot.f32.bytes() + slot.quant.as_ref().map_or(0, |quant| quant.bytes()));
-        let turns = self.ropes.iter().map(|(_, turns)| turns.bytes());
-        let scratch = self.scratch.iter().map(|scratch| {
+            .flat_map(|cache| [&cache.k, &cache.v]);
+        let kv_bytes = tiles.map(|tiles| tiles.buf.bytes()).sum();
+        let scratch = self.core.scratch.iter().map(|scratch| {
             let scratch = scratch
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
             let floats = scratch.wide.len() + scratch.unit_result.len();
             Panels::BYTES + floats * 4 + scratch.up.bytes()
         });
-        let shared = self.routing.bytes() + self.unit_results.bytes();
+        let passes = self.long.scratch_bytes() + self.short.scratch_bytes();
         Memory {
             kv_bytes,
-            scratch_bytes: slots.chain(turns).chain(scratch).sum::<usize>() + shared,
+            scratch_bytes: scratch.sum::<usize>() + passes,
         }
     }
 }
@@ -354,15 +487,23 @@ impl Executable for Executor {
 impl Progress {
     /// The next chunks for one of `n_threads`: half of its share of what is left, so that a thread
     /// reads weights that lie beside each other, and all end at about the same time.
-    fn claim(&self, n_threads: usize) -> Option<Range<usize>> {
+    /// One at a time where threads may have to leave.
+    fn claim(&self, n_threads: usize, may_leave: bool) -> Option<Range<usize>> {
         let n_left = |next: usize| self.n_chunks.saturating_sub(next);
-        let end = |next: usize| next + n_left(next).div_ceil(2 * n_threads);
+        let end = |next: usize| match may_leave {
+            true => next + 1,
+            false => next + n_left(next).div_ceil(2 * n_threads),
+        };
         let claimed = self
             .next
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
                 (n_left(next) > 0).then(|| end(next))
             });
         claimed.ok().map(|next| next..end(next))
+    }
+
+    fn has_ended(&self) -> bool {
+        self.done.load(Ordering::Acquire) >= self.n_chunks
     }
 
     fn reset(&mut self, n_chunks: usize) {
@@ -444,13 +585,13 @@ impl Work {
     }
 }
 
-impl Executor {
+impl Run<'_> {
     fn n_rows(&self, slot: Slot) -> usize {
-        let SlotShape { rows, copies, .. } = self.plan.slots[slot];
+        let SlotShape { rows, copies, .. } = self.core.plan.slots[slot];
         copies
             * match rows {
-                Rows::Tokens => self.work.tokens.len(),
-                Rows::Outputs => self.work.outputs.len(),
+                Rows::Tokens => self.pass.work.tokens.len(),
+                Rows::Outputs => self.pass.work.outputs.len(),
             }
     }
 
@@ -482,27 +623,32 @@ impl Executor {
             | Step::ExpertMatMul { x, matrices, .. } => {
                 matrices.len().min(self.n_rows(*x)) * tiles(*x, matrices[0].weight.n_rows())
             }
-            Step::Store { .. } => self.work.block_spans.len(),
-            Step::Attend { spec, .. } => self.work.query_parts.len() * spec.n_kv_heads,
+            Step::Store { .. } => self.pass.work.block_spans.len(),
+            Step::Attend { spec, .. } => self.pass.work.query_parts.len() * spec.n_kv_heads,
         }
     }
 
-    fn run_steps(&self, worker: usize, has_failed: &AtomicBool) {
-        let mut scratch = self.scratch[worker]
+    fn run_steps(&self, worker: usize, first: usize, stop: &Stop<'_>) {
+        let mut scratch = self.core.scratch[worker]
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        for (index, progress) in self.progress.iter().enumerate() {
-            while let Some(chunks) = progress.claim(self.scratch.len()) {
+        let n_threads = self.core.scratch.len();
+        for (index, progress) in self.pass.progress.iter().enumerate().skip(first) {
+            while !stop.is_over()
+                && let Some(chunks) = progress.claim(n_threads, stop.deadline.is_some())
+            {
                 for chunk in chunks {
                     // After a panic the other chunks are passed over, so that every thread comes to
                     // the end.
-                    if !has_failed.load(Ordering::Relaxed) {
+                    if !stop.has_failed.load(Ordering::Relaxed) {
                         let run = || match index.checked_sub(1) {
                             None => self.turns(chunk),
-                            Some(step) => self.chunk(&self.plan.steps[step], chunk, &mut scratch),
+                            Some(step) => {
+                                self.chunk(&self.core.plan.steps[step], chunk, &mut scratch);
+                            }
                         };
                         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                            has_failed.store(true, Ordering::Relaxed);
+                            stop.has_failed.store(true, Ordering::Relaxed);
                         }
                     }
                     // What the chunk wrote is seen by whoever sees it done.
@@ -510,7 +656,10 @@ impl Executor {
                 }
             }
             let mut wait = Wait::default();
-            while progress.done.load(Ordering::Acquire) < progress.n_chunks {
+            while !progress.has_ended() {
+                if stop.is_over() {
+                    return;
+                }
                 wait.once();
             }
         }
@@ -518,13 +667,13 @@ impl Executor {
 
     /// The cosines and sines of one token's position, for every rope.
     fn turns(&self, token: usize) {
-        for (rope, turns) in &self.ropes {
+        for (rope, turns) in self.core.ropes.iter().zip(&self.pass.turns) {
             let n = rope.inv_freq.len();
             // SAFETY: see the module's doc; this chunk's row.
             let row = unsafe { turns.get_mut(token * 2 * n..(token + 1) * 2 * n) };
             let (cos, sin) = row.split_at_mut(n);
             for ((cos, sin), inv_freq) in cos.iter_mut().zip(sin).zip(&rope.inv_freq) {
-                let angle = self.work.positions[token] as f64 * f64::from(*inv_freq);
+                let angle = self.pass.work.positions[token] as f64 * f64::from(*inv_freq);
                 (*sin, *cos) = (angle.sin() as f32, angle.cos() as f32);
                 *sin *= rope.magnitude;
                 *cos *= rope.magnitude;

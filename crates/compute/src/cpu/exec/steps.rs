@@ -10,14 +10,18 @@ use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::kv_tile::Tiles;
 use crate::program::{Activation, Attention, Function};
 
-use super::{Executor, QueryPart, Scratch, Target, TileBuf};
+use super::{QueryPart, Run, Scratch, Target, TileBuf};
 
-impl Executor {
+impl Run<'_> {
     /// Row `row` of a slot that earlier steps wrote.
     fn read(&self, slot: Slot, row: usize) -> &[f32] {
-        let width = self.plan.slots[slot].width;
+        let width = self.core.plan.slots[slot].width;
         // SAFETY: see the module's doc; nobody writes to a slot that a step reads.
-        unsafe { self.slots[slot].f32.get(row * width..(row + 1) * width) }
+        unsafe {
+            self.pass.slots[slot]
+                .f32
+                .get(row * width..(row + 1) * width)
+        }
     }
 
     /// Columns of one row of a slot that this chunk writes.
@@ -26,10 +30,10 @@ impl Executor {
     /// They belong to the chunk alone.
     #[allow(clippy::mut_from_ref, reason = "exclusive by the contract")]
     unsafe fn row_mut(&self, slot: Slot, row: usize, columns: Range<usize>) -> &mut [f32] {
-        let at = row * self.plan.slots[slot].width;
+        let at = row * self.core.plan.slots[slot].width;
         // SAFETY: the caller's promise.
         unsafe {
-            self.slots[slot]
+            self.pass.slots[slot]
                 .f32
                 .get_mut(at + columns.start..at + columns.end)
         }
@@ -40,30 +44,30 @@ impl Executor {
     /// # Safety
     /// They belong to the chunk alone, and are whole groups.
     unsafe fn quantize(&self, slot: Slot, row: usize, columns: Range<usize>) {
-        let quant = self.slots[slot]
+        let quant = self.pass.slots[slot]
             .quant
             .as_ref()
             .expect("lowered with a quantized twin");
-        let at = row * self.plan.slots[slot].width;
+        let at = row * self.core.plan.slots[slot].width;
         // SAFETY: the caller's promise.
         unsafe {
-            let x = self.slots[slot]
+            let x = self.pass.slots[slot]
                 .f32
                 .get(at + columns.start..at + columns.end);
-            (self.kernels.quantize)(x, &mut quant.span(row, columns.start, columns.len()));
+            (self.core.kernels.quantize)(x, &mut quant.span(row, columns.start, columns.len()));
         }
     }
 
     /// Runs one chunk of a step.
     pub(super) fn chunk(&self, step: &Step, chunk: usize, scratch: &mut Scratch) {
-        let width = |slot: Slot| self.plan.slots[slot].width;
+        let width = |slot: Slot| self.core.plan.slots[slot].width;
         match step {
             Step::Embed {
                 table,
                 out,
                 quantize,
             } => {
-                let token = self.work.tokens[chunk] as usize;
+                let token = self.pass.work.tokens[chunk] as usize;
                 // SAFETY: see the module's doc; row `chunk`.
                 table.dequantize_row(token, unsafe { self.row_mut(*out, chunk, 0..width(*out)) });
                 self.quantize_row(*out, chunk, *quantize);
@@ -79,7 +83,7 @@ impl Executor {
                 let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
                 let x = self.read(*x, chunk).chunks_exact(weight.len());
                 for (x, y) in x.zip(y.chunks_exact_mut(weight.len())) {
-                    (self.kernels.rms_norm)(x, weight, *eps, y);
+                    (self.core.kernels.rms_norm)(x, weight, *eps, y);
                 }
                 self.quantize_row(*out, chunk, *quantize);
             }
@@ -93,7 +97,7 @@ impl Executor {
             } => {
                 // SAFETY: see the module's doc; row `chunk`.
                 let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
-                (self.kernels.layer_norm)(self.read(*x, chunk), (weight, bias), *eps, y);
+                (self.core.kernels.layer_norm)(self.read(*x, chunk), (weight, bias), *eps, y);
                 self.quantize_row(*out, chunk, *quantize);
             }
             Step::Map {
@@ -106,9 +110,9 @@ impl Executor {
                 let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
                 y.copy_from_slice(self.read(*x, chunk));
                 match *function {
-                    Function::Scale(factor) => (self.kernels.scale)(y, factor),
-                    Function::Gelu => (self.kernels.gelu)(y),
-                    Function::SoftCap(cap) => (self.kernels.soft_cap)(y, cap),
+                    Function::Scale(factor) => (self.core.kernels.scale)(y, factor),
+                    Function::Gelu => (self.core.kernels.gelu)(y),
+                    Function::SoftCap(cap) => (self.core.kernels.soft_cap)(y, cap),
                 }
                 self.quantize_row(*out, chunk, *quantize);
             }
@@ -121,11 +125,11 @@ impl Executor {
                 // SAFETY: see the module's doc; row `chunk`.
                 let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
                 y.copy_from_slice(self.read(*a, chunk));
-                (self.kernels.add)(y, self.read(*b, chunk));
+                (self.core.kernels.add)(y, self.read(*b, chunk));
                 self.quantize_row(*out, chunk, *quantize);
             }
             Step::Gather { x, out, quantize } => {
-                let row = self.work.outputs[chunk] as usize;
+                let row = self.pass.work.outputs[chunk] as usize;
                 // SAFETY: see the module's doc; row `chunk`.
                 let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
                 y.copy_from_slice(self.read(*x, row));
@@ -162,7 +166,7 @@ impl Executor {
                 };
                 let (gate, up) = (&gate[expert], &up[expert]);
                 let columns = first..n_rows.min(first + TILE);
-                let buf = &self.slots[*out].f32;
+                let buf = &self.pass.slots[*out].f32;
                 let gate_out = Target {
                     buf,
                     width: width(*out),
@@ -205,10 +209,10 @@ impl Executor {
                 let all = chunk * n_used..(chunk + 1) * n_used;
                 // SAFETY: see the module's doc; what is kept of this row.
                 let (chosen, shares) = unsafe {
-                    let chosen = self.routing.chosen.get_mut(all.clone());
-                    (chosen, self.routing.shares.get_mut(all))
+                    let chosen = self.pass.routing.chosen.get_mut(all.clone());
+                    (chosen, self.pass.routing.shares.get_mut(all))
                 };
-                (self.kernels.route)(self.read(*scores, chunk), *normalizes, chosen, shares);
+                (self.core.kernels.route)(self.read(*scores, chunk), *normalizes, chosen, shares);
             }
             Step::GroupByExpert { scores, n_used } => {
                 self.group_by_expert(width(*scores), self.n_rows(*scores), *n_used);
@@ -216,7 +220,7 @@ impl Executor {
             Step::Spread { x, out, quantize } => {
                 // SAFETY: see the module's doc; written by an earlier step, and row `chunk`.
                 let (source, y) = unsafe {
-                    let source = self.routing.sources.get(chunk..chunk + 1)[0] as usize;
+                    let source = self.pass.routing.sources.get(chunk..chunk + 1)[0] as usize;
                     (source, self.row_mut(*out, chunk, 0..width(*out)))
                 };
                 y.copy_from_slice(self.read(*x, source));
@@ -231,7 +235,7 @@ impl Executor {
                 let first = chunk % n_tiles * TILE;
                 let rows = first..n_rows.min(first + TILE);
                 let target = Target {
-                    buf: &self.slots[*out].f32,
+                    buf: &self.pass.slots[*out].f32,
                     width: width(*out),
                     first,
                     first_row: x_rows.start,
@@ -249,13 +253,13 @@ impl Executor {
                 let all = chunk * n_used..(chunk + 1) * n_used;
                 // SAFETY: see the module's doc; written by earlier steps, and row `chunk`.
                 let (places, shares, y) = unsafe {
-                    let places = self.routing.places.get(all.clone());
+                    let places = self.pass.routing.places.get(all.clone());
                     let y = self.row_mut(*out, chunk, 0..width(*out));
-                    (places, self.routing.shares.get(all), y)
+                    (places, self.pass.routing.shares.get(all), y)
                 };
                 y.fill(0.0);
                 for (place, share) in places.iter().zip(shares) {
-                    (self.kernels.add_share)(y, self.read(*x, *place as usize), *share);
+                    (self.core.kernels.add_share)(y, self.read(*x, *place as usize), *share);
                 }
                 self.quantize_row(*out, chunk, *quantize);
             }
@@ -268,7 +272,7 @@ impl Executor {
                 // SAFETY: see the module's doc; row `chunk`.
                 let y = unsafe { self.row_mut(*out, chunk, 0..width(*out)) };
                 y.copy_from_slice(self.read(*x, chunk));
-                (self.kernels.gate)(y, self.read(*by, chunk)[0]);
+                (self.core.kernels.gate)(y, self.read(*by, chunk)[0]);
                 self.quantize_row(*out, chunk, *quantize);
             }
             Step::Store { spec, slots } => self.store(spec, slots, chunk),
@@ -285,8 +289,8 @@ impl Executor {
     fn expert_rows(&self, index: usize) -> Option<(usize, Range<usize>)> {
         // SAFETY: see the module's doc; written by an earlier step.
         let (spans, n) = unsafe {
-            let n = self.routing.n_spans.get(0..1)[0] as usize;
-            (self.routing.spans.get(0..3 * n), n)
+            let n = self.pass.routing.n_spans.get(0..1)[0] as usize;
+            (self.pass.routing.spans.get(0..3 * n), n)
         };
         (index < n).then(|| {
             let span = &spans[3 * index..3 * index + 3];
@@ -297,7 +301,7 @@ impl Executor {
     /// Gives every choice of every row a place among the rows that are grouped by expert.
     fn group_by_expert(&self, n_experts: usize, n_rows: usize, n_used: usize) {
         let n = n_rows * n_used;
-        let routing = &self.routing;
+        let routing = &self.pass.routing;
         // SAFETY: see the module's doc; this step has one chunk.
         let (chosen, places, sources, spans, n_spans) = unsafe {
             (
@@ -333,10 +337,10 @@ impl Executor {
     /// `gate = activation(gate, up)`.
     fn activate(&self, activation: Activation, gate: &mut [f32], up: &[f32]) {
         match activation {
-            Activation::Silu => (self.kernels.silu_mul)(gate, up),
-            Activation::Gelu => (self.kernels.gelu_mul)(gate, up),
+            Activation::Silu => (self.core.kernels.silu_mul)(gate, up),
+            Activation::Gelu => (self.core.kernels.gelu_mul)(gate, up),
             Activation::ClampedSwiglu { alpha, limit } => {
-                (self.kernels.clamped_swiglu)(gate, up, (alpha, limit));
+                (self.core.kernels.clamped_swiglu)(gate, up, (alpha, limit));
             }
         }
     }
@@ -344,7 +348,7 @@ impl Executor {
     fn quantize_row(&self, slot: Slot, row: usize, wanted: bool) {
         if wanted {
             // SAFETY: only called by chunks that own the whole row.
-            unsafe { self.quantize(slot, row, 0..self.plan.slots[slot].width) };
+            unsafe { self.quantize(slot, row, 0..self.core.plan.slots[slot].width) };
         }
     }
 
@@ -376,7 +380,7 @@ impl Executor {
         };
         match kernel {
             MatrixKernel::Group(kernel) => {
-                let quant = self.slots[x]
+                let quant = self.pass.slots[x]
                     .quant
                     .as_ref()
                     .expect("lowered with a quantized twin");
@@ -386,21 +390,21 @@ impl Executor {
                 kernel.product((bytes, row_bytes), &x, panels, &mut tile);
             }
             MatrixKernel::Float(kind) => {
-                let width = self.plan.slots[x].width;
+                let width = self.core.plan.slots[x].width;
                 // SAFETY: as above.
                 let x = unsafe {
-                    self.slots[x]
+                    self.pass.slots[x]
                         .f32
                         .get(x_rows.start * width..x_rows.end * width)
                 };
                 let (bytes, mut tile) = part(rows.start, rows.end);
-                (self.kernels.float_matmul)((*kind, bytes), (x, width), wide, &mut tile);
+                (self.core.kernels.float_matmul)((*kind, bytes), (x, width), wide, &mut tile);
             }
         }
         if let Some(bias) = bias {
             let (_, mut tile) = part(rows.start, rows.end);
             for row in 0..n_rows {
-                (self.kernels.add)(tile.row(row), &bias[rows.clone()]);
+                (self.core.kernels.add)(tile.row(row), &bias[rows.clone()]);
             }
         }
     }
@@ -414,10 +418,10 @@ impl Executor {
         } = part;
         let first = tile * TILE;
         let rows = first..matrix.weight.n_rows().min(first + TILE);
-        let width = self.plan.slots[*out].width;
+        let width = self.core.plan.slots[*out].width;
         let (panels, wide) = (&mut scratch.panels, &mut scratch.wide[..]);
         let target = Target {
-            buf: &self.slots[*out].f32,
+            buf: &self.pass.slots[*out].f32,
             width,
             first,
             first_row: 0,
@@ -432,7 +436,7 @@ impl Executor {
             // SAFETY: see the module's doc; columns `rows`.
             let y = unsafe { self.row_mut(*out, row, rows.clone()) };
             if let Some(residual) = residual {
-                (self.kernels.add)(y, &self.read(*residual, row)[rows.clone()]);
+                (self.core.kernels.add)(y, &self.read(*residual, row)[rows.clone()]);
             }
             if *quantize {
                 // SAFETY: see the module's doc; columns `rows`.
@@ -443,9 +447,9 @@ impl Executor {
 
     /// Turns queries and keys of some tokens of one block, and puts keys and values there.
     fn store(&self, spec: &Attention, slots: &AttentionSlots, chunk: usize) {
-        let (sequence, first, n) = self.work.block_spans[chunk];
-        let blocks = &self.work.sequences[sequence].1;
-        let cache = &self.caches[spec.layer];
+        let (sequence, first, n) = self.pass.work.block_spans[chunk];
+        let blocks = &self.pass.work.sequences[sequence].1;
+        let cache = &self.core.caches[spec.layer];
         let head_dim = spec.head_dim;
         for row in first..first + n {
             // SAFETY: see the module's doc; rows of this chunk's tokens.
@@ -454,7 +458,8 @@ impl Executor {
                 (q, self.row_mut(slots.k, row, 0..spec.n_kv_heads * head_dim))
             };
             if let Some(rope) = slots.rope {
-                let (rope, turns) = &self.ropes[rope.0 as usize];
+                let index = rope.0 as usize;
+                let (rope, turns) = (&self.core.ropes[index], &self.pass.turns[index]);
                 let len = 2 * rope.inv_freq.len();
                 // SAFETY: written by the first step, read-only since.
                 let turns = unsafe { turns.get(row * len..(row + 1) * len) };
@@ -462,15 +467,15 @@ impl Executor {
                     .chunks_exact_mut(head_dim)
                     .chain(k.chunks_exact_mut(head_dim))
                 {
-                    (self.kernels.rotate)(head, turns, rope.pairing);
+                    (self.core.kernels.rotate)(head, turns, rope.pairing);
                 }
             }
             let v = self.read(slots.v, row);
-            let position = self.work.positions[row];
+            let position = self.pass.work.positions[row];
             let block = blocks[position / KV_BLOCK_LEN] as usize;
             for head in 0..spec.n_kv_heads {
                 let tile = |tiles: &TileBuf| {
-                    let at = (head * self.limits.n_kv_blocks + block) * tiles.tile_bytes;
+                    let at = (head * self.core.limits.n_kv_blocks + block) * tiles.tile_bytes;
                     at..at + tiles.tile_bytes
                 };
                 // SAFETY: see the module's doc; a block that a batch writes to belongs to one
@@ -482,9 +487,9 @@ impl Executor {
                     )
                 };
                 let head = head * head_dim..(head + 1) * head_dim;
-                (self.kernels.store_key)(cache.k.kv_type, &k[head.clone()], k_tile, position);
+                (self.core.kernels.store_key)(cache.k.kv_type, &k[head.clone()], k_tile, position);
                 let at = (position, cache.dim);
-                (self.kernels.store_value)(cache.v.kv_type, &v[head], v_tile, at);
+                (self.core.kernels.store_value)(cache.v.kv_type, &v[head], v_tile, at);
             }
         }
     }
@@ -499,7 +504,7 @@ impl Executor {
         scratch: &mut Scratch,
     ) {
         let (part, kv_head) = (chunk / spec.n_kv_heads, chunk % spec.n_kv_heads);
-        let part = &self.work.query_parts[part];
+        let part = &self.pass.work.query_parts[part];
         let n_shared = spec.n_heads / spec.n_kv_heads;
         let mut out = Attended {
             spec,
@@ -524,16 +529,17 @@ impl Executor {
                 };
                 let unit = part.units.start;
                 // SAFETY: see the module's doc; the results of this chunk's unit and head.
-                let mine = unsafe { self.unit_results.get_mut(result(unit)) };
+                let mine = unsafe { self.pass.unit_results.get_mut(result(unit)) };
                 self.attend_unit(&out, (part, kv_head), unit, mine);
-                let ended = &self.work.ended[cut.index * self.plan.max_kv_heads + kv_head];
+                let ended =
+                    &self.pass.work.ended[cut.index * self.core.plan.max_kv_heads + kv_head];
                 // Each layer adds as many. What the others wrote is seen by the last.
                 if (ended.fetch_add(1, Ordering::AcqRel) + 1) % cut.n_units != 0 {
                     return;
                 }
                 for unit in 0..cut.n_units {
                     // SAFETY: all chunks that write them have ended.
-                    let result = unsafe { self.unit_results.get(result(unit)) };
+                    let result = unsafe { self.pass.unit_results.get(result(unit)) };
                     self.merge(&mut out, unit, result);
                 }
             }
@@ -563,9 +569,9 @@ impl Executor {
         unit: usize,
         result: &mut [f32],
     ) {
-        let (spec, cache) = (out.spec, &self.caches[out.spec.layer]);
+        let (spec, cache) = (out.spec, &self.core.caches[out.spec.layer]);
         let tiles = |tiles: &TileBuf| {
-            let len = self.limits.n_kv_blocks * tiles.tile_bytes;
+            let len = self.core.limits.n_kv_blocks * tiles.tile_bytes;
             kv_head * len..(kv_head + 1) * len
         };
         // SAFETY: see the module's doc; nobody writes to the cache in this step.
@@ -585,7 +591,7 @@ impl Executor {
                 bytes: v,
             },
             dim: cache.dim,
-            blocks: &self.work.sequences[part.sequence].1,
+            blocks: &self.pass.work.sequences[part.sequence].1,
             scale: spec.scale,
             soft_cap: spec.soft_cap,
         };
@@ -602,7 +608,7 @@ impl Executor {
                 weight: Weight::NONE,
             }));
         }
-        (self.kernels.attend)(&cache, unit * UNIT, &mut rows);
+        (self.core.kernels.attend)(&cache, unit * UNIT, &mut rows);
         for (weight, row) in weights.as_chunks_mut().0.iter_mut().zip(rows) {
             *weight = [row.weight.max, row.weight.sum];
         }
@@ -610,7 +616,7 @@ impl Executor {
 
     /// The positions that a token sees.
     fn seen(&self, spec: &Attention, row: usize) -> Range<usize> {
-        let end = self.work.positions[row] + 1;
+        let end = self.pass.work.positions[row] + 1;
         spec.window.map_or(0, |n| end.saturating_sub(n))..end
     }
 
