@@ -12,9 +12,9 @@ use super::isa::Isa;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind};
-use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, offsets};
+use super::ops::group_matmul::{self, Direct, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
-use super::ops::quantize::{self, QuantSpan};
+use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;
 use super::simd;
 use super::threads::Tile;
@@ -189,6 +189,27 @@ macro_rules! instance {
                     fn inside<B: Block>(s: simd::$isa, rows: &Rows<'_>, panel: &mut Panel) {
                         group_matmul::unpack::<_, B>(s, rows, panel);
                     }
+                    $(#[$feature])?
+                    fn inside_direct<B: Block>(
+                        s: simd::$isa,
+                        rows: &Rows<'_>,
+                        x: &QuantRows<'_>,
+                        out: &mut [f32; simd::LANES],
+                    ) {
+                        group_matmul::direct::<_, B>(s, rows, x, out);
+                    }
+                    let direct: Option<Direct> = if const { B::HAS_ROWS } {
+                        Some(|rows, x, out| {
+                            let token = simd::$isa::detect().expect("as for the whole table");
+                            #[allow(unused_unsafe, reason = "a set without features needs none")]
+                            // SAFETY: the token proves that the processor has the features.
+                            unsafe {
+                                inside_direct::<B>(token, rows, x, out)
+                            }
+                        })
+                    } else {
+                        None
+                    };
                     let offset = match B::OFFSET {
                         Some(0) => offsets::NONE,
                         Some(_) => offsets::UNSIGNED,
@@ -205,6 +226,7 @@ macro_rules! instance {
                         },
                         multiply: MULTIPLY[usize::from(group_len == 32)][usize::from(has_min)]
                             [usize::from(offset)],
+                        direct,
                         offset: group_matmul::offset::<simd::$isa, B>(),
                     })
                 }

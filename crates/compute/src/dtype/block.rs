@@ -3,7 +3,7 @@
 //! A quantized format only says how a block is taken apart ([`Block::unpack`]); its numbers follow
 //! from that by one formula, `w[i] = scale[g] * q[i] + min[g]`.
 
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::Simd;
 
 /// How the elements of a block are stored, which decides the kernel that multiplies them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,65 +96,64 @@ pub(crate) trait Block {
     /// Takes a block of each of 16 rows apart, side by side: block r begins at `rows[r * stride]`.
     /// The same numbers as [`Block::unpack`]'s, which is its plain twin.
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let _ = (s, rows, stride, out);
         unreachable!("only called where HAS_ROWS");
     }
 }
 
-/// A block of each of 16 rows, taken apart: a lane is a row.
-pub(crate) struct Lanes<'a> {
-    /// Four elements of each row in a lane, `[LEN / 4][row][4]`: `q` plus the type's
-    /// [`Block::OFFSET`], or plus [`Simd::SIGNED_OFFSET`].
-    pub(crate) q: &'a mut [[u8; 4 * LANES]],
-    /// The scale of each group and row.
-    pub(crate) scales: &'a mut [[f32; LANES]],
-    /// The minimum of each group and row, where the form has them.
-    pub(crate) mins: &'a mut [[f32; LANES]],
+/// What takes a block of each of 16 rows as it is taken apart: a lane is a row. All of a block is
+/// put once, in any order.
+pub(crate) trait Lanes<S: Simd> {
+    /// Takes elements 16 c to 16 c + 16 of each row, four in a lane: `q` plus the type's
+    /// [`Block::OFFSET`], or plus [`Simd::SIGNED_OFFSET`] where it has none.
+    fn put(&mut self, s: S, c: usize, q: [S::I; 4]);
+
+    /// Takes elements 16 c to 16 c + 16 of each row, which have a sign.
+    #[inline(always)]
+    fn put_signed(&mut self, s: S, c: usize, mut q: [S::I; 4]) {
+        if S::SIGNED_OFFSET != 0 {
+            for q in &mut q {
+                *q = s.add_i8(*q, s.splat_i8(S::SIGNED_OFFSET as i8));
+            }
+        }
+        self.put(s, c, q);
+    }
+
+    /// Takes the scale of group `g` of each row.
+    fn put_scale(&mut self, s: S, g: usize, scale: S::F);
+
+    /// Takes the minimum of group `g` of each row, where the form has them.
+    fn put_min(&mut self, s: S, g: usize, min: S::F);
 }
 
-impl Lanes<'_> {
-    /// Stores elements 4 i to 4 i + 4 of each row, which have the type's offset.
-    #[inline(always)]
-    pub(super) fn put<S: Simd>(&mut self, s: S, i: usize, q: S::I) {
-        s.store_i8x4(q, &mut self.q[i]);
-    }
-
-    /// Stores elements 4 i to 4 i + 4 of each row, which have a sign.
-    #[inline(always)]
-    pub(super) fn put_signed<S: Simd>(&mut self, s: S, i: usize, q: S::I) {
-        let offset = s.splat_i8(S::SIGNED_OFFSET as i8);
-        let q = if S::SIGNED_OFFSET == 0 {
-            q
-        } else {
-            s.add_i8(q, offset)
-        };
-        s.store_i8x4(q, &mut self.q[i]);
-    }
-
-    /// Stores the scale of group `g` of each row.
-    #[inline(always)]
-    pub(super) fn put_scale<S: Simd>(&mut self, s: S, g: usize, scale: S::F) {
-        s.store(scale, &mut self.scales[g]);
-    }
-
-    /// Stores the minimum of group `g` of each row.
-    #[inline(always)]
-    pub(super) fn put_min<S: Simd>(&mut self, s: S, g: usize, min: S::F) {
-        s.store(min, &mut self.mins[g]);
-    }
-}
+// No `map` over vectors here: its closure would lack the instruction set's features, and be called.
 
 /// The lower four bits of each byte.
 #[inline(always)]
-pub(super) fn low_nibbles<S: Simd>(s: S, x: S::I) -> S::I {
-    s.and(x, s.splat_i8(0x0f))
+pub(super) fn low_nibbles<S: Simd>(s: S, mut x: [S::I; 4]) -> [S::I; 4] {
+    for x in &mut x {
+        *x = s.and(*x, s.splat_i8(0x0f));
+    }
+    x
 }
 
 /// The upper four bits of each byte.
 #[inline(always)]
-pub(super) fn high_nibbles<S: Simd>(s: S, x: S::I) -> S::I {
-    s.and(s.shr(x, 4), s.splat_i8(0x0f))
+pub(super) fn high_nibbles<S: Simd>(s: S, mut x: [S::I; 4]) -> [S::I; 4] {
+    for x in &mut x {
+        *x = s.and(s.shr(*x, 4), s.splat_i8(0x0f));
+    }
+    x
+}
+
+/// [`Simd::lookup`] of each.
+#[inline(always)]
+pub(super) fn look_up<S: Simd>(s: S, table: &[i8; 16], mut codes: [S::I; 4]) -> [S::I; 4] {
+    for codes in &mut codes {
+        *codes = s.lookup(table, *codes);
+    }
+    codes
 }
 
 /// Byte `i` of each lane, without a sign, as f32.

@@ -4,7 +4,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_nibbles};
+use super::block::{Block, Form, Lanes, high_nibbles, look_up, low_nibbles, spread_nibbles};
 
 /// A block of IQ4_NL.
 pub(super) struct IQ4NL;
@@ -26,14 +26,11 @@ impl Block for IQ4NL {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
-        let scale = s.load_rows(rows, stride)[0];
-        out.put_scale(s, 0, s.f16_to_f32(scale));
-        for (i, codes) in s.load_rows(&rows[2..], stride).into_iter().enumerate() {
-            let [low, high] = [low_nibbles(s, codes), high_nibbles(s, codes)];
-            out.put_signed(s, i, s.lookup(&UNEVEN_STEPS, low));
-            out.put_signed(s, 4 + i, s.lookup(&UNEVEN_STEPS, high));
-        }
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        out.put_scale(s, 0, s.load_f16_rows(rows, stride));
+        let codes = s.load_rows(&rows[2..], stride);
+        out.put_signed(s, 0, look_up(s, &UNEVEN_STEPS, low_nibbles(s, codes)));
+        out.put_signed(s, 1, look_up(s, &UNEVEN_STEPS, high_nibbles(s, codes)));
     }
 }
 

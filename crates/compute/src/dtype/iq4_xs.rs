@@ -5,7 +5,9 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, f16_at, high_nibbles, low_nibbles, spread_nibbles, u16_at};
+use super::block::{
+    Block, Form, Lanes, f16_at, high_nibbles, look_up, low_nibbles, spread_nibbles, u16_at,
+};
 use super::iq4_nl::UNEVEN_STEPS;
 
 /// A block of IQ4_XS.
@@ -35,7 +37,7 @@ impl Block for IQ4XS {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let [head, lower, ..] = s.load_rows(rows, stride);
         let (d, upper) = (s.f16_to_f32(head), s.shr(head, 16));
         for g in 0..8 {
@@ -47,11 +49,12 @@ impl Block for IQ4XS {
         }
         for g in 0..8 {
             let codes = s.load_rows(&rows[8 + 16 * g..], stride);
-            for (i, codes) in codes.into_iter().enumerate() {
-                let [low, high] = [low_nibbles(s, codes), high_nibbles(s, codes)];
-                out.put_signed(s, 8 * g + i, s.lookup(&UNEVEN_STEPS, low));
-                out.put_signed(s, 8 * g + 4 + i, s.lookup(&UNEVEN_STEPS, high));
-            }
+            out.put_signed(s, 2 * g, look_up(s, &UNEVEN_STEPS, low_nibbles(s, codes)));
+            out.put_signed(
+                s,
+                2 * g + 1,
+                look_up(s, &UNEVEN_STEPS, high_nibbles(s, codes)),
+            );
         }
     }
 }

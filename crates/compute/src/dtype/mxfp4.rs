@@ -4,9 +4,9 @@
 //! [OCP Microscaling Formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf);
 //! unlike there, exponent 255 is read as a number, as in the file format.
 
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{LANES, Simd};
 
-use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_nibbles};
+use super::block::{Block, Form, Lanes, high_nibbles, look_up, low_nibbles, spread_nibbles};
 
 /// A block of MXFP4.
 pub(super) struct MXFP4;
@@ -29,15 +29,15 @@ impl Block for MXFP4 {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
-        for (row, scale) in out.scales[0].iter_mut().enumerate() {
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let mut scales = [0.0; LANES];
+        for (row, scale) in scales.iter_mut().enumerate() {
             *scale = half_power(rows[row * stride]);
         }
-        for (i, codes) in s.load_rows(&rows[1..], stride).into_iter().enumerate() {
-            let [low, high] = [low_nibbles(s, codes), high_nibbles(s, codes)];
-            out.put(s, i, s.lookup(&OFFSET_E2M1, low));
-            out.put(s, 4 + i, s.lookup(&OFFSET_E2M1, high));
-        }
+        out.put_scale(s, 0, s.load(&scales));
+        let codes = s.load_rows(&rows[1..], stride);
+        out.put(s, 0, look_up(s, &OFFSET_E2M1, low_nibbles(s, codes)));
+        out.put(s, 1, look_up(s, &OFFSET_E2M1, high_nibbles(s, codes)));
     }
 }
 

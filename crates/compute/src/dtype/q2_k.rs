@@ -5,9 +5,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{
-    Block, Form, Lanes, byte_to_f32, f16_at, high_nibbles, low_nibbles, spread_pairs,
-};
+use super::block::{Block, Form, Lanes, byte_to_f32, f16_at, spread_pairs};
 
 /// A block of Q2_K.
 pub(super) struct Q2K;
@@ -36,25 +34,27 @@ impl Block for Q2K {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let factors = s.load_rows(&rows[68..], stride)[3];
         let (d, d_min) = (s.f16_to_f32(factors), s.f16_to_f32(s.shr(factors, 16)));
         let d_min = s.mul(d_min, s.splat(-1.0));
         for (c, packed) in s.load_rows(rows, stride).into_iter().enumerate() {
-            let (scales, mins) = (low_nibbles(s, packed), high_nibbles(s, packed));
             for j in 0..4 {
-                out.put_scale(s, 4 * c + j, s.mul(d, byte_to_f32(s, scales, j)));
-                out.put_min(s, 4 * c + j, s.mul(d_min, byte_to_f32(s, mins, j)));
+                let scale = byte_to_f32(s, s.and(packed, s.splat_i8(0x0f)), j);
+                let min = byte_to_f32(s, s.and(s.shr(packed, 4), s.splat_i8(0x0f)), j);
+                out.put_scale(s, 4 * c + j, s.mul(d, scale));
+                out.put_min(s, 4 * c + j, s.mul(d_min, min));
             }
         }
         for half in 0..2 {
             for quarter in 0..2 {
                 let codes = s.load_rows(&rows[16 + 32 * half + 16 * quarter..], stride);
-                for (i, codes) in codes.into_iter().enumerate() {
-                    for plane in 0..4 {
-                        let pairs = s.and(s.shr(codes, 2 * plane), s.splat_i8(3));
-                        out.put(s, 32 * half + 8 * plane as usize + 4 * quarter + i, pairs);
+                for plane in 0..4 {
+                    let mut pairs = codes;
+                    for pairs in &mut pairs {
+                        *pairs = s.and(s.shr(*pairs, 2 * plane as u32), s.splat_i8(3));
                     }
+                    out.put(s, 8 * half + 2 * plane + quarter, pairs);
                 }
             }
         }

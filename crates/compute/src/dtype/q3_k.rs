@@ -6,9 +6,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{
-    Block, Form, Lanes, byte_to_f32, f16_at, high_nibbles, low_nibbles, spread_pairs,
-};
+use super::block::{Block, Form, Lanes, byte_to_f32, f16_at, spread_pairs};
 
 /// A block of Q3_K.
 pub(super) struct Q3K;
@@ -44,15 +42,15 @@ impl Block for Q3K {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
-        // The last 16 bytes that can be read end with the factor.
-        let d = s.f16_to_f32(s.shr(s.load_rows(&rows[94..], stride)[3], 16));
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let d = s.load_f16_rows(&rows[108..], stride);
         let [_, a, b, upper] = s.load_rows(&rows[92..], stride);
+        let nibbles = s.splat_i8(0x0f);
         let lower = [
-            low_nibbles(s, a),
-            low_nibbles(s, b),
-            high_nibbles(s, a),
-            high_nibbles(s, b),
+            s.and(a, nibbles),
+            s.and(b, nibbles),
+            s.and(s.shr(a, 4), nibbles),
+            s.and(s.shr(b, 4), nibbles),
         ];
         for (c, lower) in lower.into_iter().enumerate() {
             let pairs = s.and(s.shr(upper, 2 * c as u32), s.splat_i8(3));
@@ -62,18 +60,18 @@ impl Block for Q3K {
                 out.put_scale(s, 4 * c + j, s.mul(d, scale));
             }
         }
-        let thirds = [0, 16].map(|at| s.load_rows(&rows[at..], stride));
-        for half in 0..2 {
-            for quarter in 0..2 {
+        for quarter in 0..2 {
+            let thirds = s.load_rows(&rows[16 * quarter..], stride);
+            for half in 0..2 {
                 let codes = s.load_rows(&rows[32 + 32 * half + 16 * quarter..], stride);
-                for (i, codes) in codes.into_iter().enumerate() {
-                    for plane in 0..4 {
-                        let pairs = s.and(s.shr(codes, 2 * plane), s.splat_i8(3));
-                        let c = 4 * half as u32 + plane;
-                        let third = s.and(s.shr(thirds[quarter][i], c), s.splat_i8(1));
-                        let q = s.or(pairs, s.shl(third, 2));
-                        out.put(s, 32 * half + 8 * plane as usize + 4 * quarter + i, q);
+                for plane in 0..4 {
+                    let mut q = codes;
+                    for (q, thirds) in q.iter_mut().zip(thirds) {
+                        let third = s.and(s.shr(thirds, (4 * half + plane) as u32), s.splat_i8(1));
+                        let pairs = s.and(s.shr(*q, 2 * plane as u32), s.splat_i8(3));
+                        *q = s.or(pairs, s.shl(third, 2));
                     }
+                    out.put(s, 8 * half + 2 * plane + quarter, q);
                 }
             }
         }

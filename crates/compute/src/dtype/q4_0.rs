@@ -27,13 +27,11 @@ impl Block for Q4_0 {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
-        let scale = s.load_rows(rows, stride)[0];
-        out.put_scale(s, 0, s.f16_to_f32(scale));
-        for (i, codes) in s.load_rows(&rows[2..], stride).into_iter().enumerate() {
-            out.put(s, i, low_nibbles(s, codes));
-            out.put(s, 4 + i, high_nibbles(s, codes));
-        }
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        out.put_scale(s, 0, s.load_f16_rows(rows, stride));
+        let codes = s.load_rows(&rows[2..], stride);
+        out.put(s, 0, low_nibbles(s, codes));
+        out.put(s, 1, high_nibbles(s, codes));
     }
 }
 

@@ -32,16 +32,13 @@ impl Block for Q4K {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         unpack_scales_rows(s, rows, stride, out);
         for pair in 0..4 {
             for half in 0..2 {
                 let codes = s.load_rows(&rows[16 + 32 * pair + 16 * half..], stride);
-                for (i, codes) in codes.into_iter().enumerate() {
-                    let at = 16 * pair + 4 * half + i;
-                    out.put(s, at, low_nibbles(s, codes));
-                    out.put(s, at + 8, high_nibbles(s, codes));
-                }
+                out.put(s, 4 * pair + half, low_nibbles(s, codes));
+                out.put(s, 4 * pair + 2 + half, high_nibbles(s, codes));
             }
         }
     }
@@ -66,18 +63,27 @@ pub(super) fn unpack_scales(header: &[u8], scales: &mut [f32], mins: &mut [f32])
 
 /// [`unpack_scales`] for a block of each of 16 rows.
 #[inline(always)]
-pub(super) fn unpack_scales_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+pub(super) fn unpack_scales_rows<S: Simd>(
+    s: S,
+    rows: &[u8],
+    stride: usize,
+    out: &mut impl Lanes<S>,
+) {
     let [factors, first, second, both] = s.load_rows(rows, stride);
     let (d, d_min) = (s.f16_to_f32(factors), s.f16_to_f32(s.shr(factors, 16)));
     let d_min = s.mul(d_min, s.splat(-1.0));
     let (low_six, upper_two) = (s.splat_i8(0x3f), s.splat_i8(0x30));
+    let nibbles = s.splat_i8(0x0f);
     let scales = [
         s.and(first, low_six),
-        s.or(low_nibbles(s, both), s.and(s.shr(first, 2), upper_two)),
+        s.or(s.and(both, nibbles), s.and(s.shr(first, 2), upper_two)),
     ];
     let mins = [
         s.and(second, low_six),
-        s.or(high_nibbles(s, both), s.and(s.shr(second, 2), upper_two)),
+        s.or(
+            s.and(s.shr(both, 4), nibbles),
+            s.and(s.shr(second, 2), upper_two),
+        ),
     ];
     for half in 0..2 {
         for j in 0..4 {

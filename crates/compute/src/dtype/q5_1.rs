@@ -33,15 +33,17 @@ impl Block for Q5_1 {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let [header, fifths, ..] = s.load_rows(rows, stride);
         out.put_scale(s, 0, s.f16_to_f32(header));
         out.put_min(s, 0, s.f16_to_f32(s.shr(header, 16)));
-        for (i, codes) in s.load_rows(&rows[8..], stride).into_iter().enumerate() {
-            let low = s.or(low_nibbles(s, codes), spread_bits(s, fifths, i, 4));
-            let high = s.or(high_nibbles(s, codes), spread_bits(s, fifths, 4 + i, 4));
-            out.put(s, i, low);
-            out.put(s, 4 + i, high);
+        let codes = s.load_rows(&rows[8..], stride);
+        let (mut low, mut high) = (low_nibbles(s, codes), high_nibbles(s, codes));
+        for i in 0..4 {
+            low[i] = s.or(low[i], spread_bits(s, fifths, i, 4));
+            high[i] = s.or(high[i], spread_bits(s, fifths, 4 + i, 4));
         }
+        out.put(s, 0, low);
+        out.put(s, 1, high);
     }
 }

@@ -37,23 +37,21 @@ impl Block for Q5K {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         unpack_scales_rows(s, rows, stride, out);
-        let fifths = [16, 32].map(|at| s.load_rows(&rows[at..], stride));
-        for pair in 0..4 {
-            for half in 0..2 {
+        for half in 0..2 {
+            let fifths = s.load_rows(&rows[16 + 16 * half..], stride);
+            for pair in 0..4 {
                 let codes = s.load_rows(&rows[48 + 32 * pair + 16 * half..], stride);
-                for (i, codes) in codes.into_iter().enumerate() {
-                    let at = 16 * pair + 4 * half + i;
-                    let fifth = |c: usize| {
-                        let bits = s.and(s.shr(fifths[half][i], c as u32), s.splat_i8(1));
-                        s.shl(bits, 4)
-                    };
-                    let low = s.or(low_nibbles(s, codes), fifth(2 * pair));
-                    let high = s.or(high_nibbles(s, codes), fifth(2 * pair + 1));
-                    out.put(s, at, low);
-                    out.put(s, at + 8, high);
+                let (mut low, mut high) = (low_nibbles(s, codes), high_nibbles(s, codes));
+                for (i, fifths) in fifths.into_iter().enumerate() {
+                    let of_low = s.and(s.shr(fifths, 2 * pair as u32), s.splat_i8(1));
+                    let of_high = s.and(s.shr(fifths, 2 * pair as u32 + 1), s.splat_i8(1));
+                    low[i] = s.or(low[i], s.shl(of_low, 4));
+                    high[i] = s.or(high[i], s.shl(of_high, 4));
                 }
+                out.put(s, 4 * pair + half, low);
+                out.put(s, 4 * pair + 2 + half, high);
             }
         }
     }

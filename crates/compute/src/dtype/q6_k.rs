@@ -41,9 +41,8 @@ impl Block for Q6K {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
-        // The last 16 bytes that can be read end with the factor.
-        let d = s.f16_to_f32(s.shr(s.load_rows(&rows[194..], stride)[3], 16));
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let d = s.load_f16_rows(&rows[208..], stride);
         let scales = s.load_rows(&rows[192..], stride);
         for (c, scales) in scales.into_iter().enumerate() {
             for j in 0..4 {
@@ -57,17 +56,21 @@ impl Block for Q6K {
                 let low = s.load_rows(&rows[64 * half + 16 * quarter..], stride);
                 let next = s.load_rows(&rows[64 * half + 32 + 16 * quarter..], stride);
                 let high = s.load_rows(&rows[128 + 32 * half + 16 * quarter..], stride);
-                for i in 0..4 {
+                let mut codes = [
+                    low_nibbles(s, low),
+                    low_nibbles(s, next),
+                    high_nibbles(s, low),
+                    high_nibbles(s, next),
+                ];
+                for (i, high) in high.into_iter().enumerate() {
                     let upper = s.splat_i8(0x30);
-                    let codes = [
-                        s.or(low_nibbles(s, low[i]), s.and(s.shl(high[i], 4), upper)),
-                        s.or(low_nibbles(s, next[i]), s.and(s.shl(high[i], 2), upper)),
-                        s.or(high_nibbles(s, low[i]), s.and(high[i], upper)),
-                        s.or(high_nibbles(s, next[i]), s.and(s.shr(high[i], 2), upper)),
-                    ];
-                    for (c, codes) in codes.into_iter().enumerate() {
-                        out.put(s, 32 * half + 8 * c + 4 * quarter + i, codes);
-                    }
+                    codes[0][i] = s.or(codes[0][i], s.and(s.shl(high, 4), upper));
+                    codes[1][i] = s.or(codes[1][i], s.and(s.shl(high, 2), upper));
+                    codes[2][i] = s.or(codes[2][i], s.and(high, upper));
+                    codes[3][i] = s.or(codes[3][i], s.and(s.shr(high, 2), upper));
+                }
+                for (c, codes) in codes.into_iter().enumerate() {
+                    out.put(s, 8 * half + 2 * c + quarter, codes);
                 }
             }
         }

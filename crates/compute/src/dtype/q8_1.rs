@@ -27,14 +27,10 @@ impl Block for Q8_1 {
     const HAS_ROWS: bool = true;
 
     #[inline(always)]
-    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut Lanes<'_>) {
-        let scale = s.load_rows(rows, stride)[0];
-        out.put_scale(s, 0, s.f16_to_f32(scale));
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        out.put_scale(s, 0, s.load_f16_rows(rows, stride));
         for half in 0..2 {
-            let q = s.load_rows(&rows[4 + 16 * half..], stride);
-            for (i, q) in q.into_iter().enumerate() {
-                out.put_signed(s, 4 * half + i, q);
-            }
+            out.put_signed(s, half, s.load_rows(&rows[4 + 16 * half..], stride));
         }
     }
 }

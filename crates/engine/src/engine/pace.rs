@@ -11,8 +11,9 @@
 
 use std::time::Duration;
 
-/// The mean distance of two tokens, as a multiple of one without prompts. Twice is the aim; times vary.
-const MAX_SLOWDOWN: f64 = 1.7;
+/// The mean distance of two tokens, as a multiple of one without prompts. Twice is the aim; times vary, and a step
+/// that follows prompts finds less in the caches.
+const MAX_SLOWDOWN: f64 = 1.5;
 /// How long prompts are computed before requests that were cancelled are noticed, where nothing
 /// decodes.
 const MAX_TIME: f64 = 0.05; // seconds
@@ -126,7 +127,7 @@ mod tests {
                 gaps.push((decode + took) / decode);
             }
             let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-            assert!((1.69..1.71).contains(&mean), "{mean}");
+            assert!((1.49..1.51).contains(&mean), "{mean}");
             assert!(gaps.iter().all(|gap| *gap < 2.0));
         }
     }
@@ -149,7 +150,7 @@ mod tests {
             }
             sum += 10.0 + took;
         }
-        assert!((1.65..1.75).contains(&(sum / 1e4)), "{sum}");
+        assert!((1.45..1.55).contains(&(sum / 1e4)), "{sum}");
         assert!(n_tokens > 1000, "{n_tokens}");
     }
 
@@ -170,8 +171,8 @@ mod tests {
         pace.decoded(1, ms(10.0));
         pace.decoded(16, ms(30.0));
         let alone = pace.time_for_prompts(1, 1);
-        assert_eq!(alone, ms(7.0));
+        assert_eq!(alone, ms(5.0));
         let before_many = pace.time_for_prompts(1, 16);
-        assert_eq!(before_many, ms(41.0));
+        assert_eq!(before_many, ms(35.0));
     }
 }

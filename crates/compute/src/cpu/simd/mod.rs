@@ -66,6 +66,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen bytes of each of 16 rows that are `stride` bytes apart, by columns: lane r of vector
     /// c has bytes 4 c to 4 c + 4 of row r.
     fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4];
+    /// The f16 number at the beginning of each of 16 rows, row r at `rows[r * stride]`.
+    #[inline(always)]
+    fn load_f16_rows(self, rows: &[u8], stride: usize) -> Self::F {
+        assert!(rows.len() >= 15 * stride + 2, "two bytes of every row");
+        let mut halves = [0u16; LANES];
+        for (row, half) in halves.iter_mut().enumerate() {
+            // SAFETY: both bytes are in the slice by the assertion. (A check for each would cost more
+            // than all else here.)
+            let bytes = unsafe { rows.as_ptr().add(row * stride).cast::<[u8; 2]>().read() };
+            *half = u16::from_le_bytes(bytes);
+        }
+        self.load_f16(&halves)
+    }
     fn splat_i32(self, x: i32) -> Self::I;
     /// Four signed bytes in each lane.
     fn splat_i8(self, x: i8) -> Self::I {
