@@ -12,7 +12,7 @@ use super::isa::Isa;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind};
-use super::ops::group_matmul::{self, Direct, GroupKernel, Operands, Panel, Rows, offsets};
+use super::ops::group_matmul::{self, Ahead, Direct, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;
@@ -186,8 +186,13 @@ macro_rules! instance {
                         return None;
                     };
                     $(#[$feature])?
-                    fn inside<B: Block>(s: simd::$isa, rows: &Rows<'_>, panel: &mut Panel) {
-                        group_matmul::unpack::<_, B>(s, rows, panel);
+                    fn inside<B: Block>(
+                        s: simd::$isa,
+                        rows: &Rows<'_>,
+                        panel: &mut Panel,
+                        ahead: &mut Ahead,
+                    ) {
+                        group_matmul::unpack::<_, B>(s, rows, panel, ahead);
                     }
                     $(#[$feature])?
                     fn inside_direct<B: Block>(
@@ -195,16 +200,17 @@ macro_rules! instance {
                         rows: &Rows<'_>,
                         x: &QuantRows<'_>,
                         out: &mut [f32; simd::LANES],
+                        ahead: &mut Ahead,
                     ) {
-                        group_matmul::direct::<_, B>(s, rows, x, out);
+                        group_matmul::direct::<_, B>(s, rows, x, out, ahead);
                     }
                     let direct: Option<Direct> = if const { B::HAS_ROWS } {
-                        Some(|rows, x, out| {
+                        Some(|rows, x, out, ahead| {
                             let token = simd::$isa::detect().expect("as for the whole table");
                             #[allow(unused_unsafe, reason = "a set without features needs none")]
                             // SAFETY: the token proves that the processor has the features.
                             unsafe {
-                                inside_direct::<B>(token, rows, x, out)
+                                inside_direct::<B>(token, rows, x, out, ahead)
                             }
                         })
                     } else {
@@ -216,12 +222,12 @@ macro_rules! instance {
                         None => offsets::SIGNED,
                     };
                     Some(GroupKernel {
-                        unpack: |rows, panel| {
+                        unpack: |rows, panel, ahead| {
                             let token = simd::$isa::detect().expect("as for the whole table");
                             #[allow(unused_unsafe, reason = "a set without features needs none")]
                             // SAFETY: the token proves that the processor has the features.
                             unsafe {
-                                inside::<B>(token, rows, panel)
+                                inside::<B>(token, rows, panel, ahead)
                             }
                         },
                         multiply: MULTIPLY[usize::from(group_len == 32)][usize::from(has_min)]

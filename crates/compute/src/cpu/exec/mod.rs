@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use crate::backend::{BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
 use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
-use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
+use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Slot, SlotShape, Step, TILE, lower};
 use crate::cpu::ops::attention::UNIT;
 use crate::cpu::ops::float_matmul::ROWS;
-use crate::cpu::ops::group_matmul::Panels;
+use crate::cpu::ops::group_matmul::{Ahead, Panels};
 use crate::cpu::ops::quantize::QuantBuf;
 use crate::cpu::threads::{Pool, SharedBuf, Wait};
 use crate::kv::{KvType, kv_block_bytes};
@@ -133,6 +133,7 @@ impl Routing {
 /// Memory of one thread.
 struct Scratch {
     panels: Panels,
+    first_weights: Vec<usize>, // of each step, among what the panels read in order
     wide: Vec<f32>,
     up: SharedBuf<f32>, // [max rows, TILE]
     unit_result: Vec<f32>,
@@ -147,14 +148,19 @@ struct Target<'a> {
     first_row: usize,
 }
 
-/// How far a step is. A line of the cache for each, so that steps don't disturb each other.
-#[repr(align(64))]
+/// How far a step is. A line of the cache for each number that threads write, so that they don't
+/// disturb each other.
 #[derive(Default)]
 struct Progress {
-    next: AtomicUsize,
-    done: AtomicUsize,
     n_chunks: usize,
+    /// Of each thread's share of the chunks, the next one.
+    next: Vec<Line>,
+    done: Line,
 }
+
+#[repr(align(64))]
+#[derive(Default)]
+struct Line(AtomicUsize);
 
 /// What a batch means for the steps.
 #[derive(Default)]
@@ -223,23 +229,26 @@ pub(super) fn load(
         })
     });
     let caches = caches.collect::<Result<_, _>>()?;
+    let n_threads = backend.pool.n_threads();
     let long = Pass::new(
         &plan,
         program,
         (limits.max_tokens, limits.max_outputs),
-        &limits,
+        (&limits, n_threads),
     )?;
     let short = Pass::new(
         &plan,
         program,
         (limits.max_between, limits.max_between),
-        &limits,
+        (&limits, n_threads),
     )?;
     let max_rows = limits.max_tokens.max(limits.max_outputs);
-    let scratch = (0..backend.pool.n_threads()).map(|_| {
+    let scratch = (0..n_threads).map(|thread| {
+        let (weights, first_weights) = weights_in_order(&plan, thread, n_threads);
         let up = SharedBuf::zeroed(max_rows * TILE);
         Ok(Mutex::new(Scratch {
-            panels: Panels::new(),
+            panels: Panels::new(Ahead::new(weights)),
+            first_weights,
             wide: vec![0.0; ROWS * plan.max_row_len],
             up: up.ok_or_else(|| no_memory("a tile", max_rows * TILE * 4))?,
             unit_result: vec![0.0; QUERY_TOKENS * plan.max_unit_result],
@@ -281,7 +290,7 @@ impl Pass {
         plan: &Plan,
         program: &Program,
         (max_tokens, max_outputs): (usize, usize),
-        limits: &Limits,
+        (limits, n_threads): (&Limits, usize),
     ) -> Result<Pass, BackendError> {
         let slots = plan.slots.iter().map(|shape| {
             let n = match shape.rows {
@@ -310,7 +319,7 @@ impl Pass {
         let unit_results = SharedBuf::zeroed(n_results)
             .ok_or_else(|| no_memory("attention", n_results.saturating_mul(4)))?;
         // One more for the rotations, which come first.
-        let progress = (0..plan.steps.len() + 1).map(|_| Progress::default());
+        let progress = (0..plan.steps.len() + 1).map(|_| Progress::new(n_threads));
         Ok(Pass {
             slots: slots.collect::<Result<_, BackendError>>()?,
             turns: turns.collect::<Result<_, _>>()?,
@@ -485,33 +494,98 @@ impl Executable for Executor {
 }
 
 impl Progress {
-    /// The next chunks for one of `n_threads`: half of its share of what is left, so that a thread
-    /// reads weights that lie beside each other, and all end at about the same time.
-    /// One at a time where threads may have to leave.
-    fn claim(&self, n_threads: usize, may_leave: bool) -> Option<Range<usize>> {
-        let n_left = |next: usize| self.n_chunks.saturating_sub(next);
-        let end = |next: usize| match may_leave {
-            true => next + 1,
-            false => next + n_left(next).div_ceil(2 * n_threads),
-        };
-        let claimed = self
-            .next
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-                (n_left(next) > 0).then(|| end(next))
-            });
-        claimed.ok().map(|next| next..end(next))
+    fn new(n_threads: usize) -> Progress {
+        Progress {
+            next: std::iter::repeat_with(Line::default)
+                .take(n_threads)
+                .collect(),
+            ..Progress::default()
+        }
+    }
+
+    /// The next chunk for a thread, and whether it is of its own share, which goes first: so a thread
+    /// reads weights that lie beside each other. The shares of others are for those that are done.
+    fn claim(&self, worker: usize) -> Option<(usize, bool)> {
+        let n_threads = self.next.len();
+        (0..n_threads).find_map(|i| {
+            let of = (worker + i) % n_threads;
+            let (next, end) = (&self.next[of].0, share(self.n_chunks, of, n_threads).end);
+            if next.load(Ordering::Relaxed) >= end {
+                return None;
+            }
+            let chunk = next.fetch_add(1, Ordering::Relaxed);
+            (chunk < end).then_some((chunk, i == 0))
+        })
     }
 
     fn has_ended(&self) -> bool {
-        self.done.load(Ordering::Acquire) >= self.n_chunks
+        self.done.0.load(Ordering::Acquire) >= self.n_chunks
     }
 
     fn reset(&mut self, n_chunks: usize) {
-        *self = Progress {
-            n_chunks,
-            ..Progress::default()
-        };
+        self.n_chunks = n_chunks;
+        *self.done.0.get_mut() = 0;
+        let n_threads = self.next.len();
+        for (i, next) in self.next.iter_mut().enumerate() {
+            *next.0.get_mut() = share(n_chunks, i, n_threads).start;
+        }
     }
+}
+
+/// The chunks that one of some threads begins with.
+fn share(n_chunks: usize, thread: usize, n_threads: usize) -> Range<usize> {
+    n_chunks * thread / n_threads..n_chunks * (thread + 1) / n_threads
+}
+
+/// The quantized weights that a thread reads in its own shares of all steps, as addresses, and for
+/// each step which of them is the first; but for experts, which are chosen late.
+fn weights_in_order(
+    plan: &Plan,
+    thread: usize,
+    n_threads: usize,
+) -> (Vec<Range<usize>>, Vec<usize>) {
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    let mut firsts = Vec::new();
+    for step in &plan.steps {
+        let first = parts.len();
+        firsts.push(first);
+        let mut add = |matrix: &Matrix, tile: usize| {
+            let n_rows = matrix.weight.n_rows();
+            let rows = tile * TILE..n_rows.min((tile + 1) * TILE);
+            let start = matrix.weight.bytes().as_ptr().addr();
+            let row_bytes = matrix.weight.row_bytes();
+            let bytes = start + rows.start * row_bytes..start + rows.end * row_bytes;
+            match parts[first..].last_mut() {
+                _ if !matches!(matrix.kernel, MatrixKernel::Group(_)) => {}
+                Some(last) if last.end == bytes.start => last.end = bytes.end,
+                _ => parts.push(bytes),
+            }
+        };
+        let n_tiles = |matrix: &Matrix| matrix.weight.n_rows().div_ceil(TILE);
+        match step {
+            Step::MatMul { parts, .. } => {
+                let matrices = parts.iter().map(|part| &part.matrix);
+                let tiles = matrices.flat_map(|m| (0..n_tiles(m)).map(move |tile| (m, tile)));
+                let tiles: Vec<_> = tiles.collect();
+                for (matrix, tile) in &tiles[share(tiles.len(), thread, n_threads)] {
+                    add(matrix, *tile);
+                }
+            }
+            Step::Gated {
+                gate,
+                up,
+                is_grouped: false,
+                ..
+            } => {
+                for tile in share(n_tiles(&gate[0]), thread, n_threads) {
+                    add(&gate[0], tile);
+                    add(&up[0], tile);
+                }
+            }
+            _ => {}
+        }
+    }
+    (parts, firsts)
 }
 
 impl Work {
@@ -632,28 +706,30 @@ impl Run<'_> {
         let mut scratch = self.core.scratch[worker]
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let n_threads = self.core.scratch.len();
         for (index, progress) in self.pass.progress.iter().enumerate().skip(first) {
+            if let Some(step) = index.checked_sub(1) {
+                let part = scratch.first_weights[step];
+                scratch.panels.ahead.begin_step(part);
+            }
             while !stop.is_over()
-                && let Some(chunks) = progress.claim(n_threads, stop.deadline.is_some())
+                && let Some((chunk, is_own)) = progress.claim(worker)
             {
-                for chunk in chunks {
-                    // After a panic the other chunks are passed over, so that every thread comes to
-                    // the end.
-                    if !stop.has_failed.load(Ordering::Relaxed) {
-                        let run = || match index.checked_sub(1) {
-                            None => self.turns(chunk),
-                            Some(step) => {
-                                self.chunk(&self.core.plan.steps[step], chunk, &mut scratch);
-                            }
-                        };
-                        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                            stop.has_failed.store(true, Ordering::Relaxed);
+                // After a panic the other chunks are passed over, so that every thread comes to
+                // the end.
+                if !stop.has_failed.load(Ordering::Relaxed) {
+                    scratch.panels.ahead.set_own(is_own);
+                    let run = || match index.checked_sub(1) {
+                        None => self.turns(chunk),
+                        Some(step) => {
+                            self.chunk(&self.core.plan.steps[step], chunk, &mut scratch);
                         }
+                    };
+                    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                        stop.has_failed.store(true, Ordering::Relaxed);
                     }
-                    // What the chunk wrote is seen by whoever sees it done.
-                    progress.done.fetch_add(1, Ordering::Release);
                 }
+                // What the chunk wrote is seen by whoever sees it done.
+                progress.done.0.fetch_add(1, Ordering::Release);
             }
             let mut wait = Wait::default();
             while !progress.has_ended() {

@@ -21,13 +21,13 @@
 //!    each load of an activation feeds two.
 //! 5. Weights that an offset makes unsigned are stored so: the instructions want one unsigned
 //!    factor. The integer sum starts at what the offset adds too much.
-//! 6. While a panel is unpacked, the rows behind the two are asked for from memory, into the second
-//!    cache: sixteen rows at a time are more streams than a processor's own prefetcher follows. With
-//!    one token that is 2.3 times as fast as without; into the first cache, which has room for few
-//!    misses, 1.4 times.
+//! 6. While rows are worked on, what this thread will read next is asked for from memory, into the
+//!    second cache ([`Ahead`]): sixteen rows at a time are more streams than a processor's own
+//!    prefetcher follows, and the next matrix is somewhere else. With one token rows asked for are
+//!    2.3 times as fast as others; into the first cache, which has room for few misses, 1.4 times.
 
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::cpu::simd::{LANES, RUN, Simd};
 use crate::cpu::threads::Tile;
@@ -56,18 +56,24 @@ pub(crate) struct Panel {
     mins: Vec<[f32; LANES]>,   // the same, or unused
 }
 
-/// The panels of one thread.
-pub(crate) struct Panels([Panel; 2]);
+/// The panels of one thread, and what it will read.
+pub(crate) struct Panels {
+    panels: [Panel; 2],
+    pub(crate) ahead: Ahead,
+}
 
 impl Panels {
     pub(crate) const BYTES: usize = 2 * (STRIP * LANES + 2 * (STRIP / 16) * 4 * LANES);
 
-    pub(crate) fn new() -> Panels {
-        Panels(std::array::from_fn(|_| Panel {
-            q: vec![[0; 4 * LANES]; STRIP / 4],
-            scales: vec![[0.0; LANES]; STRIP / 16],
-            mins: vec![[0.0; LANES]; STRIP / 16],
-        }))
+    pub(crate) fn new(ahead: Ahead) -> Panels {
+        Panels {
+            panels: std::array::from_fn(|_| Panel {
+                q: vec![[0; 4 * LANES]; STRIP / 4],
+                scales: vec![[0.0; LANES]; STRIP / 16],
+                mins: vec![[0.0; LANES]; STRIP / 16],
+            }),
+            ahead,
+        }
     }
 }
 
@@ -80,13 +86,13 @@ pub(crate) struct Operands<'a> {
 }
 
 /// Sixteen whole rows times one token: rows, the token, sums.
-pub(crate) type Direct = fn(&Rows<'_>, &QuantRows<'_>, &mut [f32; LANES]);
+pub(crate) type Direct = fn(&Rows<'_>, &QuantRows<'_>, &mut [f32; LANES], &mut Ahead);
 
 /// The functions of one type.
 #[derive(Clone, Copy)]
 pub(crate) struct GroupKernel {
     /// [`unpack`] for the type.
-    pub(crate) unpack: fn(&Rows<'_>, &mut Panel),
+    pub(crate) unpack: fn(&Rows<'_>, &mut Panel, &mut Ahead),
     /// [`multiply`] for the type's form.
     pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
     /// [`direct`] for the type, where it has vector unpacking.
@@ -104,6 +110,9 @@ impl GroupKernel {
         panels: &mut Panels,
         out: &mut Tile<'_, f32>,
     ) {
+        let Panels { panels, ahead } = panels;
+        ahead.behind = rows.as_ptr_range().end.addr();
+        ahead.lead = (ROWS * row_bytes).clamp(*LEAD.start(), *LEAD.end());
         if let (Some(direct), 1) = (self.direct, x.n_rows) {
             let whole = rows.len() / (PANEL * row_bytes) * PANEL;
             let (first, rest) = rows.split_at(whole * row_bytes);
@@ -116,7 +125,7 @@ impl GroupKernel {
                         row_bytes,
                         columns: 0..x.width,
                     };
-                    direct(&rows, x, out);
+                    direct(&rows, x, out, ahead);
                 }
                 return;
             }
@@ -125,16 +134,16 @@ impl GroupKernel {
         for first in (0..x.width).step_by(STRIP) {
             let columns = first..x.width.min(first + STRIP);
             let parts = rows.chunks(PANEL * row_bytes);
-            for (bytes, panel) in parts.zip(&mut panels.0) {
+            for (bytes, panel) in parts.zip(&mut *panels) {
                 let rows = Rows {
                     bytes,
                     row_bytes,
                     columns: columns.clone(),
                 };
-                (self.unpack)(&rows, panel);
+                (self.unpack)(&rows, panel, ahead);
             }
             let operands = Operands {
-                panels: &panels.0[..n_panels],
+                panels: &panels[..n_panels],
                 columns,
                 x,
                 offset: self.offset,
@@ -146,19 +155,24 @@ impl GroupKernel {
 
 /// Unpacks some columns of up to sixteen rows.
 #[inline(always)]
-pub(crate) fn unpack<S: Simd, B: Block>(s: S, rows: &Rows<'_>, panel: &mut Panel) {
+pub(crate) fn unpack<S: Simd, B: Block>(
+    s: S,
+    rows: &Rows<'_>,
+    panel: &mut Panel,
+    ahead: &mut Ahead,
+) {
     let Form::Groups { group_len, has_min } = B::FORM else {
         unreachable!("chosen by form")
     };
     if !B::HAS_ROWS || rows.bytes.len() < PANEL * rows.row_bytes {
-        return unpack_row_by_row::<S, B>(s, rows, panel);
+        return unpack_row_by_row::<S, B>(s, rows, panel, ahead);
     }
     let (n_q, n_groups) = (B::LEN / 4, B::LEN / group_len);
     let n_mins = if has_min { n_groups } else { 0 };
-    let mut ahead = Ahead::new::<B>(rows);
     let blocks = rows.columns.start / B::LEN..rows.columns.end / B::LEN;
+    let mut asking = ahead.begin(PANEL * blocks.len() * B::BYTES);
     for (i, block) in blocks.enumerate() {
-        ahead.ask(s, PANEL * B::BYTES);
+        asking.read(s, PANEL * B::BYTES, ahead);
         let mut lanes = PanelBlock {
             q: &mut panel.q[i * n_q..][..n_q],
             scales: &mut panel.scales[i * n_groups..][..n_groups],
@@ -167,6 +181,7 @@ pub(crate) fn unpack<S: Simd, B: Block>(s: S, rows: &Rows<'_>, panel: &mut Panel
         let bytes = &rows.bytes[block * B::BYTES..];
         B::unpack_rows(s, bytes, rows.row_bytes, &mut lanes);
     }
+    ahead.end(&asking);
 }
 
 /// A block's place in a panel.
@@ -196,7 +211,12 @@ impl<S: Simd> Lanes<S> for PanelBlock<'_> {
 
 /// The plain twin.
 #[inline(always)]
-fn unpack_row_by_row<S: Simd, B: Block>(s: S, rows: &Rows<'_>, panel: &mut Panel) {
+fn unpack_row_by_row<S: Simd, B: Block>(
+    s: S,
+    rows: &Rows<'_>,
+    panel: &mut Panel,
+    ahead: &mut Ahead,
+) {
     let Form::Groups { group_len, has_min } = B::FORM else {
         unreachable!("chosen by form")
     };
@@ -204,14 +224,15 @@ fn unpack_row_by_row<S: Simd, B: Block>(s: S, rows: &Rows<'_>, panel: &mut Panel
     let n_mins = if has_min { n_groups } else { 0 };
     let mut q = [[0i8; RUN]; PANEL];
     let (mut scales, mut mins) = ([0.0f32; RUN / 16], [0.0f32; RUN / 16]);
-    let mut ahead = Ahead::new::<B>(rows);
+    let n_rows = rows.bytes.len() / rows.row_bytes;
+    let mut asking = ahead.begin(n_rows * rows.columns.len() / B::LEN * B::BYTES);
     for first in rows.columns.clone().step_by(RUN) {
         let n = RUN.min(rows.columns.end - first);
         let run = first / B::LEN * B::BYTES..(first + n) / B::LEN * B::BYTES;
         let at = first - rows.columns.start;
         let bytes = rows.bytes.chunks_exact(rows.row_bytes);
         for (row, (bytes, q)) in bytes.zip(&mut q).enumerate() {
-            ahead.ask(s, run.len());
+            asking.read(s, run.len(), ahead);
             let blocks = bytes[run.clone()].chunks_exact(B::BYTES);
             for (i, (block, q)) in blocks.zip(q.chunks_exact_mut(B::LEN)).enumerate() {
                 B::unpack(block, q, &mut scales[..n_groups], &mut mins[..n_mins]);
@@ -228,6 +249,7 @@ fn unpack_row_by_row<S: Simd, B: Block>(s: S, rows: &Rows<'_>, panel: &mut Panel
             s.interleave(&q, part * 32, offset::<S, B>(), out);
         }
     }
+    ahead.end(&asking);
 }
 
 /// Sixteen rows times one token, without a panel between: where each weight is used once, storing it
@@ -238,6 +260,7 @@ pub(crate) fn direct<S: Simd, B: Block>(
     rows: &Rows<'_>,
     x: &QuantRows<'_>,
     out: &mut [f32; LANES],
+    ahead: &mut Ahead,
 ) {
     let Form::Groups { group_len, has_min } = B::FORM else {
         unreachable!("chosen by form")
@@ -248,7 +271,6 @@ pub(crate) fn direct<S: Simd, B: Block>(
     } else {
         (x.sum16, x.n16)
     };
-    let mut ahead = Ahead::new::<B>(rows);
     let mut acc = s.splat(0.0);
     // Filled for each block anew: to make them anew costs a fifth of all.
     let mut products = Products::<S, B> {
@@ -258,8 +280,9 @@ pub(crate) fn direct<S: Simd, B: Block>(
         mins: [s.splat(0.0); MAX_GROUPS],
         _type: PhantomData,
     };
+    let mut asking = ahead.begin(PANEL * rows.row_bytes);
     for block in 0..x.width / B::LEN {
-        ahead.ask(s, PANEL * B::BYTES);
+        asking.read(s, PANEL * B::BYTES, ahead);
         let groups = block * n_groups..(block + 1) * n_groups;
         products.q = x.q[block * B::LEN..][..B::LEN].as_chunks().0;
         let d = &x.d[block * B::LEN / 32..][..B::LEN.div_ceil(32)];
@@ -281,6 +304,7 @@ pub(crate) fn direct<S: Simd, B: Block>(
             }
         }
     }
+    ahead.end(&asking);
     s.store(acc, out);
 }
 
@@ -330,42 +354,136 @@ pub(crate) fn offset<S: Simd, B: Block>() -> u8 {
     B::OFFSET.unwrap_or(S::SIGNED_OFFSET)
 }
 
-/// Asks for the same columns of the rows behind those of a product, line by line.
-struct Ahead {
-    at: *const u8, // the row's next line
-    row_bytes: usize,
-    strip_bytes: usize,
-    done: usize, // bytes of the row
-    owed: usize, // bytes that were worked on, and not asked for again
+/// How far what a thread has asked for is ahead of what it has read, in bytes: the rows of a
+/// product, which are read side by side, within these.
+const LEAD: RangeInclusive<usize> = 32 << 10..=256 << 10;
+
+/// Asks for weights some time before they are read: for the thread's own share of each step, step
+/// after step.
+pub(crate) struct Ahead {
+    /// Addresses.
+    parts: Vec<Range<usize>>,
+    /// Bytes of the parts before each one.
+    starts: Vec<usize>,
+    /// The part that is asked for.
+    part: usize,
+    /// Where it reads, and up to where it has asked, in bytes of all parts.
+    read: usize,
+    asked: usize,
+    lead: usize,
+    /// Whether what it reads now is of the parts.
+    is_own: bool,
+    /// Else what lies behind what it reads is asked for: an address.
+    behind: usize,
 }
 
 impl Ahead {
-    #[inline(always)]
-    fn new<B: Block>(rows: &Rows<'_>) -> Ahead {
-        let first = rows.columns.start / B::LEN * B::BYTES;
+    /// What will be read, in order.
+    pub(crate) fn new(parts: Vec<Range<usize>>) -> Ahead {
+        let starts = parts.iter().scan(0, |sum, part| {
+            let start = *sum;
+            *sum += part.len();
+            Some(start)
+        });
         Ahead {
-            at: rows
-                .bytes
-                .as_ptr()
-                .wrapping_add(ROWS * rows.row_bytes + first),
-            row_bytes: rows.row_bytes,
-            strip_bytes: rows.columns.len() / B::LEN * B::BYTES,
-            done: 0,
+            starts: starts.collect(),
+            parts,
+            part: 0,
+            read: 0,
+            asked: 0,
+            lead: *LEAD.start(),
+            is_own: false,
+            behind: 0,
+        }
+    }
+
+    /// A step begins, whose first part is `part`.
+    pub(crate) fn begin_step(&mut self, part: usize) {
+        let Some(&start) = self.starts.get(part) else {
+            return;
+        };
+        self.read = start;
+        if !(start..=start + LEAD.end()).contains(&self.asked) {
+            (self.part, self.asked) = (part, start);
+        }
+    }
+
+    /// Whether what is read next is of the parts.
+    pub(crate) fn set_own(&mut self, is_own: bool) {
+        self.is_own = is_own;
+    }
+
+    /// What to ask for while `n_bytes` are read, and how many times as much.
+    fn begin(&mut self, n_bytes: usize) -> Asking {
+        let (at, left) = match self.is_own {
+            true => self.rest(),
+            false => (self.behind, usize::MAX),
+        };
+        self.read += n_bytes;
+        let factor = match self.asked {
+            _ if !self.is_own => 1,
+            asked if asked < self.read + self.lead - n_bytes => 2,
+            asked if asked < self.read + self.lead => 1,
+            _ => 0,
+        };
+        Asking {
+            at,
+            left,
+            factor,
             owed: 0,
         }
     }
 
-    /// Asks for as much as is worked on now.
+    /// The rest of the part that is asked for: address and bytes. Behind all parts, nothing is.
+    fn rest(&self) -> (usize, usize) {
+        match self.parts.get(self.part) {
+            Some(part) => (part.start + self.asked - self.starts[self.part], {
+                self.starts[self.part] + part.len() - self.asked
+            }),
+            None => (0, usize::MAX),
+        }
+    }
+
+    /// The next part.
+    #[cold]
+    fn next(&mut self) -> (usize, usize) {
+        self.part += 1;
+        if let Some(start) = self.starts.get(self.part) {
+            self.asked = *start;
+        }
+        self.rest()
+    }
+
+    fn end(&mut self, asking: &Asking) {
+        if !self.is_own {
+            self.behind = asking.at;
+        } else if let Some(part) = self.parts.get(self.part) {
+            self.asked = self.starts[self.part] + asking.at - part.start;
+        }
+    }
+}
+
+/// What is asked for while some rows are read; kept in registers.
+struct Asking {
+    at: usize,
+    left: usize,
+    factor: usize,
+    owed: usize,
+}
+
+impl Asking {
+    /// Asks for as much as is read now.
     #[inline(always)]
-    fn ask<S: Simd>(&mut self, s: S, n_bytes: usize) {
-        self.owed += n_bytes;
+    fn read<S: Simd>(&mut self, s: S, n_bytes: usize, ahead: &mut Ahead) {
+        self.owed += n_bytes * self.factor;
         while self.owed >= 64 {
-            s.prefetch(self.at.wrapping_add(self.done));
+            s.prefetch(std::ptr::without_provenance(self.at));
             self.owed -= 64;
-            self.done += 64;
-            if self.done >= self.strip_bytes {
-                self.done = 0;
-                self.at = self.at.wrapping_add(self.row_bytes);
+            if self.left > 64 {
+                self.at += 64;
+                self.left -= 64;
+            } else {
+                (self.at, self.left) = ahead.next();
             }
         }
     }
@@ -551,14 +669,15 @@ mod tests {
             {
                 let kernel = (Kernels::get(isa).unwrap().group_kernel)(dtype).unwrap();
                 for columns in [0..STRIP, STRIP..row_len] {
-                    let mut panels = Panels::new();
-                    let panel = &mut panels.0[0];
+                    let mut panels = Panels::new(Ahead::new(Vec::new()));
+                    let Panels { panels, ahead } = &mut panels;
+                    let panel = &mut panels[0];
                     let rows = Rows {
                         bytes: &bytes[..n_rows * row_bytes],
                         row_bytes,
                         columns: columns.clone(),
                     };
-                    (kernel.unpack)(&rows, panel);
+                    (kernel.unpack)(&rows, panel, ahead);
                     for row in 0..n_rows {
                         let n_groups = row_len / group_len;
                         let (mut q, mut scales) = (vec![0; row_len], vec![0.0; n_groups]);
