@@ -74,7 +74,7 @@ fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
         max_sequences: 16,
         // 16 blocks, of which each of the sequences may need eight: some are preempted.
         cache_tokens: Some(256),
-        max_waiting: 16,
+        max_waiting: 20,
         ..EngineOptions::default()
     };
     let engine = Engine::start(Arc::new(Model::open(path)?), backend, &options)?;

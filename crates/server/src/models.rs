@@ -32,6 +32,14 @@ pub enum ModelsSetupError {
         /// Where it would come from.
         source_name: String,
     },
+    /// It needs more memory than it could be given; the second line says what may help.
+    #[error("{model}: {error}\n`minerva plan` says which settings free how much")]
+    DoesNotFit {
+        /// The model's name.
+        model: String,
+        /// How much it needs, and how much there is.
+        error: String,
+    },
     /// Names are empty or there twice, or a model cannot be loaded.
     #[error(transparent)]
     Models(#[from] ModelsError),
@@ -105,7 +113,14 @@ pub(crate) fn configs(settings: &ServerConfig) -> Result<Vec<ModelConfig>, Model
 pub(crate) async fn load_first(state: &AppState) -> Result<(), ModelsSetupError> {
     let settings = state.settings();
     for model in settings.config.models.iter().filter(|model| model.load) {
-        let loaded = state.models().get(&model.name).await?;
+        let loaded = state.models().get(&model.name).await;
+        let loaded = loaded.map_err(|error| match error {
+            ModelsError::DoesNotFit { .. } => ModelsSetupError::DoesNotFit {
+                model: model.name.clone(),
+                error: error.to_string(),
+            },
+            error => error.into(),
+        })?;
         tracing::info!(
             model = model.name,
             context = loaded.context(),
