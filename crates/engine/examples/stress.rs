@@ -72,8 +72,8 @@ fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
     let options = EngineOptions {
         context: Some(128),
         max_sequences: 16,
-        // 16 blocks, of which each of the sequences may need eight: some are preempted.
-        cache_tokens: Some(256),
+        // Ten blocks, of which each sequence may need eight: some are preempted.
+        cache_tokens: Some(160),
         max_waiting: 20,
         ..EngineOptions::default()
     };
