@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Compares Minerva's tokenizers with what others make of the same vocabularies.
 
-    compare_tokenizers.py FOLDER [--program PROGRAM] [--texts N] [--seed N] [--model GGUF ...]
+    compare_tokenizers.py FOLDER [--program PROGRAM] [--texts N] [--seed N] [--model GGUF ...] [--unigram MODEL ...]
+        [--llama-tokenize PROGRAM]
 
 FOLDER holds vocabularies as GGUF files. For each one:
 
@@ -11,8 +12,14 @@ FOLDER holds vocabularies as GGUF files. For each one:
   and broken UTF-8, are encoded by the PyPI packages `tokenizers` (byte-level BPE) or
   `sentencepiece` (BPE and unigram), which are given the vocabulary of the same file.
 
-Unigram vocabularies are also trained, by `sentencepiece` and on random texts: with each of its
-rules of normalization, with and without byte tokens, prefixes and the removal of spaces.
+Unigram vocabularies are given as files of `sentencepiece` (`--unigram`), and turned into GGUF as
+llama.cpp's converter does; half of the texts for them are made of their own tokens. Others are
+trained, by `sentencepiece` and on random texts: with each of its rules of normalization, with and
+without byte tokens, prefixes and the removal of spaces.
+
+With llama.cpp's llama-tokenize, texts full of special tokens and white space are compared too, as
+prompts have them: of its vocabularies, Phi 3's has tokens that swallow the white space behind them,
+nomic-bert-moe's one that swallows what is before it.
 
 Every text is also decoded again, and must come back as it was; from a unigram vocabulary, which
 normalizes, as `sentencepiece` decodes the same tokens.
@@ -34,8 +41,8 @@ What is compared, exactly:
   `tokenizers` merges its neighbours as though it had not been there, and Minerva (as llama.cpp does)
   does not. Texts with such bytes are left out.
 * `sentencepiece` takes user-defined tokens before it merges, as Minerva does, but Minerva (as
-  llama.cpp does) puts a space before the text that follows one. No such token is put in the texts
-  of SentencePiece vocabularies.
+  llama.cpp does) normalizes and scores what is before and behind one by itself: it may put a space
+  before it. No such token is put in the texts of SentencePiece vocabularies.
 * Both put U+FFFD for a broken byte of a unigram vocabulary's text.
 * Where spaces are removed at the ends of a text, `sentencepiece` also drops U+2581 at the start of
   what it decodes. Such texts are not compared as decoded.
@@ -379,7 +386,6 @@ TRAINED = {
 def trained(folder, rng):
     """Trains unigram vocabularies and writes them as llama.cpp's converter does."""
     import sentencepiece
-    from sentencepiece import sentencepiece_model_pb2 as pb2
 
     # Words of syllables, so that long pieces are found, and some of every script.
     syllables = ["".join(rng.choices("aeioubcdlmnrst", k=2)) for _ in range(40)] + ["é", "漢", "字", "ﬁ", "½", "и"]
@@ -392,27 +398,35 @@ def trained(folder, rng):
             sentence_iterator=iter(corpus), model_writer=out, model_type="unigram", vocab_size=3000,
             hard_vocab_limit=False, character_coverage=0.99, normalization_rule_name=rules, num_threads=1, minloglevel=2, **flags,
         )
-        proto = pb2.ModelProto()
-        proto.ParseFromString(out.getvalue())
         path = Path(folder) / f"trained-{rules}.gguf"
-        writer = GGUFWriter(path, "t5")
-        writer.add_tokenizer_model("t5")
-        writer.add_tokenizer_pre("default")
-        writer.add_token_list([piece.piece.encode() for piece in proto.pieces])
-        writer.add_token_scores([piece.score for piece in proto.pieces])
-        # The numbers of the types are the same in both formats.
-        writer.add_token_types([piece.type for piece in proto.pieces])
-        writer.add_add_space_prefix(proto.normalizer_spec.add_dummy_prefix)
-        writer.add_remove_extra_whitespaces(proto.normalizer_spec.remove_extra_whitespaces)
-        if proto.normalizer_spec.precompiled_charsmap:
-            writer.add_precompiled_charsmap(proto.normalizer_spec.precompiled_charsmap)
-        writer.add_unk_token_id(proto.trainer_spec.unk_id)
-        writer.add_bos_token_id(proto.trainer_spec.bos_id)
-        writer.add_eos_token_id(proto.trainer_spec.eos_id)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.close()
+        write_unigram(out.getvalue(), path)
         yield path
+
+
+def write_unigram(model, path):
+    """Writes a unigram vocabulary of `sentencepiece` as llama.cpp's converter does."""
+    from sentencepiece import sentencepiece_model_pb2 as pb2
+
+    proto = pb2.ModelProto()
+    proto.ParseFromString(model)
+    assert proto.trainer_spec.model_type == pb2.TrainerSpec.UNIGRAM, path
+    writer = GGUFWriter(path, "t5")
+    writer.add_tokenizer_model("t5")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([piece.piece.encode() for piece in proto.pieces])
+    writer.add_token_scores([piece.score for piece in proto.pieces])
+    # The numbers of the types are the same in both formats.
+    writer.add_token_types([piece.type for piece in proto.pieces])
+    writer.add_add_space_prefix(proto.normalizer_spec.add_dummy_prefix)
+    writer.add_remove_extra_whitespaces(proto.normalizer_spec.remove_extra_whitespaces)
+    if proto.normalizer_spec.precompiled_charsmap:
+        writer.add_precompiled_charsmap(proto.normalizer_spec.precompiled_charsmap)
+    writer.add_unk_token_id(proto.trainer_spec.unk_id)
+    writer.add_bos_token_id(proto.trainer_spec.bos_id)
+    writer.add_eos_token_id(proto.trainer_spec.eos_id)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
 
 
 def characters():
@@ -467,6 +481,14 @@ def random_texts(count, rng):
                 text[at : at + rng.randint(0, 2)] = bytes(rng.choices(range(1, 256), k=rng.randint(0, 3)))
             text = bytes(text).replace(b"\0", b"")
         yield text
+
+
+def texts_of_tokens(path, count, rng):
+    """Texts of a vocabulary's own tokens, so that there are many ways to cut them."""
+    vocabulary = Vocabulary(path)
+    tokens = [t.replace("▁".encode(), b" ") for t, kind in zip(vocabulary.tokens, vocabulary.types) if kind == NORMAL]
+    for _ in range(count):
+        yield b"".join(rng.choices(tokens, k=rng.randint(1, 60)))
 
 
 def run(program, path, texts, flags=()):
@@ -552,6 +574,27 @@ def compare_random(program, path, vocabulary, pre, texts):
     return bad + report("decoded", texts, [text for _, text in got], back), len(texts)
 
 
+def special_texts(vocabulary, count, rng):
+    """Texts in which special tokens stand between words and white space."""
+    specials = [t.decode() for t, kind in zip(vocabulary.tokens, vocabulary.types) if kind in (CONTROL, USER_DEFINED)]
+    rest = ["Hello", "wörld", "a", "漢字", "1", ".", "x<|y", "</", "fi ", " ", "  ", "\n", "\n\n", "\t", " \n "]
+    for _ in range(count):
+        yield "".join(rng.choice(specials if rng.random() < 0.4 else rest) for _ in range(400)).encode()
+
+
+def compare_special(program, path, vocabulary, llama_tokenize):
+    texts = list(special_texts(vocabulary, 4, random.Random(1)))
+    wanted = []
+    for text in texts:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(text)
+            file.flush()
+            command = [llama_tokenize, "-m", path, "-f", file.name, "--ids", "--no-bos", "--log-disable"]
+            wanted.append(json.loads(subprocess.run(command, capture_output=True, check=True).stdout.splitlines()[-1]))
+    got = [ids for ids, _ in run(program, path, texts, ["--parse-special"])]
+    return report("llama.cpp, with special tokens", texts, got, wanted)
+
+
 def missing_bytes(vocabulary):
     """The bytes that a byte-level vocabulary cannot express."""
     taken = (NORMAL, UNUSED)
@@ -564,6 +607,8 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--program", default="target/release/examples/tokenize")
     parser.add_argument("--model", action="append", default=[], help="a model file to compare too")
+    parser.add_argument("--unigram", action="append", default=[], type=Path, help="a vocabulary of sentencepiece")
+    parser.add_argument("--llama-tokenize", metavar="PROGRAM")
     parser.add_argument("--texts", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -573,10 +618,16 @@ def main():
     texts = list(random_texts(args.texts, random.Random(args.seed)))
     counts = Counts()
     for path in paths:
-        compare_file(args.program, path, texts, counts)
+        compare_file(args.program, path, texts, counts, args.llama_tokenize)
     with tempfile.TemporaryDirectory() as folder:
         for path in trained(folder, random.Random(args.seed)):
             compare_file(args.program, path, texts, counts)
+        for model in args.unigram:
+            path = Path(folder) / f"{model.stem}.gguf"
+            write_unigram(model.read_bytes(), path)
+            own = list(texts_of_tokens(path, args.texts, random.Random(args.seed)))
+            # All of them at once too: sums of scores must not lose a piece's in a long text.
+            compare_file(args.program, path, [*texts, *own, b" ".join(own)], counts)
     print(f"{counts.pairs} pairs and {counts.random} random texts compared, {counts.bad} differences")
     sys.exit(1 if counts.bad else 0)
 
@@ -585,7 +636,7 @@ class Counts:
     pairs = random = bad = 0
 
 
-def compare_file(program, path, texts, counts):
+def compare_file(program, path, texts, counts, llama_tokenize=None):
     vocabulary = Vocabulary(path)
     print(f"{path.name}: {vocabulary.model}, {vocabulary.pre}, {len(vocabulary.tokens)} tokens", flush=True)
     if vocabulary.model not in ("llama", "gpt2", "gemma4", "t5"):
@@ -596,6 +647,8 @@ def compare_file(program, path, texts, counts):
         got = run(program, str(path), inputs)
         counts.pairs += len(inputs)
         counts.bad += report("pairs", inputs, [ids for ids, _ in got], wanted)
+    if llama_tokenize and {CONTROL, USER_DEFINED} & set(vocabulary.types):
+        counts.bad += compare_special(program, str(path), vocabulary, llama_tokenize)
     if vocabulary.model in ("llama", "t5") or (vocabulary.model == "gpt2" and vocabulary.pre in PATTERNS):
         bad, n = compare_random(program, str(path), vocabulary, vocabulary.pre, texts)
         counts.bad, counts.random = counts.bad + bad, counts.random + n

@@ -38,12 +38,19 @@ impl FromStr for Device {
     }
 }
 
-/// The options that choose a device and how it keeps what it has seen, for every command that runs
-/// a model.
+/// The option that chooses a device.
 #[derive(clap::Args)]
-pub(crate) struct BackendArgs {
+pub(crate) struct DeviceArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu", help = DEVICE_HELP)]
     device: Device,
+}
+
+/// The options that choose a device and how it keeps what it has seen, for every command that runs
+/// a model but the service, whose settings say the latter.
+#[derive(clap::Args)]
+pub(crate) struct BackendArgs {
+    #[command(flatten)]
+    device: DeviceArgs,
 
     /// How keys are stored in the KV cache: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE", default_value_t)]
@@ -70,6 +77,13 @@ impl BackendArgs {
         }
     }
 
+    /// See [`DeviceArgs::open`].
+    pub(crate) fn open(&self, n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
+        self.device.open(n_threads)
+    }
+}
+
+impl DeviceArgs {
     /// Opens the backend; without a number of threads, the CPU takes one per core.
     pub(crate) fn open(&self, n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
         let one_thread = |whose: &str| match n_threads.filter(|n_threads| n_threads.get() > 1) {

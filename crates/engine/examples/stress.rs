@@ -70,11 +70,11 @@ struct Outcomes {
 fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
     let n: u64 = n.parse()?;
     let options = EngineOptions {
-        context: Some(512),
+        context: Some(128),
         max_sequences: 16,
-        // Less than all could hold, so that some are preempted.
-        cache_tokens: Some(512),
-        max_waiting: 6,
+        // Ten blocks, of which each sequence may need eight: some are preempted.
+        cache_tokens: Some(160),
+        max_waiting: 20,
         ..EngineOptions::default()
     };
     let engine = Engine::start(Arc::new(Model::open(path)?), backend, &options)?;
@@ -141,6 +141,7 @@ fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
         "sequences",
         (stats.n_running, stats.n_waiting, stats.n_preempted) == (0, 0, 0),
     )?;
+    check("preemptions", stats.n_preemptions > 0)?;
     check("failures", stats.n_failed_steps == 0)?;
     check("memory", after < warm + (64 << 20))
 }
@@ -159,7 +160,7 @@ fn ask(engine: &Engine, number: u64, outcomes: &Outcomes) -> Result<()> {
     let mut prompt: Vec<u32> = (0..shared).map(|i| (i % vocab_size) as u32).collect();
     prompt.extend((0..1 + below(40)).map(|_| below(vocab_size) as u32));
     let mut config = GenerateConfig {
-        max_tokens: Some(1 + below(12) as usize),
+        max_tokens: Some(1 + below(32) as usize),
         ..GenerateConfig::default()
     };
     config.sampling.seed = Some(number);

@@ -3,11 +3,16 @@
 //! [`Model::open`] reads a file, [`Engine::start`] puts the model on a backend, and
 //! [`Engine::generate_streaming`] continues a prompt, token by token:
 //!
-//! ```no_run
+//! ```
 //! use minerva_compute::{CpuBackend, cpu::CpuOptions};
 //! use minerva_engine::{Engine, EngineOptions, GenerateConfig, Model};
+//! # #[path = "../tests/it/tiny.rs"]
+//! # mod tiny;
+//! # let path = std::env::temp_dir().join(format!("minerva-doc-{}.gguf", std::process::id()));
+//! # let architecture = &minerva_engine::model::ARCHITECTURES[0];
+//! # std::fs::write(&path, tiny::Tiny::with(architecture, &[], |_| {}).bytes())?;
 //!
-//! let model = Model::open("model.gguf")?;
+//! let model = Model::open(&path)?;
 //! let backend = CpuBackend::new(&CpuOptions::default())?;
 //! let engine = Engine::start(model.into(), &backend, &EngineOptions::default())?;
 //! let config = GenerateConfig {
@@ -18,6 +23,37 @@
 //! while let Some(token) = tokens.blocking_next() {
 //!     print!("{}", token?.text);
 //! }
+//! # std::fs::remove_file(path)?;
+//! # assert!(tokens.done().is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! In async code the same [`TokenStream`] is a `Stream`, on any runtime:
+//!
+//! ```
+//! use minerva_engine::{Engine, EngineError, GenerateConfig};
+//!
+//! async fn answer(engine: &Engine, prompt: &str) -> Result<String, EngineError> {
+//!     let mut tokens = engine.generate_streaming(prompt, &GenerateConfig::default())?;
+//!     let mut text = String::new();
+//!     while let Some(token) = tokens.next().await {
+//!         text += &token?.text;
+//!     }
+//!     // What was held back, as it might have become a stop string.
+//!     text += tokens.done().map_or("", |done| &done.text);
+//!     Ok(text)
+//! }
+//! # #[path = "../tests/it/tiny.rs"]
+//! # mod tiny;
+//! # let path = std::env::temp_dir().join(format!("minerva-async-{}.gguf", std::process::id()));
+//! # let architecture = &minerva_engine::model::ARCHITECTURES[0];
+//! # std::fs::write(&path, tiny::Tiny::with(architecture, &[], |_| {}).bytes())?;
+//! # let model = minerva_engine::Model::open(&path)?;
+//! # let backend = minerva_compute::ReferenceBackend;
+//! # let engine = Engine::start(model.into(), &backend, &Default::default())?;
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+//! # assert!(!runtime.block_on(answer(&engine, "The sky is"))?.is_empty());
+//! # std::fs::remove_file(path)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![deny(unsafe_code)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use minerva_compute::{Backend, KV_BLOCK_LEN};
+use minerva_compute::{Backend, KV_BLOCK_LEN, KvTypes};
 use minerva_engine::{EngineOptions, LoadedModel, ModelConfig, Models, ModelsError, memory_limit};
 use minerva_hub::{Found, HubConfig, HubError};
 
@@ -31,6 +31,14 @@ pub enum ModelsSetupError {
         model: String,
         /// Where it would come from.
         source_name: String,
+    },
+    /// It needs more memory than it could be given; the second line says what may help.
+    #[error("{model}: {error}\n`minerva plan` says which settings free how much")]
+    DoesNotFit {
+        /// The model's name.
+        model: String,
+        /// How much it needs, and how much there is.
+        error: String,
     },
     /// Names are empty or there twice, or a model cannot be loaded.
     #[error(transparent)]
@@ -62,6 +70,8 @@ pub(crate) fn configs(settings: &ServerConfig) -> Result<Vec<ModelConfig>, Model
             parallel,
             cache_tokens,
             max_waiting,
+            cache_type_k,
+            cache_type_v,
             load: _,
             pinned,
             unload_after_seconds,
@@ -86,6 +96,10 @@ pub(crate) fn configs(settings: &ServerConfig) -> Result<Vec<ModelConfig>, Model
                 max_sequences: parallel.unwrap_or(general.parallel),
                 cache_tokens: cache_tokens.or(general.cache_tokens),
                 max_waiting: max_waiting.unwrap_or(general.max_waiting),
+                kv_types: KvTypes {
+                    k: cache_type_k.unwrap_or(general.cache_type_k).0,
+                    v: cache_type_v.unwrap_or(general.cache_type_v).0,
+                },
                 ..EngineOptions::default()
             },
             is_pinned: pinned,
@@ -99,7 +113,14 @@ pub(crate) fn configs(settings: &ServerConfig) -> Result<Vec<ModelConfig>, Model
 pub(crate) async fn load_first(state: &AppState) -> Result<(), ModelsSetupError> {
     let settings = state.settings();
     for model in settings.config.models.iter().filter(|model| model.load) {
-        let loaded = state.models().get(&model.name).await?;
+        let loaded = state.models().get(&model.name).await;
+        let loaded = loaded.map_err(|error| match error {
+            ModelsError::DoesNotFit { .. } => ModelsSetupError::DoesNotFit {
+                model: model.name.clone(),
+                error: error.to_string(),
+            },
+            error => error.into(),
+        })?;
         tracing::info!(
             model = model.name,
             context = loaded.context(),
@@ -186,5 +207,31 @@ pub(crate) fn measure(state: &AppState) {
             };
             metrics.set_cache_config(name, config);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minerva_compute::KvType;
+
+    use super::*;
+
+    #[test]
+    fn the_cache_is_of_the_types_of_the_model_or_of_the_engine() {
+        let name = format!("minerva-models-{}.gguf", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, "GGUF").unwrap();
+        let settings = format!(
+            "[engine]\ncache_type_k = \"q8_0\"\n[[models]]\nname = \"a\"\nmodel = {file:?}\n\
+             [[models]]\nname = \"b\"\nmodel = {file:?}\ncache_type_k = \"f32\"\ncache_type_v = \"q4_0\""
+        );
+        let found = configs(&toml::from_str(&settings).unwrap()).unwrap();
+        let types = found.iter().map(|config| config.options.kv_types);
+        let wanted = [
+            (KvType::Q8_0, KvTypes::default().v),
+            (KvType::F32, KvType::Q4_0),
+        ];
+        assert!(types.eq(wanted.map(|(k, v)| KvTypes { k, v })));
+        std::fs::remove_file(file).unwrap();
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::backend::BackendArgs;
+use crate::backend::DeviceArgs;
 use crate::model::NAME_HELP;
 use crate::output::stdout;
 use crate::settings::SettingArgs;
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     threads: Option<NonZeroUsize>,
 
     #[command(flatten)]
-    backend: BackendArgs,
+    device: DeviceArgs,
 
     #[command(flatten)]
     settings: SettingArgs,
@@ -31,7 +31,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut sources = args.settings.sources()?;
     sources.models.clone_from(&args.models);
-    let backend = Arc::from(args.backend.open(args.threads)?.backend);
+    let backend = Arc::from(args.device.open(args.threads)?.backend);
     minerva_server::serve(sources, backend, |server| {
         // Nobody may read it; the service goes on.
         let mut out = stdout();

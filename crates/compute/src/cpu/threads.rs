@@ -5,7 +5,7 @@
 //! does it. Between runs workers spin for a short while, since decode starts a run every few
 //! milliseconds, then sleep.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -218,7 +218,12 @@ impl Plain for u8 {}
 pub(crate) struct SharedBuf<T> {
     ptr: NonNull<T>,
     len: usize,
+    /// What was allocated; `ptr` is the first cache line in it.
+    memory: NonNull<u8>,
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 // SAFETY: it owns its memory; sharing is the contract of `get` and `get_mut`.
 unsafe impl<T: Plain> Send for SharedBuf<T> {}
@@ -232,16 +237,14 @@ impl<T: Plain> SharedBuf<T> {
             return Some(SharedBuf {
                 ptr: NonNull::dangling(),
                 len,
+                memory: NonNull::dangling(),
             });
         }
-        let layout = Self::layout(len)?;
-        // SAFETY: the layout has a size above zero; zeros are a value of a `Plain` type.
-        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?.cast();
-        Some(SharedBuf { ptr, len })
-    }
-
-    fn layout(len: usize) -> Option<Layout> {
-        Layout::array::<T>(len).ok()?.align_to(64).ok()
+        // SAFETY: the layout has a size above zero.
+        let memory = NonNull::new(unsafe { alloc_zeroed(layout::<T>(len)?) })?;
+        // SAFETY: the layout has room for a line more; zeros are a value of a `Plain` type.
+        let ptr = unsafe { memory.add(memory.align_offset(LINE)) }.cast();
+        Some(SharedBuf { ptr, len, memory })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -305,14 +308,18 @@ impl<T: Plain> SharedBuf<T> {
 impl<T> Drop for SharedBuf<T> {
     fn drop(&mut self) {
         if self.len > 0 {
-            let layout = Layout::array::<T>(self.len).and_then(|layout| layout.align_to(64));
-            let Ok(layout) = layout else {
-                handle_alloc_error(Layout::new::<T>())
-            };
+            let layout = layout::<T>(self.len).expect("it was allocated with it");
             // SAFETY: the layout that `zeroed` allocated with.
-            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) }
+            unsafe { dealloc(self.memory.as_ptr(), layout) }
         }
     }
+}
+
+/// The layout of an array and a cache line more. It asks for no alignment: where one is asked for,
+/// zeros are written, and all pages are resident from the start.
+fn layout<T>(len: usize) -> Option<Layout> {
+    let n_bytes = len.checked_mul(size_of::<T>())?.checked_add(LINE)?;
+    Layout::array::<u8>(n_bytes).ok()
 }
 
 /// Some columns of every row of a matrix, for one thread to write.
@@ -382,6 +389,29 @@ mod tests {
                 std::thread::yield_now();
             }
         });
+    }
+
+    #[test]
+    fn buffers_begin_with_a_cache_line() {
+        let bufs = [1, 5, 100, 70_000].map(|len| SharedBuf::<u8>::zeroed(len).unwrap());
+        assert!(bufs.iter().all(|buf| buf.ptr.align_offset(LINE) == 0));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pages_that_nobody_touches_are_not_resident() {
+        let resident_pages = || -> usize {
+            let counts = std::fs::read_to_string("/proc/self/statm").unwrap();
+            counts.split(' ').nth(1).unwrap().parse().unwrap()
+        };
+        let before = resident_pages();
+        let buf = SharedBuf::<u8>::zeroed(1 << 30).unwrap();
+        let pages_of_half = (1 << 29) / 4096;
+        assert!(
+            resident_pages() < before + pages_of_half,
+            "{} bytes",
+            buf.bytes()
+        );
     }
 
     #[test]

@@ -227,11 +227,26 @@ fn unigram_takes_the_pieces_that_score_best() {
 #[test]
 fn user_defined_tokens_of_a_unigram_vocabulary_are_kept_whole() {
     let mut vocab = unigram_vocab(false);
-    vocab.tokens.push(b"ba".to_vec());
-    vocab.token_types.push(TokenType::UserDefined);
-    vocab.scores.push(-1000.0);
+    for text in ["ba", "bfi"] {
+        vocab.tokens.push(text.as_bytes().to_vec());
+        vocab.token_types.push(TokenType::UserDefined);
+        vocab.scores.push(-1000.0);
+    }
     let tokenizer = Tokenizer::new(vocab).unwrap();
     assert_eq!(tokenizer.encode("abab", PLAIN), [8, 14, 3, 5]);
+    // Normalization brings it forth.
+    assert_eq!(tokenizer.encode("abﬁ", PLAIN), [8, 15]);
+}
+
+/// In one sum of f32 over all of the text, the 0.01 between the two ways to take " ab" would be lost.
+#[test]
+fn unigram_scores_count_in_long_texts() {
+    let mut vocab = unigram_vocab(false);
+    vocab.scores[7] = -6.01;
+    let tokenizer = Tokenizer::new(vocab).unwrap();
+    let n = 60_000;
+    let tokens = tokenizer.encode(" ab".repeat(n), PLAIN);
+    assert!(tokens == [3, 6].repeat(n));
 }
 
 #[test]

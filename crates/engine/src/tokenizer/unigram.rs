@@ -5,6 +5,9 @@
 //! Regularization", 2018). A character that is no piece by itself can be passed as unknown, at a
 //! price that no other way pays. The time is that of the text times the longest piece. Sums are of
 //! f32, and of equal ones the first counts, so that they are decided as SentencePiece decides them.
+//!
+//! A user-defined token that a text has as it is was cut out before; one that normalization brings
+//! forth (a full-width comma where the comma is one) is a piece that wins over all others.
 
 use std::collections::HashMap;
 
@@ -16,6 +19,10 @@ use crate::LoadError;
 
 /// How much less than the least piece an unknown character scores, as SentencePiece has it.
 const UNKNOWN_PENALTY: f32 = 10.0;
+
+/// Beyond this, sums begin at 0 again, as in SentencePiece: in those of long texts the score of a
+/// piece would be lost.
+const MAX_SUM: f32 = 100_000.0;
 
 #[derive(Debug)]
 pub(super) struct Unigram {
@@ -36,7 +43,7 @@ struct Best {
 }
 
 impl Unigram {
-    /// The ordinary pieces of a vocabulary that is checked; of equal ones the first counts.
+    /// The pieces of a vocabulary that is checked; of equal ones the first counts.
     pub(super) fn new(vocab: &Vocab) -> Result<Unigram, LoadError> {
         let error = |text: String| Err(LoadError::Tokenizer(text));
         if vocab.scores.is_empty() {
@@ -62,10 +69,18 @@ impl Unigram {
             let Ok(text) = std::str::from_utf8(text) else {
                 continue;
             };
-            if token_type != TokenType::Normal || text.is_empty() {
+            let score = match token_type {
+                TokenType::Normal => score,
+                // Scores are logarithms of probabilities: below 0.
+                TokenType::UserDefined => (0.1 * (text.len() as f64 - 1.0)) as f32,
+                _ => continue,
+            };
+            if text.is_empty() {
                 continue;
             }
-            least = least.min(score);
+            if token_type == TokenType::Normal {
+                least = least.min(score);
+            }
             let mut node = 0;
             for char in text.chars() {
                 node = *nodes.entry((node, char)).or_insert_with(|| {
@@ -108,9 +123,18 @@ impl Unigram {
         // Only places between characters are reached.
         let mut best = vec![unreached; text.len() + 1];
         best[0].score = 0.0;
+        // The last place that a way leads to.
+        let mut frontier = 0;
         for (start, first) in text.char_indices() {
-            let base = best[start].score;
+            let mut base = best[start].score;
+            if base.abs() > MAX_SUM {
+                best[start..=frontier]
+                    .iter_mut()
+                    .for_each(|best| best.score -= base);
+                base = 0.0;
+            }
             let mut offer = |end: usize, score: f32, token| {
+                frontier = frontier.max(end);
                 let leader = &mut best[end];
                 if leader.start == u32::MAX || base + score > leader.score {
                     *leader = Best {

@@ -132,6 +132,17 @@ impl Variant {
             finish: pass_limits,
         },
         Variant {
+            // Rows of experts that are whole blocks of MXFP4, as the published files have them.
+            name: "gpt-oss, wide",
+            architecture: "gpt-oss",
+            skip: &["rope_freqs.weight"],
+            set: |metadata| {
+                metadata.insert("gpt-oss.embedding_length", 64u32);
+                metadata.insert("gpt-oss.expert_feed_forward_length", 96u32);
+            },
+            finish: pass_limits,
+        },
+        Variant {
             name: "phi3, rope factors",
             architecture: "phi3",
             ..PLAIN

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use minerva_compute::{KvType, KvTypeError};
 use serde::{Deserialize, Serialize};
 
 use crate::conversations::Bounds;
@@ -60,6 +61,29 @@ pub struct EngineSettings {
     pub cache_tokens: Option<usize>,
     /// Requests that may wait for a model.
     pub max_waiting: usize,
+    /// How keys are stored in the KV cache.
+    pub cache_type_k: CacheType,
+    /// How values are stored there.
+    pub cache_type_v: CacheType,
+}
+
+/// A type of keys or values in the KV cache, by its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CacheType(pub KvType);
+
+impl TryFrom<String> for CacheType {
+    type Error = KvTypeError;
+
+    fn try_from(name: String) -> Result<CacheType, KvTypeError> {
+        name.parse().map(CacheType)
+    }
+}
+
+impl From<CacheType> for String {
+    fn from(cache_type: CacheType) -> String {
+        cache_type.0.name().to_owned()
+    }
 }
 
 /// How requests are read.
@@ -121,6 +145,12 @@ pub struct ModelSettings {
     /// See [`EngineSettings::max_waiting`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_waiting: Option<usize>,
+    /// See [`EngineSettings::cache_type_k`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_type_k: Option<CacheType>,
+    /// See [`EngineSettings::cache_type_v`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_type_v: Option<CacheType>,
     /// Loaded when the service starts, not when it is first asked for.
     #[serde(default)]
     pub load: bool,
@@ -324,6 +354,8 @@ impl Default for EngineSettings {
             parallel: 4,
             cache_tokens: None,
             max_waiting: 256,
+            cache_type_k: CacheType::default(),
+            cache_type_v: CacheType::default(),
         }
     }
 }

@@ -38,6 +38,8 @@ enum Kind {
     Origins,
 }
 
+const CACHE_TYPES: &[&str] = &["f32", "f16", "q8_0", "q4_0"];
+
 /// Every setting, in the order of the file.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -241,6 +243,22 @@ pub const SETTINGS: &[Setting] = &[
             min: 1,
             max: 1 << 20,
         },
+    },
+    Setting {
+        key: "engine.cache_type_k",
+        flag: "cache-type-k",
+        value_name: "TYPE",
+        help: "How keys are stored in the KV cache: f32, f16, q8_0 or q4_0",
+        is_reloaded: true,
+        kind: Kind::Word(CACHE_TYPES),
+    },
+    Setting {
+        key: "engine.cache_type_v",
+        flag: "cache-type-v",
+        value_name: "TYPE",
+        help: "How values are stored in the KV cache, likewise",
+        is_reloaded: true,
+        kind: Kind::Word(CACHE_TYPES),
     },
     Setting {
         key: "api.unsupported_fields",
