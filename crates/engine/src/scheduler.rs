@@ -923,7 +923,7 @@ mod tests {
                 // What was in work is not wanted any more.
                 self.in_work = None;
             }
-            if let Some(work) = self.in_work.take_if(|_| max_tokens % 3 > 0) {
+            if let Some(work) = self.in_work.take_if(|_| !max_tokens.is_multiple_of(3)) {
                 self.end(work);
                 return true;
             }

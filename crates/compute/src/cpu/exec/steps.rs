@@ -534,7 +534,8 @@ impl Run<'_> {
                 let ended =
                     &self.pass.work.ended[cut.index * self.core.plan.max_kv_heads + kv_head];
                 // Each layer adds as many. What the others wrote is seen by the last.
-                if (ended.fetch_add(1, Ordering::AcqRel) + 1) % cut.n_units != 0 {
+                let n_ended = ended.fetch_add(1, Ordering::AcqRel) + 1;
+                if !n_ended.is_multiple_of(cut.n_units) {
                     return;
                 }
                 for unit in 0..cut.n_units {

@@ -395,6 +395,10 @@ fn mix_elements<S: Simd, V: Format, const N: usize, const E: usize>(
             }
         }
         let first = tile * LANES;
+        #[allow(
+            clippy::needless_range_loop,
+            reason = "`p` is a position, of all these"
+        )]
         for p in 0..LANES.min(part.seen[N - 1].end - first) {
             let mut v = [s.splat(0.0); E];
             for (e, v) in v.iter_mut().enumerate() {
