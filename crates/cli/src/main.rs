@@ -7,17 +7,24 @@ mod answer;
 mod backend;
 mod chat;
 mod interrupt;
+mod isolated;
 mod model;
 mod output;
 mod progress;
 mod session;
 mod settings;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
+use cap::Cap;
 use clap::Parser;
 
 use commands::Command;
+
+/// Counts what is allocated, so that a process that renders a template can be held to a limit.
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
 /// Runs large language models on this machine, from GGUF files.
 #[derive(Parser)]

@@ -13,6 +13,7 @@ use minijinja::Value;
 
 use crate::backend::BackendArgs;
 use crate::interrupt;
+use crate::isolated::isolated;
 use crate::model;
 use crate::output::{count, note, note_dim};
 
@@ -69,7 +70,7 @@ impl Session {
         let template = if options.is_raw {
             None
         } else {
-            model.chat_template()?
+            model.chat_template(isolated)?
         };
         if template.is_none() && !options.is_raw {
             note(&format!(

@@ -7,6 +7,7 @@
 use std::io::BufRead;
 use std::time::{Duration, SystemTime};
 
+use minerva_engine::chat::renderer::in_process;
 use minerva_engine::chat::template::{ChatInput, ChatTemplate};
 use minerva_engine::tokenizer::Segment;
 use minijinja::Value;
@@ -21,8 +22,8 @@ fn render(job: &Json) -> Result<Json, String> {
         .flatten()
         .filter_map(Json::as_str)
         .collect();
-    let template =
-        ChatTemplate::new(text("source"), &specials).map_err(|error| error.to_string())?;
+    let renderer = in_process(text("source")).map_err(|error| error.to_string())?;
+    let template = ChatTemplate::new(renderer, &specials);
     let extra = job["extra"].as_object().into_iter().flatten();
     let input = ChatInput {
         messages: Value::from(Serde(&job["messages"])),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use minerva_compute::cpu::CpuOptions;
 use minerva_compute::{Backend, CpuBackend};
+use minerva_engine::chat::renderer::in_process;
 use minerva_engine::{
     Deadlines, Engine, EngineError, EngineOptions, Event, GenerateConfig, GenerateRequest,
     MemoryPlan, Model, ModelConfig, Models,
@@ -227,7 +228,7 @@ fn switches(backend: Arc<dyn Backend>, n: &str, paths: [&str; 2]) -> Result<()> 
     let configs = [("a", paths[0]), ("b", paths[1])];
     let configs = configs.map(|(name, path)| ModelConfig::new(name, path));
     // Room for one of them.
-    let models = Models::new(backend, budget, configs.into())?;
+    let models = Models::new(backend, in_process, budget, configs.into())?;
     let config = GenerateConfig {
         max_tokens: Some(1),
         ..GenerateConfig::default()

@@ -99,9 +99,12 @@ pub enum LoadError {
         /// The values allowed.
         wanted: String,
     },
-    /// The engine's thread cannot be started.
+    /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// The process that is to render the chat template cannot be started.
+    #[error("cannot start a process for the chat template: {0}")]
+    Process(std::io::Error),
     /// The backend cannot take the model.
     #[error(transparent)]
     Backend(#[from] minerva_compute::BackendError),

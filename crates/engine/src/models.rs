@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use minerva_compute::Backend;
 use tokio::sync::oneshot;
 
+use crate::chat::renderer::Compile;
 use crate::chat::template::ChatTemplate;
 use crate::engine::{Engine, EngineOptions, EngineStats};
 use crate::error::{LoadError, ModelsError};
@@ -118,6 +119,7 @@ struct Loaded {
 
 struct Shared {
     backend: Arc<dyn Backend>,
+    compile: Compile,
     budget: u64,
     state: Mutex<State>,
     /// Told when a user leaves.
@@ -155,16 +157,18 @@ struct Entry {
 }
 
 impl Models {
-    /// Models on a backend. `budget_bytes` is for weights, caches and scratch memory of all that
-    /// are loaded at once.
+    /// Models on a backend, whose chat templates are compiled by `compile`. `budget_bytes` is for
+    /// weights, caches and scratch memory of all that are loaded at once.
     pub fn new(
         backend: Arc<dyn Backend>,
+        compile: Compile,
         budget_bytes: u64,
         configs: Vec<ModelConfig>,
     ) -> Result<Models, ModelsError> {
         let (sender, receiver) = channel();
         let shared = Arc::new(Shared {
             backend,
+            compile,
             budget: budget_bytes,
             state: Mutex::default(),
             has_room: Condvar::new(),
@@ -472,10 +476,16 @@ impl Shared {
         let model = Arc::new(Model::open(&config.path)?);
         let plan = MemoryPlan::new(&model, &*self.backend, &config.options)?;
         self.make_room(key, plan.total_bytes())?;
-        let engine = Engine::start(model.clone(), &*self.backend, &config.options)?;
+        let template = match model.chat_template(self.compile) {
+            // The next one who asks for the model may have more luck.
+            Err(error @ (LoadError::Thread(_) | LoadError::Process(_))) => return Err(error.into()),
+            // Without it there are still completions.
+            template => template,
+        };
+        let engine = Engine::start(model, &*self.backend, &config.options)?;
         Ok(Loaded {
             engine: Arc::new(engine),
-            template: Arc::new(model.chat_template()),
+            template: Arc::new(template),
         })
     }
 

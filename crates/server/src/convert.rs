@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use minerva_engine::chat::template::ChatTemplate;
 use minerva_engine::chat::{Chat, encode_text};
 use minerva_engine::sampler::{Mirostat, SamplingParams};
-use minerva_engine::{Deadlines, GenerateConfig, GenerateRequest, LoadedModel};
+use minerva_engine::tokenizer::Tokenizer;
+use minerva_engine::{
+    Deadlines, EngineError, GenerateConfig, GenerateRequest, LoadedModel, RequestError,
+};
 use minijinja::value::Serde;
 use serde_json::{Value, json};
 
@@ -12,7 +16,7 @@ use crate::auth::Caller;
 use crate::body::FromObject;
 use crate::config::{Timeouts, UnsupportedFields};
 use crate::error::{ApiError, ErrorCode};
-use crate::failure::request_error;
+use crate::failure::engine_error;
 use crate::models;
 use crate::openai::{
     Answers, ChatRequest, CompletionRequest, FieldError, Message, Object, Prompt, Sampling,
@@ -98,13 +102,8 @@ pub(crate) async fn prepare_chat(
     } = check_chat(state, request, unsupported)?;
     chat.tools = tools;
     let model = models::get(state, caller, model.as_deref(), deadlines.queue).await?;
-    let work = move || {
-        let tokens = chat.with(&model, |chat, template| {
-            chat.encode(template, model.model().tokenizer())
-        })?;
-        Ok((model, tokens))
-    };
-    let (model, tokens) = blocking(state, work).await?;
+    let work = |model: &LoadedModel| chat.encode(model);
+    let (model, tokens) = blocking(state, model, deadlines.queue, work).await?;
     let request = GenerateRequest {
         n_choices,
         tenant: caller.tenant(),
@@ -199,19 +198,27 @@ pub(crate) struct ChatPrompt {
 }
 
 impl ChatPrompt {
-    /// Has the engine do something with the chat and its model's template. Takes a processor's
-    /// time.
-    pub(crate) fn with<T>(
+    /// The tokens of the prompt. Takes a processor's time, as [`render`](Self::render) does.
+    pub(crate) fn encode(self, model: &LoadedModel) -> Result<Vec<u32>, ApiError> {
+        self.with(model, Chat::encode)
+    }
+
+    /// The text of the prompt.
+    pub(crate) fn render(self, model: &LoadedModel) -> Result<String, ApiError> {
+        let segments = self.with(model, Chat::render)?;
+        Ok(segments.into_iter().map(|segment| segment.text).collect())
+    }
+
+    /// Has the engine do something with the chat and its model's template.
+    fn with<T>(
         mut self,
         model: &LoadedModel,
-        act: impl FnOnce(
-            &Chat,
-            &minerva_engine::chat::template::ChatTemplate,
-        ) -> Result<T, minerva_engine::RequestError>,
+        act: impl FnOnce(&Chat, &ChatTemplate, &Tokenizer) -> Result<T, EngineError>,
     ) -> Result<T, ApiError> {
         let template = model.chat_template().map_err(|error| {
             tracing::error!(%error, model = model.name(), "the chat template cannot be used");
-            ApiError::new(ErrorCode::ModelFailed, error.to_string()).about("model")
+            let message = format!("model {}: {error}", model.name());
+            ApiError::new(ErrorCode::ModelFailed, message).about("model")
         })?;
         let Some(template) = template else {
             let message = format!(
@@ -261,7 +268,13 @@ impl ChatPrompt {
                 .collect(),
             ..Chat::new(value(Value::Array(messages)))
         };
-        act(&chat, template).map_err(|error| request_error(&error, MESSAGES))
+        act(&chat, template, model.model().tokenizer()).map_err(|error| match error {
+            EngineError::Request(RequestError::ChatTemplate(problem)) => {
+                let message = format!("chat template of model {}: {problem}", model.name());
+                ApiError::new(ErrorCode::InvalidRequest, message).about(MESSAGES)
+            }
+            error => engine_error(error, MESSAGES),
+        })
     }
 }
 
@@ -371,7 +384,7 @@ pub(crate) async fn prepare_completion(
     let max_tokens = fields.max_tokens.unwrap_or(COMPLETION_TOKENS);
     let config = generate_config(sampling, Some(max_tokens), logprobs)?;
     let model = models::get(state, caller, fields.model.as_deref(), deadlines.queue).await?;
-    let work = move || {
+    let work = move |model: &LoadedModel| {
         let tokenizer = model.model().tokenizer();
         let encode = |prompt: &Prompt| match prompt {
             Prompt::Text(text) => encode_text(text, tokenizer),
@@ -394,9 +407,9 @@ pub(crate) async fn prepare_completion(
             true => prompts.into_iter().zip(&tokens).map(echo).collect(),
             false => Vec::new(),
         };
-        Ok((model, tokens, echoes))
+        Ok((tokens, echoes))
     };
-    let (model, tokens, echoes) = blocking(state, work).await?;
+    let (model, (tokens, echoes)) = blocking(state, model, deadlines.queue, work).await?;
     let request = |tokens| GenerateRequest {
         n_choices,
         prompt_logprobs: logprobs.filter(|_| is_echo),
@@ -562,16 +575,25 @@ fn sampling_params(sampling: &Sampling) -> Result<SamplingParams, FieldError> {
     })
 }
 
-/// Work that takes a processor's time, on a thread that may block; as many at once as there are
-/// processors.
+/// Work on a request that takes a processor's time, on a thread that may block, when there is a
+/// place for it; for at most `wait`.
 pub(crate) async fn blocking<T: Send + 'static>(
     state: &AppState,
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let permit = state.preparing().acquire_owned().await;
-    let permit = permit.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-    // The permit goes with the work, which goes on when its request is given up.
-    let work = move || (work(), permit).0;
+    model: LoadedModel,
+    wait: Option<Duration>,
+    work: impl FnOnce(&LoadedModel) -> Result<T, ApiError> + Send + 'static,
+) -> Result<(LoadedModel, T), ApiError> {
+    let place = state.places().get(model.name());
+    let place = match wait {
+        Some(wait) => tokio::time::timeout(wait, place).await.map_err(|_| {
+            let (name, seconds) = (model.name(), wait.as_secs_f64());
+            let message = format!("model {name}: the prompt is not made within {seconds} s");
+            ApiError::new(ErrorCode::QueueTimeout, message)
+        })?,
+        None => place.await,
+    };
+    // The place goes with the work, which goes on when its request is given up.
+    let work = move || (work(&model).map(|done| (model, done)), place).0;
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => {

@@ -29,6 +29,8 @@ mod openai;
 
 mod convert;
 
+mod places;
+
 mod failure;
 
 mod generation;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minerva_compute::{Backend, KV_BLOCK_LEN, KvTypes};
+use minerva_engine::chat::renderer::Compile;
 use minerva_engine::{EngineOptions, LoadedModel, ModelConfig, Models, ModelsError, memory_limit};
 use minerva_hub::{Found, HubConfig, HubError};
 
@@ -45,14 +46,15 @@ pub enum ModelsSetupError {
     Models(#[from] ModelsError),
 }
 
-/// The models of the settings, none of them loaded.
+/// The models of the settings, none of them loaded; `compile` is for their chat templates.
 pub fn open_models(
     settings: &ServerConfig,
     backend: Arc<dyn Backend>,
+    compile: Compile,
 ) -> Result<Models, ModelsSetupError> {
     let budget = settings.engine.memory_bytes;
     let budget = budget.unwrap_or_else(|| memory_limit() / 10 * 9);
-    Ok(Models::new(backend, budget, configs(settings)?)?)
+    Ok(Models::new(backend, compile, budget, configs(settings)?)?)
 }
 
 /// The models of the settings as the engine takes them.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use minerva_engine::{Event, GenerateRequest};
+use minerva_engine::{Event, GenerateRequest, LoadedModel};
 use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -163,13 +163,8 @@ impl Responding {
             ..ChatPrompt::default()
         };
         let model = models::get(state, caller, fields.model.as_deref(), deadlines.queue).await?;
-        let work = move || {
-            let tokens = chat.with(&model, |chat, template| {
-                chat.encode(template, model.model().tokenizer())
-            })?;
-            Ok((model, tokens))
-        };
-        let (model, tokens) = convert::blocking(state, work)
+        let work = |model: &LoadedModel| chat.encode(model);
+        let (model, tokens) = convert::blocking(state, model, deadlines.queue, work)
             .await
             .map_err(|error| renamed(error, convert::MESSAGES))?;
         let response = ResponseObject {

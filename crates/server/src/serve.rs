@@ -11,6 +11,7 @@ use axum::Router;
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use minerva_compute::Backend;
+use minerva_engine::chat::renderer::Compile;
 use tokio::net::TcpSocket;
 
 use crate::auth::{self, Changes, KeyError};
@@ -80,17 +81,19 @@ pub enum ServeError {
 
 /// Serves until a signal ends it, on threads of its own: settings, keys, logs, listener, signals.
 ///
-/// `listening` is called when connections are accepted, which is before anything is loaded. The
-/// models that are to be there from the start are loaded then; if one cannot be, the service ends.
+/// `compile` says where the chat templates of the models run. `listening` is called when
+/// connections are accepted, which is before anything is loaded. The models that are to be there
+/// from the start are loaded then; if one cannot be, the service ends.
 pub fn serve(
     sources: Sources,
     backend: Arc<dyn Backend>,
+    compile: Compile,
     listening: impl FnOnce(&Server),
 ) -> Result<(), ServeError> {
     let settings = sources.load()?;
     logging::init(&settings.config.log);
     tracing::info!(backend = backend.description(), "computes");
-    let models = open_models(&settings.config, backend)?;
+    let models = open_models(&settings.config, backend, compile)?;
     let state = AppState::new(settings, Clock::System, models)?;
     let n_threads = std::thread::available_parallelism().map_or(MAX_THREADS, NonZeroUsize::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,11 +1,9 @@
 //! What all requests share: settings, keys, models, life cycle and figures.
 
-use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use axum_server::tls_rustls::RustlsConfig;
 use minerva_engine::Models;
-use tokio::sync::Semaphore;
 
 use crate::auth::{self, KeyError, KeyStore, Keys};
 use crate::clock::Clock;
@@ -15,9 +13,7 @@ use crate::lifecycle::Lifecycle;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::models;
-
-/// Requests that are prepared at once, at the least: a chat template may take seconds over one.
-const MIN_PREPARING: usize = 4;
+use crate::places::Places;
 
 /// What all requests share; a clone is the same state.
 #[derive(Clone)]
@@ -28,8 +24,7 @@ struct Shared {
     keys: Keys,
     models: Models,
     conversations: Conversations,
-    /// Places for requests that are rendered and tokenized.
-    preparing: Arc<Semaphore>,
+    places: Places,
     clock: Clock,
     lifecycle: Lifecycle,
     metrics: Metrics,
@@ -42,14 +37,12 @@ impl AppState {
         let store = settings.config.auth.keys_file.as_ref().map(KeyStore::new);
         let shared = settings.config.auth.shared_keys.clone();
         let keys = Keys::open(store, shared, clock.now())?;
-        let n_places =
-            std::thread::available_parallelism().map_or(MIN_PREPARING, NonZeroUsize::get);
         Ok(Self(Arc::new(Shared {
             settings: RwLock::new(Arc::new(settings)),
             keys,
             models,
             conversations: Conversations::default(),
-            preparing: Arc::new(Semaphore::new(n_places.max(MIN_PREPARING))),
+            places: Places::new(),
             clock,
             lifecycle: Lifecycle::new(),
             metrics: Metrics::new(),
@@ -79,8 +72,8 @@ impl AppState {
     }
 
     /// Places for requests that are rendered and tokenized.
-    pub(crate) fn preparing(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.0.preparing)
+    pub(crate) fn places(&self) -> &Places {
+        &self.0.places
     }
 
     /// The time.
@@ -159,8 +152,9 @@ impl AppState {
 impl AppState {
     /// A server that has nothing to load.
     pub(crate) fn without_models(settings: Loaded) -> Self {
+        use minerva_engine::chat::renderer::in_process;
         let backend = Arc::new(minerva_compute::ReferenceBackend);
-        let models = models::open_models(&settings.config, backend).unwrap();
+        let models = models::open_models(&settings.config, backend, in_process).unwrap();
         Self::new(settings, Clock::System, models).unwrap()
     }
 }

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::isolated;
+
 mod bench;
 mod config;
 #[cfg(feature = "gpu")]
@@ -55,6 +57,9 @@ pub(crate) enum Command {
     /// Check a GPU's results on this machine, and write a report
     #[cfg(feature = "gpu")]
     Selftest(selftest::Args),
+    /// Render the chat template that comes in; `run` and `serve` start it
+    #[command(name = isolated::COMMAND, hide = true)]
+    RenderTemplate,
 }
 
 impl Command {
@@ -78,6 +83,7 @@ impl Command {
             Command::Devices(args) => devices::run(&args)?,
             #[cfg(feature = "gpu")]
             Command::Selftest(args) => return selftest::run(&args),
+            Command::RenderTemplate => isolated::run()?,
         }
         Ok(ExitCode::SUCCESS)
     }

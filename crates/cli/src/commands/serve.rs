@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::backend::DeviceArgs;
+use crate::isolated::isolated;
 use crate::model::NAME_HELP;
 use crate::output::stdout;
 use crate::settings::SettingArgs;
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut sources = args.settings.sources()?;
     sources.models.clone_from(&args.models);
     let backend = Arc::from(args.device.open(args.threads)?.backend);
-    minerva_server::serve(sources, backend, |server| {
+    minerva_server::serve(sources, backend, isolated, |server| {
         // Nobody may read it; the service goes on.
         let mut out = stdout();
         let version = env!("CARGO_PKG_VERSION");

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use crate::isolated::isolated;
 use crate::model;
 use crate::output::{Format, note, print_json, report_error, stdout};
 use crate::progress::PullProgress;
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     progress.finish();
     let hashed = hashed.map_err(|error| problems.push(error.into())).ok();
     problems.extend(
-        minerva_engine::model::verify(&path)
+        minerva_engine::model::verify(&path, isolated)
             .into_iter()
             .map(anyhow::Error::from),
     );

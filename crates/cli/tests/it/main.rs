@@ -5,6 +5,7 @@ mod commands;
 mod model;
 mod run;
 mod service;
+mod templates;
 mod tidy;
 
 use std::io::Write;

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for what another process does.
 #[track_caller]
-fn wait_until(mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "waited in vain");
@@ -25,7 +25,7 @@ fn wait_until(mut is_so: impl FnMut() -> bool) {
 }
 
 /// A server that runs, and is killed if a test fails before its end.
-struct Service {
+pub(crate) struct Service {
     child: Child,
     address: String,
     log: String,
@@ -33,7 +33,7 @@ struct Service {
 
 impl Service {
     /// Starts with a free port, and waits for the line that says where it listens.
-    fn start(folder: &Folder, args: &[&str]) -> Self {
+    pub(crate) fn start(folder: &Folder, args: &[&str]) -> Self {
         Self::start_with(folder, args, &[])
     }
 
@@ -57,13 +57,34 @@ impl Service {
 
     /// The head and body of an answer.
     fn get(&self, path: &str, header: &str) -> String {
+        self.send("GET", path, header, "")
+    }
+
+    /// The head and body of the answer to JSON.
+    pub(crate) fn post(&self, path: &str, body: &str) -> String {
+        let len = body.len();
+        let header = format!("Content-Type: application/json\r\nContent-Length: {len}\r\n");
+        self.send("POST", path, &header, body)
+    }
+
+    fn send(&self, method: &str, path: &str, header: &str, body: &str) -> String {
         let mut socket = TcpStream::connect(&self.address).unwrap();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n");
+        let general = "Host: localhost\r\nConnection: close";
+        let request = format!("{method} {path} HTTP/1.1\r\n{general}\r\n{header}\r\n{body}");
         socket.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         answer
+    }
+
+    /// Waits until its models are loaded.
+    pub(crate) fn wait_until_ready(&self) {
+        wait_until(|| !self.get("/health", "").starts_with("HTTP/1.1 503"));
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     #[cfg(unix)]
@@ -79,7 +100,7 @@ impl Service {
     }
 
     /// Waits for the end; gives the exit status and the log.
-    fn wait(mut self) -> (Option<i32>, String) {
+    pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         let mut ended = None;
         wait_until(|| {
             ended = self.child.try_wait().unwrap();
@@ -274,7 +295,7 @@ fn models_of_the_command_line_are_loaded_at_the_start() {
     let folder = Folder::new("serve-model");
     let path = TinyModel::new().write(&folder);
     let service = Service::start(&folder, &[&path, "-c", "64", "--parallel", "2"]);
-    wait_until(|| !service.get("/health", "").starts_with("HTTP/1.1 503"));
+    service.wait_until_ready();
     let models = service.get("/v1/models", "");
     for part in [
         "\"id\":\"tiny\"",

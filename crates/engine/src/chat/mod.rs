@@ -3,6 +3,7 @@
 mod guard;
 mod prompt;
 mod python;
+pub mod renderer;
 pub mod stop;
 pub mod template;
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use minijinja::Value;
 
 use super::template::{ChatInput, ChatTemplate};
-use crate::error::RequestError;
+use crate::error::{EngineError, RequestError};
 use crate::tokenizer::{EncodeOptions, Segment, Tokenizer};
 
 /// A chat that is to be answered.
@@ -43,7 +43,7 @@ impl Chat {
         &self,
         template: &ChatTemplate,
         tokenizer: &Tokenizer,
-    ) -> Result<Vec<Segment<String>>, RequestError> {
+    ) -> Result<Vec<Segment<String>>, EngineError> {
         let text_of = |id: Option<u32>| {
             let bytes = id
                 .and_then(|id| tokenizer.token_bytes(id))
@@ -65,7 +65,7 @@ impl Chat {
             // The start of an answer would stand among the model's thoughts.
             if end.trim_end().ends_with("<think>") {
                 let text = "it begins an answer with thoughts, which no start can be given for";
-                return Err(RequestError::ChatTemplate(text.into()));
+                return Err(RequestError::ChatTemplate(text.into()).into());
             }
             segments.push(Segment {
                 text: start.clone(),
@@ -80,7 +80,7 @@ impl Chat {
         &self,
         template: &ChatTemplate,
         tokenizer: &Tokenizer,
-    ) -> Result<Vec<u32>, RequestError> {
+    ) -> Result<Vec<u32>, EngineError> {
         let rendered = self.render(template, tokenizer)?;
         let mut tokens = tokenizer.encode_segments(&rendered, false);
         // Many templates write BOS themselves; there must not be two.

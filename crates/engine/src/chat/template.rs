@@ -1,47 +1,16 @@
-//! Renders the chat template of a model file, a Jinja2 template, as transformers would.
+//! From a chat to the segments of a prompt, by the chat template of the model file.
 //!
-//! A template is code from a stranger: its size, its work, its recursion and its output are
-//! limited, and it sees nothing but what it is given. What a template creates is paid for from the
-//! same budget as its instructions. What the messages contain is kept apart from what the template
-//! writes; the module `guard` says how.
-//!
-//! Two things the engine underneath, minijinja 3.1, does not charge for: turning a list into text
-//! or comparing it, however often it holds itself, and dropping a deeply nested list. So a template
-//! runs on a thread of its own, with a stack for the deepest list that its work can build, and is
-//! given up after a time limit. A thread cannot be stopped from outside, so while one that was
-//! given up still runs, its template is not rendered again: a hostile template costs a service the
-//! threads that were on their way, and no more with each request.
+//! What the messages contain is kept apart from what the template writes; the module `guard` says
+//! how. How templates are compiled and rendered is the business of the module `renderer`.
 
-use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::ValueKind;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
+use minijinja::Value;
 
 use super::guard::Guard;
-use super::python;
-use crate::error::{LoadError, RequestError};
+use super::renderer::{NOW, Renderer};
+use crate::error::{EngineError, RequestError};
 use crate::tokenizer::Segment;
-
-/// The most bytes the source of a template may have; the largest in use have about 30 KiB.
-pub const MAX_SOURCE_BYTES: usize = 1 << 20;
-/// The most bytes one rendering may write.
-pub const MAX_OUTPUT_BYTES: usize = 64 << 20;
-/// Work allowed for one rendering: an instruction, or 64 bytes of data made, costs 1. Long chats
-/// need some thousands; this is about a second, and 256 MiB.
-const FUEL: u64 = 4_000_000;
-/// Time allowed for one rendering, beyond what [`FUEL`] takes on a slow machine.
-const TIME_LIMIT: Duration = Duration::from_secs(5);
-/// Stack of a rendering. [`FUEL`] allows lists nested some 300,000 deep, and dropping one takes
-/// under 1 KiB a level. Only what is touched is resident.
-const STACK_BYTES: usize = 512 << 20;
-/// Nested calls, loops and conditions, in units of minijinja.
-const RECURSION_LIMIT: usize = 200;
-/// The longest message of `raise_exception` that is passed on.
-const MAX_ERROR_CHARS: usize = 1000;
 
 /// What a chat template is given.
 ///
@@ -65,67 +34,29 @@ pub struct ChatInput<'a> {
     pub now: SystemTime,
 }
 
-/// A compiled chat template.
+/// A chat template, with the special tokens of its model.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Arc<Environment<'static>>,
+    renderer: Box<dyn Renderer>,
     guard: Guard,
-    /// Renderings that were given up and still run.
-    n_lost: Arc<AtomicUsize>,
 }
 
-/// The template's name; it has no ending that would switch on HTML escaping.
-const NAME: &str = "chat_template";
-/// The variable that carries the moment of [`ChatInput::now`]; not a name a template can write.
-const NOW: &str = "now of the request";
-
 impl ChatTemplate {
-    /// Compiles a template. `special_tokens` are the texts of all control tokens of the model.
-    pub fn new<S: AsRef<str>>(source: &str, special_tokens: &[S]) -> Result<Self, LoadError> {
-        if source.len() > MAX_SOURCE_BYTES {
-            return Err(LoadError::ChatTemplate(format!(
-                "source: {} bytes, expected at most {MAX_SOURCE_BYTES}",
-                source.len()
-            )));
-        }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
-        environment.set_syntax(syntax.expect("the default delimiters are valid"));
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_debug(false);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION_LIMIT);
-        environment.set_formatter(write_value);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", python::tojson);
-        environment.add_filter("string", python::to_str);
-        environment.add_test("iterable", is_iterable);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        let source = without_generation_tags(source);
-        environment
-            .add_template_owned(NAME, source)
-            .map_err(|error| LoadError::ChatTemplate(describe(&error)))?;
-        Ok(Self {
-            environment: Arc::new(environment),
+    /// A compiled template. `special_tokens` are the texts of all control tokens of the model.
+    pub fn new<S: AsRef<str>>(renderer: Box<dyn Renderer>, special_tokens: &[S]) -> Self {
+        Self {
+            renderer,
             guard: Guard::new(special_tokens),
-            n_lost: Arc::default(),
-        })
+        }
     }
 
     /// Whether the template reads a variable, such as `tools`.
     pub fn reads(&self, variable: &str) -> bool {
-        let template = self.environment.get_template(NAME);
-        let template = template.expect("it was added by new");
-        template.undeclared_variables(false).contains(variable)
+        self.renderer.variables().contains(variable)
     }
 
     /// Renders a chat to the segments of a prompt.
-    pub fn render(&self, input: &ChatInput<'_>) -> Result<Vec<Segment<String>>, RequestError> {
+    pub fn render(&self, input: &ChatInput<'_>) -> Result<Vec<Segment<String>>, EngineError> {
         let none_if_undefined = |value: &Value| match value.is_undefined() {
             true => Value::from(()),
             false => value.clone(),
@@ -143,7 +74,7 @@ impl ChatTemplate {
             .find(|(name, _)| own_names.contains(&&**name))
         {
             let text = format!("variable {name} is set by the request itself, expected another");
-            return Err(RequestError::ChatTemplate(text));
+            return Err(RequestError::ChatTemplate(text).into());
         }
         let outside = [
             ("messages".to_string(), none_if_undefined(&input.messages)),
@@ -165,168 +96,10 @@ impl ChatTemplate {
             ("eos_token", Value::from(input.eos_token)),
             (NOW, Value::from(now)),
         ]);
-        let context = minijinja::context! { ..inside, ..outside };
-        let environment = self.environment.clone();
-        let work = move || run(&environment, context);
-        let rendered = on_own_thread(TIME_LIMIT, &self.n_lost, work)?;
+        let variables = minijinja::context! { ..inside, ..outside };
+        let rendered = self.renderer.render(variables)?;
         Ok(self.guard.split(&rendered, sentinel))
     }
-}
-
-fn run(environment: &Environment<'static>, context: Value) -> Result<String, RequestError> {
-    let template = environment.get_template(NAME).expect("it was added by new");
-    let mut output = LimitedOutput { bytes: Vec::new() };
-    template
-        .render_captured_to(context, &mut output)
-        .map_err(|error| RequestError::ChatTemplate(describe(&error)))?;
-    Ok(String::from_utf8(output.bytes).expect("a template writes whole strings"))
-}
-
-/// Runs `work` with a stack of [`STACK_BYTES`], and gives it up after `limit`; not while other work
-/// that was given up still runs.
-fn on_own_thread<T: Send + 'static>(
-    limit: Duration,
-    n_lost: &Arc<AtomicUsize>,
-    work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
-) -> Result<T, RequestError> {
-    let failed = |text: String| RequestError::ChatTemplate(text);
-    if n_lost.load(Ordering::Acquire) > 0 {
-        return Err(failed("an earlier rendering is without end".to_string()));
-    }
-    // Without room: what is sent was taken, or the receiver is gone.
-    let (sender, receiver) = mpsc::sync_channel(0);
-    let end = Arc::clone(n_lost);
-    std::thread::Builder::new()
-        .name("chat-template".to_string())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            let done = done.unwrap_or_else(|_| {
-                let text = "rendering it panicked".to_string();
-                Err(RequestError::ChatTemplate(text))
-            });
-            if sender.send(done).is_err() {
-                end.fetch_sub(1, Ordering::Release);
-            }
-        })
-        .map_err(|error| failed(format!("cannot start a thread: {error}")))?;
-    receiver.recv_timeout(limit).map_err(|error| match error {
-        mpsc::RecvTimeoutError::Timeout => {
-            n_lost.fetch_add(1, Ordering::Release);
-            failed(format!("it ran for {} s, expected less", limit.as_secs()))
-        }
-        mpsc::RecvTimeoutError::Disconnected => failed("its thread ended".to_string()),
-    })?
-}
-
-/// Collects what is written, up to [`MAX_OUTPUT_BYTES`].
-struct LimitedOutput {
-    bytes: Vec<u8>,
-}
-
-impl io::Write for LimitedOutput {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > MAX_OUTPUT_BYTES {
-            let text = format!("the prompt is larger than {MAX_OUTPUT_BYTES} bytes");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// One line that says what went wrong and where.
-fn describe(error: &Error) -> String {
-    let mut text = match (error.kind(), error.detail()) {
-        (ErrorKind::OutOfFuel, _) => "it needs more work or memory than a template may".to_string(),
-        (_, Some(detail)) => detail.chars().take(MAX_ERROR_CHARS).collect(),
-        (kind, None) => kind.to_string(),
-    };
-    let mut source = std::error::Error::source(error);
-    // The chain is as long as the nesting of calls, which is limited; its start says enough.
-    for _ in 0..3 {
-        let Some(cause) = source else { break };
-        let cause_text: String = cause.to_string().chars().take(MAX_ERROR_CHARS).collect();
-        text.push_str(": ");
-        text.push_str(&cause_text);
-        source = cause.source();
-    }
-    match error.line() {
-        Some(line) => format!("{text} (line {line})"),
-        None => text,
-    }
-}
-
-fn write_value(
-    out: &mut Output<'_>,
-    state: &mut State<'_, '_>,
-    value: &Value,
-) -> Result<(), Error> {
-    let written = match value.as_str() {
-        Some(text) => out.write_str(text),
-        None => out.write_str(&python::to_str(state, value)?),
-    };
-    written.map_err(Error::from)
-}
-
-/// In Python text, lists, maps and undefined values can be iterated.
-fn is_iterable(value: &Value) -> bool {
-    !matches!(
-        value.kind(),
-        ValueKind::None | ValueKind::Bool | ValueKind::Number
-    ) && (value.is_undefined() || value.as_str().is_some() || value.try_iter().is_ok())
-}
-
-fn raise_exception(message: &str) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message.to_string()))
-}
-
-fn strftime_now(state: &State<'_, '_>, format: &str) -> Result<String, Error> {
-    let seconds = state
-        .lookup(NOW)
-        .and_then(|now| u64::try_from(now).ok())
-        .unwrap_or(0);
-    let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds.min(u32::MAX.into()));
-    state.consume_fuel(format.len() as u64)?;
-    python::strftime(format, now)
-}
-
-/// Replaces the tags `generation` and `endgeneration`, with which transformers finds the tokens to
-/// train on, by a condition that is always true: white space is trimmed around it in the same way.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start + 2);
-        out.push_str(before);
-        rest = tag;
-        let inner = tag.strip_prefix(['-', '+']).unwrap_or(tag);
-        let word = inner.trim_start();
-        let (name, replacement) = match word.starts_with("end") {
-            true => ("endgeneration", "endif"),
-            false => ("generation", "if true"),
-        };
-        let Some(after) = word.strip_prefix(name) else {
-            continue;
-        };
-        let end = after.trim_start();
-        if end
-            .strip_prefix(['-', '+'])
-            .unwrap_or(end)
-            .starts_with("%}")
-        {
-            out.push_str(&tag[..tag.len() - word.len()]);
-            out.push_str(replacement);
-            out.push(' ');
-            rest = end;
-        }
-    }
-    out.push_str(rest);
-    out
 }
 
 #[cfg(test)]
@@ -335,8 +108,11 @@ fn without_generation_tags(source: &str) -> String {
     reason = "quickcheck calls properties by value"
 )]
 mod tests {
+    use std::sync::LazyLock;
+
     use minijinja::context;
 
+    use super::super::renderer::in_process;
     use super::*;
 
     const CHATML: &str = "{%- for message in messages %}\
@@ -357,15 +133,12 @@ mod tests {
         }
     }
 
-    fn render(source: &str, messages: Value) -> Result<Vec<Segment<String>>, RequestError> {
-        ChatTemplate::new(source, &CONTROLS)
-            .unwrap()
-            .render(&input(messages))
+    fn template(source: &str) -> ChatTemplate {
+        ChatTemplate::new(in_process(source).unwrap(), &CONTROLS)
     }
 
-    fn text(source: &str, messages: Value) -> String {
-        let segments = render(source, messages).unwrap();
-        segments.into_iter().map(|segment| segment.text).collect()
+    fn render(source: &str, messages: Value) -> Result<Vec<Segment<String>>, EngineError> {
+        template(source).render(&input(messages))
     }
 
     fn chat(messages: &[(&str, &str)]) -> Value {
@@ -476,7 +249,7 @@ mod tests {
     #[test]
     fn a_template_may_build_tokens_from_roles() {
         let source = "<|{{ messages[0].role }}|>{{ messages[0].content }}";
-        let template = ChatTemplate::new(source, &["<|user|>"]).unwrap();
+        let template = ChatTemplate::new(in_process(source).unwrap(), &["<|user|>"]);
         let segments = template.render(&input(user("user <|user|>"))).unwrap();
         let wanted = [("<|user|>", true), ("user <|user|>", false)];
         let wanted = wanted.map(|(text, parse_special)| Segment {
@@ -488,7 +261,7 @@ mod tests {
 
     #[test]
     fn tools_and_variables_are_guarded_too() {
-        let template = ChatTemplate::new("{{ tools | tojson }}{{ x }}</s>", &CONTROLS).unwrap();
+        let template = template("{{ tools | tojson }}{{ x }}</s>");
         let mut input = input(user(""));
         input.tools = Value::from(vec![
             context! { name => "<s>", args => context! { a => "</s>" } },
@@ -511,7 +284,7 @@ mod tests {
     #[test]
     fn variables_that_are_read_are_known() {
         let source = "{% if tools %}x{% endif %}{% for tool in messages %}{{ tool }}{% endfor %}";
-        let template = ChatTemplate::new(source, &CONTROLS).unwrap();
+        let template = template(source);
         assert!(template.reads("tools") && template.reads("messages"));
         assert!(!template.reads("tool"));
     }
@@ -526,6 +299,12 @@ mod tests {
     /// Random text made of parts of control tokens, in pieces, through templates that join them.
     #[test]
     fn random_attacks() {
+        static JOINING: LazyLock<[ChatTemplate; 2]> = LazyLock::new(|| {
+            [
+                template("{% for m in messages %}{{ m.content }}{% endfor %}"),
+                template("{% for m in messages %}{{ m.content | trim }}{% endfor %}"),
+            ]
+        });
         fn property(pieces: Vec<Vec<u8>>, trims: bool) -> bool {
             const PARTS: [&str; 12] = [
                 "<", "|", "im_", "end", "start", "|>", ">", "s", "/", " ", "\n", "\u{fdd0}",
@@ -539,11 +318,8 @@ mod tests {
                 .iter()
                 .map(|piece| ("user", piece.as_str()))
                 .collect();
-            let source = match trims {
-                true => "{% for m in messages %}{{ m.content | trim }}{% endfor %}",
-                false => "{% for m in messages %}{{ m.content }}{% endfor %}",
-            };
-            let segments = render(source, chat(&messages)).unwrap();
+            let template = &JOINING[usize::from(trims)];
+            let segments = template.render(&input(chat(&messages))).unwrap();
             let text: String = segments
                 .iter()
                 .map(|segment| segment.text.as_str())
@@ -557,140 +333,6 @@ mod tests {
         quickcheck::QuickCheck::new()
             .tests(2000)
             .quickcheck(property as fn(Vec<Vec<u8>>, bool) -> bool);
-    }
-
-    #[test]
-    fn values_print_as_in_python() {
-        let cases = [
-            (
-                "{{ none }} {{ true }} {{ 1e20 }} {{ 1.0 }} {{ nothing }}",
-                "None True 1e+20 1.0 ",
-            ),
-            (
-                "{{ ['a', none, {'b': false}] }}",
-                "['a', None, {'b': False}]",
-            ),
-            (
-                "{{ {'a': [1, 2.5], 'b': {}} | tojson }}",
-                "{\"a\": [1, 2.5], \"b\": {}}",
-            ),
-            (
-                "{{ [1, [], {}] | tojson(indent=2) }}",
-                "[\n  1,\n  [],\n  {}\n]",
-            ),
-            (
-                "{{ {'b': 1, 'a': 2} | tojson(sort_keys=true) }}",
-                "{\"a\": 2, \"b\": 1}",
-            ),
-            ("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]"),
-            ("{{ 'é<\"\\n' | tojson }}", "\"é<\\\"\\n\""),
-            (
-                "{{ 'é😀' | tojson(ensure_ascii=true) }}",
-                "\"\\u00e9\\ud83d\\ude00\"",
-            ),
-            ("{{ none is iterable }} {{ 'a' is iterable }}", "False True"),
-            ("{{ strftime_now('%d %b %Y') }}", "01 Jan 1970"),
-            (
-                "a\n  {%- generation -%}\n b \n{%- endgeneration %}\nc",
-                "abc",
-            ),
-            ("{{ (none | string) + '!' }}", "None!"),
-        ];
-        for (source, wanted) in cases {
-            assert_eq!(text(source, user("")), wanted, "{source}");
-        }
-    }
-
-    #[test]
-    fn the_template_can_refuse() {
-        let error = render("{{ raise_exception('roles must alternate') }}", user("")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "chat template: roles must alternate (line 1)"
-        );
-        let error = ChatTemplate::new("\n{% if %}", &CONTROLS).unwrap_err();
-        assert!(error.to_string().starts_with("chat template: "), "{error}");
-        assert!(error.to_string().ends_with("(line 2)"), "{error}");
-        let error = ChatTemplate::new(&" ".repeat(MAX_SOURCE_BYTES + 1), &CONTROLS).unwrap_err();
-        assert!(error.to_string().contains("expected at most"), "{error}");
-    }
-
-    #[test]
-    fn hostile_templates_end_with_an_error() {
-        let deep = format!("{}1{}", "(".repeat(100_000), ")".repeat(100_000));
-        let double = "{% set ns = namespace(a='x') %}{% for i in range(99) %}";
-        for source in [
-            "{{ 'x' * 10**9 }}",
-            "{{ [1] * 10**9 }}",
-            "{% for i in range(10**9) %}{% endfor %}",
-            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-            "{{ range(10**12) | list }}",
-            &format!("{double}{{% set ns.a = ns.a ~ ns.a %}}{{% endfor %}}"),
-            &format!("{double}{{% set ns.a = ns.a + ns.a %}}{{% endfor %}}"),
-            &format!("{double}{{% set ns.a = [ns.a, ns.a] %}}{{% endfor %}}{{{{ ns.a }}}}"),
-            &format!("{double}{{% set ns.a = [ns.a, ns.a] %}}{{% endfor %}}{{{{ ns.a|tojson }}}}"),
-            &format!("{double}{{% set ns.a = ns.a.replace('x', 'xxxx') %}}{{% endfor %}}"),
-            "{{ '%1000000000d' | format(1) }}",
-            "{{ '{:1000000000}'.format(1) }}",
-            "{{ 'x' | indent(1000000000) }}",
-            "{{ 'x' | center(1000000000) }}",
-            "{{ [1] | tojson(indent=1000000000) }}",
-            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-            "{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}",
-            "{% include 'chat_template' %}",
-            "{% import '/etc/passwd' as p %}",
-            &format!("{{{{ {deep} }}}}"),
-            &"{% if true %}".repeat(50_000),
-            "{{ 9999999999 ** 9999999999 }}",
-            "{{ strftime_now('%Y' * 1000000) * 1000 }}",
-        ] {
-            let shown: String = source.chars().take(80).collect();
-            let result = ChatTemplate::new(source, &CONTROLS)
-                .map_err(|error| error.to_string())
-                .and_then(|template| {
-                    template
-                        .render(&input(user("hi")))
-                        .map_err(|error| error.to_string())
-                });
-            let error = result.expect_err(&shown);
-            assert!(
-                error.starts_with("chat template: ") && error.len() < 4000,
-                "{shown}: {error}"
-            );
-        }
-    }
-
-    #[test]
-    fn deep_lists_do_not_overflow_the_stack() {
-        let deepen = "{% for i in range(90000) %}{% set ns.a = [ns.a] %}{% endfor %}";
-        let source = format!("{{% set ns = namespace(a=[]) %}}{deepen}{deepen}{deepen}done");
-        let result = ChatTemplate::new(&source, &CONTROLS)
-            .expect("it compiles")
-            .render(&input(user("hi")));
-        match result {
-            Ok(segments) => assert_eq!(segments[0].text, "done"),
-            Err(error) => assert!(error.to_string().contains("more work"), "{error}"),
-        }
-    }
-
-    #[test]
-    fn endless_work_is_given_up() {
-        let (keep, wait) = mpsc::channel::<()>();
-        let endless = move || {
-            let _ = wait.recv();
-            Ok(())
-        };
-        let n_lost = Arc::default();
-        let error = on_own_thread(Duration::ZERO, &n_lost, endless).unwrap_err();
-        assert!(error.to_string().contains("it ran for 0 s"), "{error}");
-        // No second thread, until the first has ended.
-        let error = on_own_thread(TIME_LIMIT, &n_lost, || Ok(())).unwrap_err();
-        assert!(error.to_string().contains("without end"), "{error}");
-        drop(keep);
-        while n_lost.load(Ordering::Acquire) > 0 {
-            std::thread::yield_now();
-        }
-        on_own_thread(TIME_LIMIT, &n_lost, || Ok(())).unwrap();
     }
 
     #[test]

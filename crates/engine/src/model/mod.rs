@@ -34,6 +34,7 @@ use minerva_compute::{DType, Program};
 use minerva_gguf::{GgmlType, Metadata, Value};
 
 use self::file::ModelFile;
+use crate::chat::renderer::Compile;
 use crate::chat::template::ChatTemplate;
 use crate::error::LoadError;
 use crate::tokenizer::{TokenType, Tokenizer};
@@ -169,15 +170,16 @@ impl Model {
     }
 
     /// Its chat template, compiled; `None` if it has none.
-    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, LoadError> {
+    pub fn chat_template(&self, compile: Compile) -> Result<Option<ChatTemplate>, LoadError> {
         let Some(source) = self.metadata().opt_str("tokenizer.chat_template")? else {
             return Ok(None);
         };
+        let renderer = compile(source)?;
         let control = (0..self.tokenizer.n_tokens() as u32)
             .filter(|&id| self.tokenizer.token_type(id) == Some(TokenType::Control));
         let texts = control.filter_map(|id| self.tokenizer.token_bytes(id));
         let texts: Vec<_> = texts.map(|bytes| String::from_utf8_lossy(bytes)).collect();
-        ChatTemplate::new(source, &texts).map(Some)
+        Ok(Some(ChatTemplate::new(renderer, &texts)))
     }
 
     /// What there is to say about it.
@@ -254,7 +256,7 @@ pub struct TypeInfo {
 /// Checks a model file as deeply as is possible without running it, and returns every problem found:
 /// metadata, tokenizer, chat template, the names, shapes and types of the tensors, and whether
 /// every element is a finite number.
-pub fn verify(path: impl AsRef<Path>) -> Vec<LoadError> {
+pub fn verify(path: impl AsRef<Path>, compile: Compile) -> Vec<LoadError> {
     let file = match ModelFile::open(path.as_ref()) {
         Ok(file) => file,
         Err(problem) => return vec![problem],
@@ -273,7 +275,7 @@ pub fn verify(path: impl AsRef<Path>) -> Vec<LoadError> {
     }
     problems.extend(Tokenizer::from_metadata(metadata).err());
     match metadata.opt_str("tokenizer.chat_template") {
-        Ok(Some(source)) => problems.extend(ChatTemplate::new::<&str>(source, &[]).err()),
+        Ok(Some(source)) => problems.extend(compile(source).err()),
         Ok(None) => {}
         Err(problem) => problems.push(problem.into()),
     }

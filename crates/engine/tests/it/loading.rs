@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use minerva_compute::ReferenceBackend;
+use minerva_engine::chat::renderer::in_process;
 use minerva_engine::model::{ARCHITECTURES, TensorSpec, verify};
 use minerva_engine::{Evaluator, EvaluatorOptions, Model};
 use minerva_gguf::{Array, Gguf, Value};
@@ -304,7 +305,7 @@ fn a_damaged_file_is_refused_or_runs() {
             bytes[at] = [0, 1, 0x7f, 0x80, 0xff, bytes[at] ^ 1, bytes[at] ^ 0x40][below(7)];
         }
         std::fs::write(&file.path, &bytes).unwrap();
-        let problems = verify(&file.path);
+        let problems = verify(&file.path, in_process);
         let Ok(model) = Model::open(&file.path) else {
             assert!(!problems.is_empty());
             continue;

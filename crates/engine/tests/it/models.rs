@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use minerva_compute::{Backend, CpuBackend, cpu::CpuOptions};
+use minerva_engine::chat::renderer::in_process;
 use minerva_engine::model::ARCHITECTURES;
 use minerva_engine::{
     EngineOptions, GenerateConfig, MemoryPlan, Model, ModelConfig, ModelState, Models, ModelsError,
@@ -48,7 +49,13 @@ impl Setup {
 
     fn changed(&self, n_loaded: u64, change: impl Fn(usize, &mut ModelConfig)) -> Models {
         let budget = n_loaded * self.n_bytes;
-        Models::new(self.backend.clone(), budget, self.configs(change)).unwrap()
+        Models::new(
+            self.backend.clone(),
+            in_process,
+            budget,
+            self.configs(change),
+        )
+        .unwrap()
     }
 
     fn configs(&self, change: impl Fn(usize, &mut ModelConfig)) -> Vec<ModelConfig> {

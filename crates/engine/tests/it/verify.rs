@@ -1,11 +1,12 @@
 //! The deep check of a file: every problem is found, and a good file has none.
 
+use minerva_engine::chat::renderer::in_process;
 use minerva_engine::model::{ARCHITECTURES, verify};
 
 use crate::tiny::Tiny;
 
 fn problems(tiny: &Tiny) -> Vec<String> {
-    verify(&tiny.write().path)
+    verify(&tiny.write().path, in_process)
         .iter()
         .map(|problem| problem.to_string())
         .collect()
@@ -62,5 +63,5 @@ fn a_file_of_an_unknown_architecture_is_checked_too() {
 
 #[test]
 fn what_is_no_model_file_is_one_problem() {
-    assert_eq!(verify("/no/such/file.gguf").len(), 1);
+    assert_eq!(verify("/no/such/file.gguf", in_process).len(), 1);
 }

@@ -4,6 +4,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
+use minerva_engine::LoadedModel;
 use minerva_engine::tokenizer::EncodeOptions;
 
 use crate::auth::Caller;
@@ -70,7 +71,7 @@ async fn encode(
     ApiJson(FromObject(request)): ApiJson<FromObject<TokenizeRequest>>,
 ) -> Result<Response, ApiError> {
     let model = models::get(&state, &caller, request.model.as_deref(), None).await?;
-    let work = move || {
+    let work = move |model: &LoadedModel| {
         let tokenizer = model.model().tokenizer();
         let options = EncodeOptions {
             add_special: request.add_special,
@@ -92,7 +93,8 @@ async fn encode(
         let tokens = Tokens::Pieces(tokens.into_iter().map(piece).collect());
         Ok(Tokenized { tokens })
     };
-    Ok(ApiJson(convert::blocking(&state, work).await?).into_response())
+    let (_, answer) = convert::blocking(&state, model, None, work).await?;
+    Ok(ApiJson(answer).into_response())
 }
 
 async fn decode(
@@ -101,7 +103,7 @@ async fn decode(
     ApiJson(FromObject(request)): ApiJson<FromObject<DetokenizeRequest>>,
 ) -> Result<Response, ApiError> {
     let model = models::get(&state, &caller, request.model.as_deref(), None).await?;
-    let work = move || {
+    let work = move |model: &LoadedModel| {
         let tokenizer = model.model().tokenizer();
         let n_tokens = tokenizer.n_tokens();
         if let Some(id) = request.tokens.iter().find(|&&id| id as usize >= n_tokens) {
@@ -111,7 +113,8 @@ async fn decode(
         let content = tokenizer.decode(&request.tokens, false);
         Ok(Detokenized { content })
     };
-    Ok(ApiJson(convert::blocking(&state, work).await?).into_response())
+    let (_, answer) = convert::blocking(&state, model, None, work).await?;
+    Ok(ApiJson(answer).into_response())
 }
 
 /// Takes a whole chat request, so that one can be looked at before it is sent.
@@ -133,12 +136,7 @@ async fn render(
     let wait = checked.deadlines.queue;
     let model = models::get(&state, &caller, checked.model.as_deref(), wait).await?;
     let (chat, warnings) = (checked.chat, checked.delivery.warnings);
-    let work = move || {
-        let segments = chat.with(&model, |chat, template| {
-            chat.render(template, model.model().tokenizer())
-        })?;
-        let prompt = segments.into_iter().map(|segment| segment.text).collect();
-        Ok(Rendered { prompt, warnings })
-    };
-    Ok(ApiJson(convert::blocking(&state, work).await?).into_response())
+    let work = |model: &LoadedModel| chat.render(model);
+    let (_, prompt) = convert::blocking(&state, model, wait, work).await?;
+    Ok(ApiJson(Rendered { prompt, warnings }).into_response())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use minerva_engine::chat::renderer::in_process;
 use minerva_server::{
     AppState, AuthMode, Clock, KeyLimits, KeyRecord, KeyStore, Loaded, NewKey, Scope,
 };
@@ -192,7 +193,8 @@ fn a_stream_ends_when_its_key_is_revoked() {
 #[test]
 fn replicas_share_keys_in_a_file() {
     let backend = std::sync::Arc::new(minerva_compute::ReferenceBackend);
-    let models = minerva_server::open_models(&Loaded::default().config, backend).unwrap();
+    let models =
+        minerva_server::open_models(&Loaded::default().config, backend, in_process).unwrap();
     let folder = crate::server::Folder::new("shared");
     let store = KeyStore::new(folder.0.join("made.redb"));
     let limited = |requests| NewKey {

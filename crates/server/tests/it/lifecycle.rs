@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use minerva_engine::chat::renderer::in_process;
 use minerva_server::{
     AppState, AuthMode, Clock, KeyStore, Loaded, LogLevel, Server, Sources, open_models,
 };
@@ -131,7 +132,7 @@ fn a_public_address_without_keys_is_refused() {
         settings.config.auth.mode = mode;
         settings.config.auth.keys_file = Some(store.path().to_owned());
         let backend = Arc::new(minerva_compute::ReferenceBackend);
-        let models = open_models(&settings.config, backend).unwrap();
+        let models = open_models(&settings.config, backend, in_process).unwrap();
         let state = AppState::new(settings, Clock::System, models).unwrap();
         runtime
             .block_on(Server::bind(state))

@@ -17,6 +17,7 @@ use minerva_compute::cpu::CpuOptions;
 use minerva_compute::{
     Backend, BackendError, Batch, CpuBackend, DType, Executable, Limits, Memory, Program,
 };
+use minerva_engine::chat::renderer::in_process;
 use minerva_server::{
     Access, ApiError, ApiJson, AppState, Caller, Clock, KeyLimits, KeyStore, Loaded, NewKey,
     ROUTES, Route, Scope, ServeError, Server, TokensUsed, open_models, router_of,
@@ -266,7 +267,7 @@ impl TestServer {
             backend: backend.unwrap(),
             is_faulty: Arc::clone(&is_faulty),
         };
-        let models = open_models(&settings.config, Arc::new(backend)).unwrap();
+        let models = open_models(&settings.config, Arc::new(backend), in_process).unwrap();
         let state = AppState::new(settings, clock, models).unwrap();
         let server = runtime.block_on(Server::bind(state.clone())).unwrap();
         let address = server.address();
