@@ -11,6 +11,7 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{ApiError, ErrorCode};
+use crate::openai;
 use crate::state::AppState;
 
 /// The body of a request, read and parsed; every route that takes one takes it so.
@@ -38,7 +39,7 @@ pub(crate) struct FromObject<T>(pub(crate) T);
 impl<'de, T: DeserializeOwned> Deserialize<'de> for FromObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = serde_json::Map::deserialize(deserializer)?;
-        let read = T::deserialize(serde_json::Value::Object(object));
+        let read = openai::read(serde_json::Value::Object(object));
         read.map(Self).map_err(D::Error::custom)
     }
 }

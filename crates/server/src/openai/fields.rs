@@ -299,16 +299,19 @@ pub(crate) fn take<T: DeserializeOwned>(
 ) -> Result<Option<T>, FieldError> {
     match object.remove(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(mut value) => match T::deserialize(&value) {
+        Some(value) => match read(value) {
             Ok(taken) => Ok(Some(taken)),
-            // JSON has one kind of number: 5.0 is a whole one.
-            Err(error) => match make_whole(&mut value) {
-                true => T::deserialize(&value).map(Some),
-                false => Err(error),
-            }
-            .map_err(|error| FieldError::new(name, error)),
+            Err(error) => Err(FieldError::new(name, error)),
         },
     }
+}
+
+/// Reads what clients send. JSON has one kind of number, so 5.0 is a whole one.
+pub(crate) fn read<T: DeserializeOwned>(mut value: Value) -> Result<T, serde_json::Error> {
+    T::deserialize(&value).or_else(|error| match make_whole(&mut value) {
+        true => T::deserialize(&value),
+        false => Err(error),
+    })
 }
 
 /// A number that is whole, however it is written.

@@ -28,7 +28,7 @@ pub(crate) use chat::{
 pub(crate) use completion::{
     CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt, TopTokens,
 };
-pub(crate) use fields::{FieldError, Object, Unsupported};
+pub(crate) use fields::{FieldError, Object, Unsupported, read};
 pub(crate) use message::Message;
 pub(crate) use models::{ModelList, ModelObject};
 pub(crate) use response_object::{

@@ -134,7 +134,7 @@ fn keys_are_made_listed_and_revoked_over_http() {
     let (_, admin) = server.key(admin());
     // Lists begin with the oldest.
     server.advance(Duration::from_secs(1));
-    let body = json!({"name": "b", "models": ["tiny"], "limits": {"concurrency": 2}}).to_string();
+    let body = json!({"name": "b", "models": ["tiny"], "limits": {"concurrency": 2.0}}).to_string();
     let made = server.post_as(&admin, "/admin/keys", &body);
     assert_eq!(made.status, 201);
     let made = made.json();
@@ -167,6 +167,7 @@ fn keys_are_made_listed_and_revoked_over_http() {
         r#"{"name": "a", "scopes": ["root"]}"#,
         r#"{"name": "a", "limits": {"concurrency": 0}}"#,
         r#"{"name": "a", "limits": {"concurrency": -1}}"#,
+        r#"{"name": "a", "limits": {"concurrency": 1.5}}"#,
     ] {
         server
             .post_as(&admin, "/admin/keys", bad)

@@ -65,6 +65,14 @@ fn texts_and_tokens() {
         .json()["content"]
         .clone();
     assert!(content.as_str().unwrap().ends_with("ab"), "{content}");
+    // JSON has one kind of number.
+    let floats = tokens.as_array().unwrap().iter();
+    let floats: Vec<f64> = floats.map(|id| id.as_f64().unwrap()).collect();
+    let body = json!({"tokens": floats});
+    assert!(body.to_string().contains("1.0"), "{body}");
+    assert_eq!(server.post("/detokenize", &body).json()["content"], content);
+    let refused = server.post("/detokenize", &json!({"tokens": [1.5]}));
+    refused.fails(400, "invalid_request");
     assert_ne!(tokenize(json!({"parse_special": false}))[0], 1);
     let pieces = tokenize(json!({"with_pieces": true}));
     assert_eq!(pieces[0], json!({"id": 1, "piece": "<s>"}));
