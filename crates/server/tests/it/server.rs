@@ -427,6 +427,19 @@ impl Stream {
         }
         String::from_utf8(line).unwrap()
     }
+
+    /// Reads to the end; the data of the last event.
+    pub(crate) fn last_event(&mut self) -> Value {
+        let mut last = String::new();
+        loop {
+            match self.line() {
+                line if line.is_empty() => break,
+                line if line == "\n" => {}
+                line => last = line,
+            }
+        }
+        serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap()
+    }
 }
 
 /// The description of the API.

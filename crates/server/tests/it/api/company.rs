@@ -85,15 +85,7 @@ fn a_stream_breaks_off_with_an_error() {
     let mut stream = server.endless_stream(&key);
     server.store.revoke(&id, server.now()).unwrap();
     server.sync();
-    let mut last = String::new();
-    loop {
-        match stream.line() {
-            line if line.is_empty() => break,
-            line if line == "\n" => {}
-            line => last = line,
-        }
-    }
-    let error: Value = serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap();
+    let error = stream.last_event();
     assert_eq!(error["error"]["code"], "invalid_api_key", "{error}");
     server.wait_until(|stats| stats.n_running == 0);
 }
@@ -157,15 +149,7 @@ fn a_step_that_panics_fails_its_requests_alone() {
     let wanted = server.chat(json!({})).json()["choices"].clone();
     let mut stream = server.endless_stream("");
     server.is_faulty.store(true, Ordering::SeqCst);
-    let mut last = String::new();
-    loop {
-        match stream.line() {
-            line if line.is_empty() => break,
-            line if line == "\n" => {}
-            line => last = line,
-        }
-    }
-    let error: Value = serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap();
+    let error = stream.last_event();
     assert_eq!(error["error"]["code"], "engine_failed", "{error}");
     let message = server.chat(json!({})).fails(500, "engine_failed");
     assert!(!message.contains("told to fail"), "{message}");
