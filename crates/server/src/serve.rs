@@ -35,6 +35,8 @@ const SEND_BUFFER: u32 = 64 * 1024;
 const MAX_THREADS: usize = 4;
 /// For streams to send their last event, and for answers to leave, once all are told to end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// For prompts that are still being made at the end: a template may take seconds, and nobody waits.
+const LAST_WORK: Duration = Duration::from_millis(200);
 /// How often changed keys are looked for and histograms folded.
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks between two writes of what keys used: what a crash can lose.
@@ -101,7 +103,7 @@ pub fn serve(
         .thread_name("minerva-http")
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let signals = Signals::install()?;
         let server = Server::bind(state.clone()).await?;
         let settings = state.settings();
@@ -126,7 +128,9 @@ pub fn serve(
             loaded?;
         }
         ended
-    })
+    });
+    runtime.shutdown_timeout(LAST_WORK);
+    ended
 }
 
 /// A server that listens.

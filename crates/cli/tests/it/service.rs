@@ -57,24 +57,27 @@ impl Service {
 
     /// The head and body of an answer.
     fn get(&self, path: &str, header: &str) -> String {
-        self.send("GET", path, header, "")
+        read(self.send("GET", path, header, ""))
     }
 
     /// The head and body of the answer to JSON.
     pub(crate) fn post(&self, path: &str, body: &str) -> String {
+        read(self.post_only(path, body))
+    }
+
+    /// Sends JSON, and leaves the answer unread.
+    pub(crate) fn post_only(&self, path: &str, body: &str) -> TcpStream {
         let len = body.len();
         let header = format!("Content-Type: application/json\r\nContent-Length: {len}\r\n");
         self.send("POST", path, &header, body)
     }
 
-    fn send(&self, method: &str, path: &str, header: &str, body: &str) -> String {
+    fn send(&self, method: &str, path: &str, header: &str, body: &str) -> TcpStream {
         let mut socket = TcpStream::connect(&self.address).unwrap();
         let general = "Host: localhost\r\nConnection: close";
         let request = format!("{method} {path} HTTP/1.1\r\n{general}\r\n{header}\r\n{body}");
         socket.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        answer
+        socket
     }
 
     /// Waits until its models are loaded.
@@ -88,7 +91,7 @@ impl Service {
     }
 
     #[cfg(unix)]
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let command = format!("kill -{name} {}", self.child.id());
         assert!(
             Command::new("sh")
@@ -99,6 +102,11 @@ impl Service {
         );
     }
 
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
     /// Waits for the end; gives the exit status and the log.
     pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         let mut ended = None;
@@ -107,8 +115,15 @@ impl Service {
             ended.is_some()
         });
         let status = ended.unwrap();
-        (status.code(), std::fs::read_to_string(&self.log).unwrap())
+        (status.code(), self.log())
     }
+}
+
+/// All that comes out of a socket.
+fn read(mut socket: TcpStream) -> String {
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    text
 }
 
 impl Drop for Service {

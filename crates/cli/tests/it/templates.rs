@@ -1,6 +1,8 @@
 //! Chat templates of strangers: whatever they do, it is an error, and nothing else is harmed.
 
+use std::io::Read;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -146,6 +148,42 @@ fn a_service_outlives_hostile_templates() {
     kill(service.id());
     service.wait();
     crate::service::wait_until(|| processes.iter().all(|process| !is_alive(*process)));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_service_that_is_ended_waits_for_no_template() {
+    let folder = Folder::new("hostile-end");
+    let compared = |(name, ..): &(&str, String, &str)| *name == "compared";
+    let (name, template, _) = hostile().into_iter().find(compared).unwrap();
+    let path = write(&folder, name, &template);
+    let service = Service::start(&folder, &[&path]);
+    service.wait_until_ready();
+    let processes = children(service.id());
+    let mut request = service.post_only("/v1/chat/completions", &chat(name));
+    crate::service::wait_until(|| processes.iter().any(|process| is_running(*process)));
+    service.signal("TERM");
+    crate::service::wait_until(|| service.log().contains("draining"));
+    service.signal("TERM");
+    let start = Instant::now();
+    let (status, log) = service.wait();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(start.elapsed() < Duration::from_secs(3), "{log}");
+    let mut answer = Vec::new();
+    // It broke off.
+    let _ = request.read_to_end(&mut answer);
+    crate::service::wait_until(|| processes.iter().all(|process| !is_alive(*process)));
+}
+
+/// Whether a process computes just now.
+#[cfg(target_os = "linux")]
+fn is_running(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task"));
+    let mut threads = threads.into_iter().flatten();
+    threads.any(|thread| {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status"));
+        status.is_ok_and(|status| status.contains("State:\tR"))
+    })
 }
 
 #[cfg(target_os = "linux")]
