@@ -188,4 +188,7 @@ fn a_client_that_reads_nothing_is_given_up() {
     assert_eq!(server.chat(json!({})).status, 200);
     server.wait_until(|stats| stats.n_dropped == 1 && stats.n_running == 0);
     server.wait_for_running(0);
+    // Its connection is cut; the other one is the one that asks.
+    let is_cut = |text: &str| text.lines().any(|line| line == "minerva_connections 1");
+    server.wait_until(|_| is_cut(&server.get("/metrics").text));
 }
