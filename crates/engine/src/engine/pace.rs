@@ -45,7 +45,9 @@ impl Pace {
             return Duration::from_secs_f64(MAX_TIME);
         }
         let decode = self.decode_time(n_decoding);
-        let allowed = MAX_SLOWDOWN * self.decode_time(n_to_come.max(n_decoding)) - decode;
+        // What was measured of more sequences may be of shorter ones, and old: never less than of these.
+        let to_come = self.decode_time(n_to_come.max(n_decoding)).max(decode);
+        let allowed = MAX_SLOWDOWN * to_come - decode;
         // What was too little is not saved: a pause would follow.
         self.credit = (self.credit + allowed).min(allowed);
         Duration::from_secs_f64(self.credit.max(0.0))
@@ -163,6 +165,16 @@ mod tests {
         assert_eq!(pace.max_tokens(ms(5.0), false), 5);
         pace.prompts_ended(512, ms(512.0 * 1000.0));
         assert_eq!(pace.max_tokens(ms(5.0), true), MIN_TOKENS);
+    }
+
+    #[test]
+    fn a_long_stream_keeps_nobody_from_beginning() {
+        let mut pace = Pace::default();
+        pace.decoded(2, ms(10.0));
+        for _ in 0..100 {
+            pace.decoded(1, ms(50.0));
+        }
+        assert_eq!(pace.time_for_prompts(1, 2), ms(25.0));
     }
 
     #[test]
