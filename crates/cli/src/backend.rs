@@ -72,11 +72,18 @@ impl BackendArgs {
 
     /// Opens the backend; without a number of threads, the CPU takes one per core.
     pub(crate) fn open(&self, n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
+        self.device.open(n_threads)
+    }
+}
+
+impl Device {
+    /// Opens it; without a number of threads, the CPU takes one per core.
+    pub(crate) fn open(&self, n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
         let one_thread = |whose: &str| match n_threads.filter(|n_threads| n_threads.get() > 1) {
             Some(n_threads) => bail!("threads: {n_threads}, expected 1: {whose} has one thread"),
             None => Ok(1),
         };
-        match &self.device {
+        match self {
             Device::Auto => match hardware()? {
                 Some(backend) => Ok(Opened {
                     backend,
@@ -100,7 +107,8 @@ impl BackendArgs {
     }
 }
 
-fn cpu(n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
+/// The processor, on so many threads.
+pub(crate) fn cpu(n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
     let threads = n_threads.map(NonZeroUsize::get);
     let backend = CpuBackend::new(&CpuOptions { threads, isa: None })?;
     let n_threads = backend.n_threads();

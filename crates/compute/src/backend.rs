@@ -25,18 +25,19 @@ pub trait Backend: Send + Sync {
 /// A program on a device, with its KV cache.
 pub trait Executable: Send {
     /// Runs one batch and returns the logits, `[n_outputs, vocab_size]`, row after row. Keys and
-    /// values of the batch's tokens are in the cache afterwards.
+    /// values of the batch's tokens are in the cache afterwards. After an error nothing is known of
+    /// the cache; after [`DeviceError::Lost`] every later call fails, and the program has to be
+    /// loaded again.
     ///
     /// # Panics
-    /// If the batch breaks a rule of [`Batch`] or exceeds the [`Limits`], or if the device fails: the
-    /// message is then that of the [`DeviceError`].
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32];
+    /// If the batch breaks a rule of [`Batch`] or exceeds the [`Limits`].
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError>;
 
     /// Copies one cache block, of every layer, over another.
     ///
     /// # Panics
     /// If one of them is not in the cache.
-    fn copy_block(&mut self, from: u32, to: u32);
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError>;
 
     /// The limits that it was loaded with.
     fn limits(&self) -> Limits;
@@ -186,6 +187,20 @@ pub enum DeviceError {
     Unsupported(String),
     /// The device's interface refused a command.
     Refused(String),
+}
+
+impl DeviceError {
+    /// Whether the device failed at what it can do, and may be able to later or when it is opened
+    /// again; else the program asks for what it does not have.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            DeviceError::OutOfMemory(_)
+            | DeviceError::Lost(_)
+            | DeviceError::Kernel { .. }
+            | DeviceError::Refused(_) => true,
+            DeviceError::NoRoom { .. } | DeviceError::Unsupported(_) => false,
+        }
+    }
 }
 
 impl std::fmt::Display for DeviceError {

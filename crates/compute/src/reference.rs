@@ -6,7 +6,9 @@
 
 use std::ops::Range;
 
-use crate::backend::{Backend, BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
+use crate::backend::{
+    Backend, BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory,
+};
 use crate::dtype::DType;
 use crate::kv::{KvType, kv_block_bytes};
 use crate::program::{
@@ -122,7 +124,7 @@ impl HeadRows {
 }
 
 impl Executable for Reference {
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
         batch.check(&self.limits, self.program.vocab_size());
         for i in 0..self.program.ops.len() {
             match self.program.ops[i].clone() {
@@ -203,10 +205,10 @@ impl Executable for Reference {
                 }
             }
         }
-        self.rows(self.program.logits)
+        Ok(self.rows(self.program.logits))
     }
 
-    fn copy_block(&mut self, from: u32, to: u32) {
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
         assert!((from.max(to) as usize) < self.limits.n_kv_blocks, "block");
         for layer in &mut self.cache {
             for rows in [&mut layer.k, &mut layer.v] {
@@ -215,6 +217,7 @@ impl Executable for Reference {
                 rows.bytes.copy_within(from..from + len, to);
             }
         }
+        Ok(())
     }
 
     fn limits(&self) -> Limits {

@@ -47,9 +47,9 @@ fn run(arguments: &[&str]) -> Result<()> {
         rest => (Arc::new(CpuBackend::new(&CpuOptions::default())?), rest),
     };
     match *arguments {
-        ["requests", n, model] => requests(&*backend, n, model),
+        ["requests", n, model] => requests(backend, n, model),
         ["switches", n, model, other] => switches(backend, n, [model, other]),
-        ["gap", n, model] => gap(&*backend, n, model),
+        ["gap", n, model] => gap(backend, n, model),
         _ => Err("expected: requests N MODEL, switches N MODEL OTHER, or gap N MODEL".into()),
     }
 }
@@ -67,7 +67,7 @@ struct Outcomes {
     overloaded: AtomicU64,
 }
 
-fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
+fn requests(backend: Arc<dyn Backend>, n: &str, path: &str) -> Result<()> {
     let n: u64 = n.parse()?;
     let options = EngineOptions {
         context: Some(512),
@@ -262,7 +262,7 @@ fn switches(backend: Arc<dyn Backend>, n: &str, paths: [&str; 2]) -> Result<()> 
     check("memory", after < warm + (64 << 20))
 }
 
-fn gap(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
+fn gap(backend: Arc<dyn Backend>, n: &str, path: &str) -> Result<()> {
     let n: usize = n.parse()?;
     let options = EngineOptions {
         context: Some(n + 8),

@@ -166,6 +166,10 @@ pub enum EngineError {
     /// The engine is being shut down.
     #[error("the engine is shutting down")]
     ShuttingDown,
+    /// The device failed: it is lost, has no memory left, or refused a kernel or a command. Requests
+    /// that come later are computed anew.
+    #[error("the device failed: {0}")]
+    Device(minerva_compute::DeviceError),
     /// The computation failed; other requests are not concerned.
     #[error("the computation failed: {0}")]
     Failed(String),

@@ -4,12 +4,14 @@
 //! [`Engine::generate_streaming`] continues a prompt, token by token:
 //!
 //! ```no_run
+//! use std::sync::Arc;
+//!
 //! use minerva_compute::{CpuBackend, cpu::CpuOptions};
 //! use minerva_engine::{Engine, EngineOptions, GenerateConfig, Model};
 //!
 //! let model = Model::open("model.gguf")?;
 //! let backend = CpuBackend::new(&CpuOptions::default())?;
-//! let engine = Engine::start(model.into(), &backend, &EngineOptions::default())?;
+//! let engine = Engine::start(model.into(), Arc::new(backend), &EngineOptions::default())?;
 //! let config = GenerateConfig {
 //!     max_tokens: Some(64),
 //!     ..GenerateConfig::default()
@@ -48,7 +50,8 @@ mod mapped_file;
 mod error;
 
 pub use engine::{
-    Answer, Canceller, Completion, DEFAULT_CONTEXT, Engine, EngineOptions, EngineStats, TokenStream,
+    Answer, Backends, Canceller, Completion, DEFAULT_CONTEXT, Engine, EngineOptions, EngineStats,
+    TokenStream,
 };
 pub use error::{EngineError, LoadError, ModelsError, RequestError, TimeoutPhase};
 pub use evaluator::{Evaluator, EvaluatorOptions};

@@ -12,11 +12,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use minerva_compute::Backend;
 use tokio::sync::oneshot;
 
 use crate::chat::template::ChatTemplate;
-use crate::engine::{Engine, EngineOptions, EngineStats};
+use crate::engine::{Backends, Engine, EngineOptions, EngineStats};
 use crate::error::{LoadError, ModelsError};
 use crate::model::{Model, ModelInfo};
 use crate::plan::MemoryPlan;
@@ -90,6 +89,8 @@ pub struct ModelStatus {
     pub n_users: usize,
     /// What its engine is doing, where it is ready.
     pub stats: Option<EngineStats>,
+    /// What computes it, where it is ready.
+    pub device: Option<String>,
     /// Its context, where it is ready.
     pub context: Option<usize>,
     /// What there is to say of its file, where it is ready.
@@ -117,7 +118,7 @@ struct Loaded {
 }
 
 struct Shared {
-    backend: Arc<dyn Backend>,
+    backends: Backends,
     budget: u64,
     state: Mutex<State>,
     /// Told when a user leaves.
@@ -158,13 +159,13 @@ impl Models {
     /// Models on a backend. `budget_bytes` is for weights, caches and scratch memory of all that
     /// are loaded at once.
     pub fn new(
-        backend: Arc<dyn Backend>,
+        backends: impl Into<Backends>,
         budget_bytes: u64,
         configs: Vec<ModelConfig>,
     ) -> Result<Models, ModelsError> {
         let (sender, receiver) = channel();
         let shared = Arc::new(Shared {
-            backend,
+            backends: backends.into(),
             budget: budget_bytes,
             state: Mutex::default(),
             has_room: Condvar::new(),
@@ -325,6 +326,7 @@ impl Entry {
             n_bytes: self.n_bytes,
             n_users: self.n_users,
             stats: engine.map(|engine| engine.stats()),
+            device: engine.map(|engine| engine.device()),
             context: engine.map(|engine| engine.context()),
             info: engine.map(|engine| engine.model().info()),
             n_loads: self.n_loads,
@@ -470,9 +472,9 @@ impl Shared {
 
     fn open(&self, key: u64, config: &ModelConfig) -> Result<Loaded, ModelsError> {
         let model = Arc::new(Model::open(&config.path)?);
-        let plan = MemoryPlan::new(&model, &*self.backend, &config.options)?;
+        let plan = MemoryPlan::new(&model, &*self.backends.first, &config.options)?;
         self.make_room(key, plan.total_bytes())?;
-        let engine = Engine::start(model.clone(), &*self.backend, &config.options)?;
+        let engine = Engine::start(model.clone(), self.backends.clone(), &config.options)?;
         Ok(Loaded {
             engine: Arc::new(engine),
             template: Arc::new(model.chat_template()),

@@ -3,8 +3,8 @@
 //! user's machine.
 
 use minerva_compute::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, Builder, DType, Executable,
-    ExpertsSpec, Function, KV_BLOCK_LEN, KvType, KvTypes, Limits, Pairing, Program,
+    Activation, AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError,
+    Executable, ExpertsSpec, Function, KV_BLOCK_LEN, KvType, KvTypes, Limits, Pairing, Program,
     ReferenceBackend, Rope, Sequence, Weight, WeightId,
 };
 
@@ -41,6 +41,9 @@ pub enum Failure {
     /// The program could not be loaded.
     #[error(transparent)]
     Load(#[from] BackendError),
+    /// The device failed.
+    #[error(transparent)]
+    Run(#[from] DeviceError),
     /// The logits are too far from the reference's.
     #[error("error {found:.1e}, expected below {wanted:.0e}")]
     Error {
@@ -69,9 +72,9 @@ impl Case {
             .map(|_| (random.next() % self.program.vocab_size() as u64) as u32)
             .collect();
         let mut reference = ReferenceBackend.load(self.program.clone(), limits)?;
-        let want = run(&mut *reference, &tokens, &[n], &blocks);
+        let want = run(&mut *reference, &tokens, &[n], &blocks)?;
         let mut model = backend.load(self.program.clone(), limits)?;
-        let got = run(&mut *model, &tokens, &self.slices, &blocks);
+        let got = run(&mut *model, &tokens, &self.slices, &blocks)?;
         let (found, wanted) = (error(&got, &want), tolerance(self.kv_types));
         match found < wanted {
             true => Ok(found),
@@ -81,7 +84,12 @@ impl Case {
 }
 
 /// Logits of every token.
-fn run(model: &mut dyn Executable, tokens: &[u32], slices: &[usize], blocks: &[u32]) -> Vec<f32> {
+fn run(
+    model: &mut dyn Executable,
+    tokens: &[u32],
+    slices: &[usize],
+    blocks: &[u32],
+) -> Result<Vec<f32>, DeviceError> {
     let mut logits = Vec::new();
     let mut start = 0;
     for &n in slices {
@@ -95,10 +103,10 @@ fn run(model: &mut dyn Executable, tokens: &[u32], slices: &[usize], blocks: &[u
             tokens: &tokens[start..start + n],
             sequences: &[sequence],
             outputs: &outputs,
-        }));
+        })?);
         start += n;
     }
-    logits
+    Ok(logits)
 }
 
 /// Squared difference over squared size; not a number where a logit is none.

@@ -452,7 +452,7 @@ impl Device {
         self.wait(submission)?;
         let mapped = buffer
             .get_mapped_range(0..n_bytes)
-            .map_err(|error| DeviceError::Lost(error.to_string()))?;
+            .map_err(|error| self.lost(error.to_string()))?;
         use_bytes(&mapped);
         drop(mapped);
         buffer.unmap();
@@ -468,15 +468,21 @@ impl Device {
         self.check()?;
         match polled {
             Ok(_) => Ok(()),
-            Err(error) => Err(DeviceError::Lost(error.to_string())),
+            Err(error) => Err(self.lost(error.to_string())),
         }
     }
 
     /// Goes as a device goes that is taken away.
-    #[cfg(test)]
     pub(crate) fn lose(&self, reason: &str) {
         self.device.destroy();
-        note_failure(&self.failure, DeviceError::Lost(reason.into()));
+        self.lost(reason.into());
+    }
+
+    /// Notes that it is lost: nothing that is under way will end.
+    fn lost(&self, reason: String) -> DeviceError {
+        let error = DeviceError::Lost(reason);
+        note_failure(&self.failure, error.clone());
+        error
     }
 
     /// What has failed since it was last asked. A device that is lost stays lost.

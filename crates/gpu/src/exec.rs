@@ -228,7 +228,7 @@ impl Loaded {
         self.binds = binds.collect();
     }
 
-    fn try_run(&mut self, batch: &Batch<'_>) -> Result<(), DeviceError> {
+    fn step(&mut self, batch: &Batch<'_>) -> Result<(), DeviceError> {
         self.device.check()?;
         let layout = lay_out(batch, &self.ropes, &self.shared_heads, &mut self.words);
         let n_bytes = 4 * self.words.len() as u64;
@@ -285,15 +285,13 @@ impl Loaded {
 }
 
 impl Executable for Loaded {
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
         batch.check(&self.limits, self.vocab_size);
-        if let Err(error) = self.try_run(batch) {
-            panic!("{}: {error}", self.device.info.name);
-        }
-        &self.logits
+        self.step(batch)?;
+        Ok(&self.logits)
     }
 
-    fn copy_block(&mut self, from: u32, to: u32) {
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
         assert!((from.max(to) as usize) < self.limits.n_kv_blocks, "block");
         let mut encoder = self
             .device
@@ -306,6 +304,7 @@ impl Executable for Loaded {
             encoder.copy_buffer_to_buffer(&self.spare_block, 0, cache, to, *block);
         }
         self.device.queue.submit([encoder.finish()]);
+        self.device.check()
     }
 
     fn limits(&self) -> Limits {
@@ -439,7 +438,7 @@ mod tests {
     }
 
     fn run(model: &mut Loaded) -> Result<(), DeviceError> {
-        model.try_run(&Batch {
+        let ran = model.run(&Batch {
             tokens: &[1, 2],
             sequences: &[Sequence {
                 n_tokens: 2,
@@ -447,7 +446,8 @@ mod tests {
                 blocks: &[0],
             }],
             outputs: &[1],
-        })
+        });
+        ran.map(|_| ())
     }
 
     #[test]

@@ -6,8 +6,10 @@
 use std::time::{Duration, Instant};
 
 use minerva_compute::{
-    Backend, BackendError, Batch, Builder, DType, Executable, KvTypes, Limits, Sequence, Weight,
+    Backend, Batch, Builder, DType, DeviceError, Executable, KvTypes, Limits, Sequence, Weight,
 };
+
+use crate::conformance::Failure;
 
 /// Tokens of the many.
 pub const N_TOKENS: usize = 128;
@@ -43,7 +45,7 @@ pub struct Speed {
 }
 
 /// Measures the products of a type.
-pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, BackendError> {
+pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, Failure> {
     let Size {
         width,
         bytes,
@@ -72,13 +74,17 @@ pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, B
     let n_bytes = (n_matrices * width * row_bytes) as f64;
     let n_operations = (2 * n_matrices * width * width * N_TOKENS) as f64;
     Ok(Speed {
-        bytes_per_s: n_bytes / seconds(&mut *model, 1, duration),
-        operations_per_s: n_operations / seconds(&mut *model, N_TOKENS, duration),
+        bytes_per_s: n_bytes / seconds(&mut *model, 1, duration)?,
+        operations_per_s: n_operations / seconds(&mut *model, N_TOKENS, duration)?,
     })
 }
 
 /// The least time of a step of so many tokens.
-fn seconds(model: &mut dyn Executable, n_tokens: usize, duration: Duration) -> f64 {
+fn seconds(
+    model: &mut dyn Executable,
+    n_tokens: usize,
+    duration: Duration,
+) -> Result<f64, DeviceError> {
     let blocks: Vec<u32> = (0..N_TOKENS as u32).collect();
     let (tokens, outputs) = (vec![0; n_tokens], [n_tokens as u32 - 1]);
     let batch = Batch {
@@ -90,12 +96,12 @@ fn seconds(model: &mut dyn Executable, n_tokens: usize, duration: Duration) -> f
         }],
         outputs: &outputs,
     };
-    model.run(&batch); // to warm up
+    model.run(&batch)?; // to warm up
     let (start, mut least) = (Instant::now(), f64::INFINITY);
     while least.is_infinite() || start.elapsed() < duration {
         let step = Instant::now();
-        model.run(&batch);
+        model.run(&batch)?;
         least = least.min(step.elapsed().as_secs_f64());
     }
-    least
+    Ok(least)
 }

@@ -4,7 +4,10 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::backend::BackendArgs;
+use minerva_engine::Backends;
+use minerva_server::{DeviceFallback, EngineSettings};
+
+use crate::backend::{self, Device};
 use crate::model::NAME_HELP;
 use crate::output::stdout;
 use crate::settings::SettingArgs;
@@ -21,9 +24,6 @@ pub(crate) struct Args {
     threads: Option<NonZeroUsize>,
 
     #[command(flatten)]
-    backend: BackendArgs,
-
-    #[command(flatten)]
     settings: SettingArgs,
 }
 
@@ -31,8 +31,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut sources = args.settings.sources()?;
     sources.models.clone_from(&args.models);
-    let backend = Arc::from(args.backend.open(args.threads)?.backend);
-    minerva_server::serve(sources, backend, |server| {
+    let open = |settings: &EngineSettings| Ok(backends(settings, args.threads)?);
+    minerva_server::serve(sources, open, |server| {
         // Nobody may read it; the service goes on.
         let mut out = stdout();
         let version = env!("CARGO_PKG_VERSION");
@@ -40,4 +40,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let _ = out.flush();
     })?;
     Ok(())
+}
+
+/// What computes, as the settings say.
+fn backends(
+    settings: &EngineSettings,
+    n_threads: Option<NonZeroUsize>,
+) -> anyhow::Result<Backends> {
+    let device: Device = settings.device.parse().map_err(anyhow::Error::msg)?;
+    let first = device.open(n_threads)?.backend.into();
+    let fallback = match settings.device_fallback {
+        DeviceFallback::None => None,
+        DeviceFallback::Cpu => Some(Arc::from(backend::cpu(None)?.backend)),
+    };
+    Ok(Backends { first, fallback })
 }

@@ -12,10 +12,10 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::EngineStats;
+use super::backends::{Loader, not_loaded};
 use super::choice::{Choice, Next};
 use super::pace::Pace;
 use crate::error::{EngineError, RequestError, TimeoutPhase};
-use crate::model::Model;
 use crate::request::{Done, Event, FinishReason, GenerateRequest, Timings, Token, Usage};
 use crate::sampler::{TokenLogprobs, logprobs};
 use crate::scheduler::{Admission, NewSequence, Scheduler, SequenceId, Slice, Step};
@@ -39,8 +39,9 @@ pub(super) struct Job {
 
 /// All that the thread has.
 pub(super) struct Worker {
-    model: Arc<Model>,
-    executable: Box<dyn Executable>,
+    loader: Loader,
+    /// `None` from a failure of the device to the next step.
+    executable: Option<Box<dyn Executable>>,
     scheduler: Scheduler,
     pace: Pace,
     /// By the id of their first sequence.
@@ -187,18 +188,19 @@ impl Request {
 
 impl Worker {
     pub(super) fn new(
-        model: Arc<Model>,
+        loader: Loader,
         executable: Box<dyn Executable>,
         scheduler: Scheduler,
         shared_stats: Arc<Mutex<EngineStats>>,
     ) -> Worker {
         let stats = EngineStats {
-            n_blocks: executable.limits().n_kv_blocks,
+            n_blocks: loader.limits.n_kv_blocks,
+            is_on_fallback: loader.is_on_fallback,
             ..EngineStats::default()
         };
         Worker {
-            model,
-            executable,
+            loader,
+            executable: Some(executable),
             scheduler,
             pace: Pace::default(),
             requests: BTreeMap::new(),
@@ -416,12 +418,8 @@ impl Worker {
             return false;
         }
         let start = Instant::now();
-        if let Err(message) = self.compute(&step) {
-            self.stats.n_failed_steps += 1;
-            for slice in &step.slices {
-                let id = self.request_of(slice.id);
-                self.fail(id, EngineError::Failed(message.clone()));
-            }
+        if let Err(error) = self.compute(&step) {
+            self.step_failed(&step, &error);
             return true;
         }
         self.stats.n_steps += 1;
@@ -431,14 +429,44 @@ impl Worker {
         true
     }
 
+    /// Ends the requests of a step that failed. The others are computed again, since nobody knows what
+    /// the cache holds.
+    fn step_failed(&mut self, step: &Step, error: &EngineError) {
+        self.stats.n_failed_steps += 1;
+        if let EngineError::Device(error) = error {
+            self.stats.n_device_failures += 1;
+            if self.loader.failed(error) {
+                self.executable = None;
+            }
+        }
+        for slice in &step.slices {
+            let id = self.request_of(slice.id);
+            self.fail(id, error.clone());
+        }
+        self.scheduler.forget_cache();
+    }
+
+    /// Loads the program again, if its device has failed.
+    fn load(&mut self) -> Result<(), EngineError> {
+        if self.executable.is_none() {
+            self.executable = Some(self.loader.load().map_err(not_loaded)?);
+            self.stats.n_reloads += 1;
+            self.stats.is_on_fallback = self.loader.is_on_fallback;
+            // What was measured was another device, or another state of it.
+            self.pace = Pace::default();
+        }
+        Ok(())
+    }
+
     fn request_of(&self, sequence: SequenceId) -> SequenceId {
         self.sequences
             .get(&sequence)
             .map_or(sequence, |(id, _)| *id)
     }
 
-    /// Runs a step and deals with its logits. `Err`: what the backend said when it panicked.
-    fn compute(&mut self, step: &Step) -> Result<(), String> {
+    /// Runs a step and deals with its logits.
+    fn compute(&mut self, step: &Step) -> Result<(), EngineError> {
+        self.load()?;
         let (mut tokens, mut outputs) = (Vec::new(), Vec::new());
         let mut sequences = Vec::new();
         for slice in &step.slices {
@@ -457,20 +485,21 @@ impl Worker {
             sequences: &sequences,
             outputs: &outputs,
         };
-        let executable = &mut self.executable;
+        let executable = self.executable.as_mut().expect("loaded above");
         let run = || {
             for &(from, to) in &step.copies {
-                executable.copy_block(from, to);
+                executable.copy_block(from, to)?;
             }
-            executable.run(&batch).to_vec()
+            executable.run(&batch).map(<[f32]>::to_vec)
         };
         let logits = catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-            text.unwrap_or("panic without a message").to_owned()
+            EngineError::Failed(text.unwrap_or("panic without a message").to_owned())
         })?;
+        let logits = logits.map_err(EngineError::Device)?;
         self.scheduler.complete(step);
-        let vocab_size = self.model.hparams().vocab_size;
+        let vocab_size = self.loader.model.hparams().vocab_size;
         let mut rows = logits.chunks(vocab_size);
         for slice in &step.slices {
             let rows: Vec<&[f32]> = rows.by_ref().take(slice.n_outputs).collect();

@@ -99,7 +99,7 @@ fn the_cpu_backend_agrees_with_the_reference() {
 }
 
 /// A GPU, or `None` with a note where there is none and `MINERVA_REQUIRE_GPU` asks for none.
-fn gpu() -> Option<GpuBackend> {
+pub(crate) fn gpu() -> Option<GpuBackend> {
     match GpuBackend::new(&GpuOptions::default()) {
         Ok(backend) => Some(backend),
         Err(error @ OpenError::NoAdapter { .. }) => {

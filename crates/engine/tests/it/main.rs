@@ -4,6 +4,7 @@ mod files;
 mod tiny;
 mod variants;
 
+mod faults;
 mod forward;
 mod generate;
 mod loading;

@@ -76,8 +76,8 @@ fn three_sequences(model: &mut dyn Executable) -> Vec<f32> {
         ],
         outputs: &[0, 18, 21],
     };
-    let mut logits = model.run(&first).to_vec();
-    model.copy_block(9, 11);
+    let mut logits = model.run(&first).unwrap().to_vec();
+    model.copy_block(9, 11).unwrap();
     let second = Batch {
         tokens: &tokens[..5],
         sequences: &[
@@ -87,13 +87,13 @@ fn three_sequences(model: &mut dyn Executable) -> Vec<f32> {
         ],
         outputs: &[0, 3, 4],
     };
-    logits.extend_from_slice(model.run(&second));
+    logits.extend_from_slice(model.run(&second).unwrap());
     // A step whose logits nobody wants.
     let third = Batch {
         outputs: &[],
         ..second
     };
-    assert_eq!(model.run(&third), []);
+    assert_eq!(model.run(&third).unwrap(), []);
     logits
 }
 
@@ -136,9 +136,10 @@ fn tensors_above_the_binding_limit_are_cut() {
         .load(program(), limits)
         .unwrap()
         .run(&batch)
+        .unwrap()
         .to_vec();
     let mut model = backend.load(program(), limits).unwrap();
-    let error = error(model.run(&batch), &want);
+    let error = error(model.run(&batch).unwrap(), &want);
     assert!(error < TOLERANCE, "error {error:e}");
 }
 
@@ -239,8 +240,8 @@ fn random_steps_agree_with_the_reference() {
             sequences: &sequences,
             outputs: &outputs,
         };
-        let want = reference.run(&batch).to_vec();
-        let got = gpu.run(&batch);
+        let want = reference.run(&batch).unwrap().to_vec();
+        let got = gpu.run(&batch).unwrap();
         if !outputs.is_empty() {
             let error = error(got, &want);
             assert!(error < 1e-6, "step {step}: error {error:e}");

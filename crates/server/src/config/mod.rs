@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use minerva_compute::KvTypes;
 use serde::{Deserialize, Serialize};
 
 use crate::conversations::Bounds;
@@ -46,6 +47,10 @@ pub struct ServerConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
+    /// What computes: `cpu`, `gpu`, `auto`, or a part of an adapter's name.
+    pub device: String,
+    /// What a model is loaded on once its device has failed.
+    pub device_fallback: DeviceFallback,
     /// Bytes for all loaded models, their caches and scratch memory; nine tenths of the machine's
     /// if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,8 +63,23 @@ pub struct EngineSettings {
     /// Tokens that a model's cache holds; the context for each of the answers if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_tokens: Option<usize>,
+    /// How keys are stored in the cache.
+    pub cache_type_k: String,
+    /// How values are stored in the cache.
+    pub cache_type_v: String,
     /// Requests that may wait for a model.
     pub max_waiting: usize,
+}
+
+/// What a model is loaded on once its device has failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceFallback {
+    /// The same device, opened again.
+    #[default]
+    None,
+    /// The processor, until the model is unloaded.
+    Cpu,
 }
 
 /// How requests are read.
@@ -318,11 +338,16 @@ impl Responses {
 
 impl Default for EngineSettings {
     fn default() -> Self {
+        let kv_types = KvTypes::default();
         Self {
+            device: "cpu".into(),
+            device_fallback: DeviceFallback::None,
             memory_bytes: None,
             context: None,
             parallel: 4,
             cache_tokens: None,
+            cache_type_k: kv_types.k.name().into(),
+            cache_type_v: kv_types.v.name().into(),
             max_waiting: 256,
         }
     }

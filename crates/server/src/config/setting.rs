@@ -28,6 +28,8 @@ enum Kind {
     Integer { min: i64, max: i64 },
     /// One of these words.
     Word(&'static [&'static str]),
+    /// Text that is not empty.
+    Text,
     /// A path that is not empty.
     Path,
     /// An IP address or `localhost`.
@@ -37,6 +39,9 @@ enum Kind {
     /// A list of `scheme://host[:port]`, or `*`.
     Origins,
 }
+
+/// Types of the KV cache.
+const KV_TYPES: &[&str] = &["f32", "f16", "q8_0", "q4_0"];
 
 /// Every setting, in the order of the file.
 pub const SETTINGS: &[Setting] = &[
@@ -191,6 +196,22 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Integer { min: 0, max: 86400 },
     },
     Setting {
+        key: "engine.device",
+        flag: "device",
+        value_name: "DEVICE",
+        help: "What computes: cpu; gpu, the best adapter; auto, a GPU where there is one; or a part of an adapter's name (minerva devices lists them)",
+        is_reloaded: false,
+        kind: Kind::Text,
+    },
+    Setting {
+        key: "engine.device_fallback",
+        flag: "device-fallback",
+        value_name: "DEVICE",
+        help: "What a model is loaded on once its device has failed: none (the device, opened again), cpu (until it is unloaded)",
+        is_reloaded: false,
+        kind: Kind::Word(&["none", "cpu"]),
+    },
+    Setting {
         key: "engine.memory_bytes",
         flag: "memory-budget",
         value_name: "BYTES",
@@ -230,6 +251,22 @@ pub const SETTINGS: &[Setting] = &[
             min: 2,
             max: 1 << 36,
         },
+    },
+    Setting {
+        key: "engine.cache_type_k",
+        flag: "cache-type-k",
+        value_name: "TYPE",
+        help: "How keys are stored in the cache: f32, f16, q8_0, q4_0",
+        is_reloaded: true,
+        kind: Kind::Word(KV_TYPES),
+    },
+    Setting {
+        key: "engine.cache_type_v",
+        flag: "cache-type-v",
+        value_name: "TYPE",
+        help: "How values are stored in the cache, likewise",
+        is_reloaded: true,
+        kind: Kind::Word(KV_TYPES),
     },
     Setting {
         key: "engine.max_waiting",
@@ -350,7 +387,7 @@ impl Setting {
                     .map(|part| Value::String(part.to_owned()))
                     .collect(),
             ),
-            Kind::Word(_) | Kind::Path | Kind::Host => Value::String(text.to_owned()),
+            Kind::Word(_) | Kind::Text | Kind::Path | Kind::Host => Value::String(text.to_owned()),
         }
     }
 
@@ -359,7 +396,7 @@ impl Setting {
         let is_right = match (&self.kind, value) {
             (Kind::Integer { min, max }, Value::Integer(n)) => (min..=max).contains(&n),
             (Kind::Word(words), Value::String(word)) => words.contains(&word.as_str()),
-            (Kind::Path, Value::String(path)) => !path.is_empty(),
+            (Kind::Text | Kind::Path, Value::String(text)) => !text.is_empty(),
             (Kind::Host, Value::String(host)) => parse_host(host).is_some(),
             (Kind::HostNames, Value::Array(names)) => all(names, is_host_name),
             (Kind::Origins, Value::Array(origins)) => all(origins, is_origin),
@@ -371,6 +408,7 @@ impl Setting {
         Err(match &self.kind {
             Kind::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Kind::Word(words) => format!("one of {}", words.join(", ")),
+            Kind::Text => "a name".to_owned(),
             Kind::Path => "a path".to_owned(),
             Kind::Host => "an IP address or localhost".to_owned(),
             Kind::HostNames => "a list of host names without ports, or *".to_owned(),

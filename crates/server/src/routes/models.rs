@@ -89,6 +89,8 @@ fn object(status: &ModelStatus) -> ModelObject {
         aliases: status.config.aliases.clone(),
         state: status.state.name(),
         context_window: status.context,
+        device: status.device.clone(),
+        is_on_fallback: status.stats.map(|stats| stats.is_on_fallback),
         max_parallel: status.config.options.max_sequences,
         architecture: info.map(|info| info.architecture),
         parameters: info.map(|info| info.n_parameters),

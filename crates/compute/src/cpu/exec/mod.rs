@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
+use crate::backend::{BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory};
 use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
@@ -227,7 +227,7 @@ fn no_memory(what: &'static str, bytes: usize) -> BackendError {
 }
 
 impl Executable for Executor {
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
         batch.check(&self.limits, self.vocab_size);
         self.work.set(batch);
         self.progress[0].reset(if self.ropes.is_empty() {
@@ -247,14 +247,15 @@ impl Executable for Executor {
             "a kernel panicked; its message was printed above"
         );
         // SAFETY: the run has ended, and the next one needs `&mut self`.
-        unsafe {
+        let logits = unsafe {
             self.slots[self.plan.logits]
                 .f32
                 .get(0..batch.outputs.len() * self.vocab_size)
-        }
+        };
+        Ok(logits)
     }
 
-    fn copy_block(&mut self, from: u32, to: u32) {
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
         let n_blocks = self.limits.n_kv_blocks;
         assert!((from.max(to) as usize) < n_blocks, "block");
         for tiles in self.caches.iter().flat_map(|cache| [&cache.k, &cache.v]) {
@@ -274,6 +275,7 @@ impl Executable for Executor {
                 }
             }
         }
+        Ok(())
     }
 
     fn limits(&self) -> Limits {
