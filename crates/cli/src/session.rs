@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use minerva_compute::{Backend, KvTypes};
+use minerva_compute::KvTypes;
 use minerva_engine::chat::template::ChatTemplate;
 use minerva_engine::chat::{Chat, encode_text};
 use minerva_engine::{
@@ -43,7 +43,7 @@ impl Session {
     pub(crate) fn open(options: &SessionOptions<'_>) -> anyhow::Result<Session> {
         let path = model::find_or_pull(options.model)?;
         let model = Arc::new(model::open(&path)?);
-        let backend: Arc<dyn Backend> = options.backend.open(options.n_threads)?.backend.into();
+        let backend = options.backend.open(options.n_threads)?.backend;
         let engine_options = EngineOptions {
             context: options.context,
             max_sequences: 1,

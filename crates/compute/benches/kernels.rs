@@ -103,6 +103,7 @@ fn bench(backend: &CpuBackend, dtype: DType, (n_rows, row_len): (usize, usize), 
         tokens: &tokens,
         sequences: &sequences,
         outputs: &outputs,
+        input: &[],
     };
     let mut times = Vec::new();
     let begin = Instant::now();

@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use crate::backend::{
-    Backend, BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory,
+    Backend, BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory, OnDevice,
+    ProgramWidths,
 };
 use crate::dtype::DType;
 use crate::kv::{KvType, kv_block_bytes};
@@ -35,6 +36,7 @@ impl Backend for ReferenceBackend {
         Ok(Memory {
             kv_bytes: limits.n_kv_blocks.saturating_mul(block_bytes),
             scratch_bytes: limits.max_tokens.saturating_mul(4 * width),
+            device: OnDevice::default(),
         })
     }
 
@@ -125,9 +127,10 @@ impl HeadRows {
 
 impl Executable for Reference {
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
-        batch.check(&self.limits, self.program.vocab_size());
+        batch.check(&self.limits, &ProgramWidths::of(&self.program));
         for i in 0..self.program.ops.len() {
             match self.program.ops[i].clone() {
+                Op::Input { out } => self.buffers[out.0 as usize] = batch.input.to_vec(),
                 Op::Embed { table, out } => self.embed(batch, table, out),
                 Op::RmsNorm {
                     x,
@@ -205,7 +208,7 @@ impl Executable for Reference {
                 }
             }
         }
-        Ok(self.rows(self.program.logits))
+        Ok(self.rows(self.program.result))
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {

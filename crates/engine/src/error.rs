@@ -194,11 +194,13 @@ pub enum ModelsError {
     },
     /// It needs more memory than it could be given.
     #[error(
-        "the model needs {needed} bytes, expected at most {} of the budget of {budget} \
-         ({pinned} are pinned)",
+        "the model needs {needed} bytes of the {memory}'s memory, expected at most {} of the budget \
+         of {budget} ({pinned} are pinned)",
         budget.saturating_sub(*pinned)
     )]
     DoesNotFit {
+        /// Whose memory: the machine's, or the device's.
+        memory: &'static str,
         /// Bytes that it needs.
         needed: u64,
         /// Bytes of models that stay.

@@ -174,6 +174,7 @@ impl Evaluator {
             tokens,
             sequences: &[sequence],
             outputs,
+            input: &[],
         });
         match &logits {
             Ok(_) => self.cached.extend_from_slice(tokens),

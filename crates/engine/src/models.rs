@@ -85,6 +85,8 @@ pub struct ModelStatus {
     pub state: ModelState,
     /// Bytes of the budget that it takes.
     pub n_bytes: u64,
+    /// Bytes of the device's memory that it takes.
+    pub n_device_bytes: u64,
     /// Who uses it.
     pub n_users: usize,
     /// What its engine is doing, where it is ready.
@@ -119,7 +121,10 @@ struct Loaded {
 
 struct Shared {
     backends: Backends,
+    /// Of the machine's memory.
     budget: u64,
+    /// Of the device's, where it is known.
+    device_budget: Option<u64>,
     state: Mutex<State>,
     /// Told when a user leaves.
     has_room: Condvar,
@@ -140,13 +145,31 @@ enum Asked {
     Waits(oneshot::Receiver<Result<LoadedModel, ModelsError>>),
 }
 
+/// Bytes that a model takes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    /// Of the machine's memory.
+    machine: u64,
+    /// Of the device's.
+    device: u64,
+}
+
+impl Taken {
+    fn and(self, other: Taken) -> Taken {
+        Taken {
+            machine: self.machine.saturating_add(other.machine),
+            device: self.device.saturating_add(other.device),
+        }
+    }
+}
+
 type Waiter = oneshot::Sender<Result<LoadedModel, ModelsError>>;
 
 struct Entry {
     config: ModelConfig,
     state: ModelState,
     loaded: Option<Loaded>,
-    n_bytes: u64,
+    taken: Taken,
     n_users: usize,
     last_used: Instant,
     n_loads: u64,
@@ -157,16 +180,20 @@ struct Entry {
 
 impl Models {
     /// Models on a backend. `budget_bytes` is for weights, caches and scratch memory of all that
-    /// are loaded at once.
+    /// are loaded at once, in the machine's memory; its device says how much it has itself. With a
+    /// fallback, a model takes as much of the machine's as it will on that, so that there is room.
     pub fn new(
         backends: impl Into<Backends>,
         budget_bytes: u64,
         configs: Vec<ModelConfig>,
     ) -> Result<Models, ModelsError> {
         let (sender, receiver) = channel();
+        let backends = backends.into();
+        let device = backends.first.device_memory();
         let shared = Arc::new(Shared {
-            backends: backends.into(),
+            backends,
             budget: budget_bytes,
+            device_budget: device.and_then(|device| device.budget_bytes),
             state: Mutex::default(),
             has_room: Condvar::new(),
             loads: Mutex::new(sender),
@@ -309,7 +336,7 @@ impl Entry {
             config,
             state: ModelState::Unloaded,
             loaded: None,
-            n_bytes: 0,
+            taken: Taken::default(),
             n_users: 0,
             last_used: Instant::now(),
             n_loads: 0,
@@ -323,7 +350,8 @@ impl Entry {
         ModelStatus {
             config: self.config.clone(),
             state: self.state,
-            n_bytes: self.n_bytes,
+            n_bytes: self.taken.machine,
+            n_device_bytes: self.taken.device,
             n_users: self.n_users,
             stats: engine.map(|engine| engine.stats()),
             device: engine.map(|engine| engine.device()),
@@ -335,7 +363,7 @@ impl Entry {
 
     fn fail(&mut self, error: &ModelsError) {
         self.state = ModelState::Unloaded;
-        self.n_bytes = 0;
+        self.taken = Taken::default();
         for waiter in self.waiters.drain(..) {
             // One that has gone needs no answer.
             let _ = waiter.send(Err(error.clone()));
@@ -359,8 +387,10 @@ impl State {
         }
     }
 
-    fn n_bytes(&self) -> u64 {
-        self.entries.values().map(|entry| entry.n_bytes).sum()
+    /// What the models take that are chosen.
+    fn taken(&self, is_chosen: impl Fn(&Entry) -> bool) -> Taken {
+        let entries = self.entries.values().filter(|entry| is_chosen(entry));
+        entries.fold(Taken::default(), |taken, entry| taken.and(entry.taken))
     }
 
     /// Takes a closing model out, if nobody uses it.
@@ -370,7 +400,7 @@ impl State {
             return None;
         }
         entry.state = ModelState::Unloaded;
-        entry.n_bytes = 0;
+        entry.taken = Taken::default();
         let loaded = entry.loaded.take();
         if entry.is_removed {
             self.entries.remove(&key);
@@ -473,7 +503,15 @@ impl Shared {
     fn open(&self, key: u64, config: &ModelConfig) -> Result<Loaded, ModelsError> {
         let model = Arc::new(Model::open(&config.path)?);
         let plan = MemoryPlan::new(&model, &*self.backends.first, &config.options)?;
-        self.make_room(key, plan.total_bytes())?;
+        let mut needed = Taken {
+            machine: plan.total_bytes(),
+            device: plan.device.total_bytes(),
+        };
+        if let Some(fallback) = &self.backends.fallback {
+            let plan = MemoryPlan::new(&model, &**fallback, &config.options)?;
+            needed.machine = needed.machine.max(plan.total_bytes());
+        }
+        self.make_room(key, needed)?;
         let engine = Engine::start(model.clone(), self.backends.clone(), &config.options)?;
         Ok(Loaded {
             engine: Arc::new(engine),
@@ -481,26 +519,33 @@ impl Shared {
         })
     }
 
-    /// Waits until `needed` bytes of the budget are free, and takes them for a model.
-    fn make_room(&self, key: u64, needed: u64) -> Result<(), ModelsError> {
+    /// Whether both budgets hold this.
+    fn holds(&self, taken: Taken) -> bool {
+        let device_budget = self.device_budget.unwrap_or(u64::MAX);
+        taken.machine <= self.budget && taken.device <= device_budget
+    }
+
+    /// Waits until as much of the budgets is free, and takes it for a model.
+    fn make_room(&self, key: u64, needed: Taken) -> Result<(), ModelsError> {
         let mut state = self.lock();
         loop {
-            let used = state.n_bytes();
-            if used.saturating_add(needed) <= self.budget {
+            if self.holds(state.taken(|_| true).and(needed)) {
                 let entry = state.entries.get_mut(&key).expect("it is being loaded");
-                entry.n_bytes = needed;
+                entry.taken = needed;
                 return Ok(());
             }
-            let pinned = state
-                .entries
-                .values()
-                .filter(|entry| entry.config.is_pinned);
-            let pinned: u64 = pinned.map(|entry| entry.n_bytes).sum();
-            if pinned.saturating_add(needed) > self.budget {
+            let pinned = state.taken(|entry| entry.config.is_pinned);
+            if !self.holds(pinned.and(needed)) {
+                let is_machine = pinned.machine.saturating_add(needed.machine) > self.budget;
+                let (memory, needed, pinned, budget) = match (is_machine, self.device_budget) {
+                    (false, Some(budget)) => ("device", needed.device, pinned.device, budget),
+                    _ => ("machine", needed.machine, pinned.machine, self.budget),
+                };
                 return Err(ModelsError::DoesNotFit {
+                    memory,
                     needed,
                     pinned,
-                    budget: self.budget,
+                    budget,
                 });
             }
             let victims = state

@@ -103,6 +103,7 @@ fn run(
             tokens: &tokens[start..start + n],
             sequences: &[sequence],
             outputs: &outputs,
+            input: &[],
         })?);
         start += n;
     }

@@ -83,9 +83,18 @@ pub struct GpuOptions {
     pub checks_accesses: bool,
     /// No buffer that a kernel sees is larger than this; `None`: what the adapter allows.
     pub max_binding_bytes: Option<u64>,
-    /// Weights, cache and scratch memory of a program take no more than this; `None`: what the
-    /// driver says that there is.
+    /// Weights, cache and scratch memory of all programs take no more than this; `None`: nine tenths of
+    /// what the driver says that there is.
     pub memory_bytes: Option<u64>,
+}
+
+impl GpuOptions {
+    /// Bytes that programs may take on an adapter; `None` where nobody knows.
+    pub(crate) fn budget_bytes(&self, info: &AdapterInfo) -> Option<u64> {
+        // What shows pictures needs some too.
+        let most = info.memory_bytes.map(|bytes| bytes / 10 * 9);
+        self.memory_bytes.or(most)
+    }
 }
 
 /// Why there is no device.
@@ -169,7 +178,7 @@ pub(crate) struct Device {
     pub(crate) queue: wgpu::Queue,
     pub(crate) reduction: Reduction,
     pub(crate) max_binding_bytes: u64,
-    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) budget_bytes: Option<u64>,
     checks_accesses: bool,
     pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
     failure: Arc<Mutex<Option<DeviceError>>>,
@@ -259,7 +268,7 @@ impl Device {
             max_binding_bytes: options
                 .max_binding_bytes
                 .map_or(max_binding_bytes, |bytes| bytes.min(max_binding_bytes)),
-            memory_bytes: options.memory_bytes.or(info.memory_bytes),
+            budget_bytes: options.budget_bytes(&info),
             checks_accesses: options.checks_accesses,
             pipelines: Mutex::default(),
             failure,

@@ -21,13 +21,14 @@ mod msl;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use minerva_compute::{
-    Backend, BackendError, DType, DeviceError, Executable, Limits, Memory, Program, kv_block_bytes,
+    Backend, BackendError, DType, DeviceError, DeviceMemory, Executable, Limits, Memory, Program,
+    kv_block_bytes,
 };
 
 pub use device::{AdapterInfo, AdapterKind, Choice, GpuOptions, OpenError, adapters};
 
 use device::Device;
-use exec::{Loaded, sizes};
+use exec::{Loaded, memory};
 use kernels::Reduction;
 use lower::lower;
 
@@ -108,13 +109,25 @@ impl Backend for GpuBackend {
         format!("wgsl f32 from {dtype}")
     }
 
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        Some(DeviceMemory {
+            budget_bytes: self.options.budget_bytes(&self.info),
+            is_shared: match self.info.kind {
+                AdapterKind::Discrete => false,
+                AdapterKind::Integrated | AdapterKind::Software => true,
+                // Nobody knows; to count it twice is safe.
+                AdapterKind::Virtual | AdapterKind::Other => true,
+            },
+        })
+    }
+
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
         let block_bytes = kv_block_bytes(program.kv(), limits.kv_types)?;
         let plan = self
             .device()
             .and_then(|device| lower(program, &limits, device.reduction, device.max_binding_bytes))
             .map_err(|error| self.error(error))?;
-        Ok(sizes(&plan, program, &limits, block_bytes).memory)
+        Ok(memory(&plan, program, &limits, block_bytes))
     }
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
@@ -168,6 +181,7 @@ mod tests {
                     blocks: &[0],
                 }],
                 outputs: &[0],
+                input: &[],
             });
             assert_eq!(logits.unwrap(), [4.0, 4.0]);
             backend.lose_device("taken away");

@@ -83,7 +83,9 @@ pub(crate) struct Plan {
     pub(crate) slots: Vec<u64>,
     pub(crate) uploads: Vec<Upload>,
     pub(crate) grids: Vec<DType>,
-    pub(crate) logits: Slot,
+    /// Where the batch's input goes, if the program begins with one.
+    pub(crate) input: Option<Slot>,
+    pub(crate) result: Slot,
     /// Numbers of heads that share keys: attention's tiles are cut for each.
     pub(crate) shared_heads: Vec<usize>,
 }
@@ -118,7 +120,7 @@ pub(crate) fn lower(
             last_read[id.index()] = i;
         }
     }
-    last_read[program.logits().index()] = usize::MAX;
+    last_read[program.result().index()] = usize::MAX;
     let mut lowering = Lowering {
         program,
         limits,
@@ -133,6 +135,7 @@ pub(crate) fn lower(
         floats_of: HashMap::new(),
         grids: Vec::new(),
         shared_heads: Vec::new(),
+        input: None,
     };
     for (i, op) in program.ops().iter().enumerate() {
         lowering.op(op)?;
@@ -143,7 +146,7 @@ pub(crate) fn lower(
             }
         }
     }
-    let logits = lowering.slot(program.logits());
+    let result = lowering.slot(program.result());
     for bytes in &lowering.slots {
         if *bytes > max_binding_bytes {
             return Err(DeviceError::NoRoom {
@@ -158,7 +161,8 @@ pub(crate) fn lower(
         slots: lowering.slots,
         uploads: lowering.uploads,
         grids: lowering.grids,
-        logits,
+        input: lowering.input,
+        result,
         shared_heads: lowering.shared_heads,
     })
 }
@@ -178,6 +182,7 @@ struct Lowering<'a> {
     floats_of: HashMap<WeightId, usize>,
     grids: Vec<DType>,
     shared_heads: Vec<usize>,
+    input: Option<Slot>,
 }
 
 /// Rows of a weight in one upload.
@@ -224,6 +229,8 @@ struct ExpertProduct<'a> {
 impl Lowering<'_> {
     fn op(&mut self, op: &Op) -> Result<(), DeviceError> {
         match op {
+            // Written before the first dispatch.
+            Op::Input { out } => self.input = Some(self.write(*out)),
             Op::Embed { table, out } => self.embed(*table, *out)?,
             Op::RmsNorm {
                 x,

@@ -95,6 +95,7 @@ fn seconds(
             blocks: &blocks,
         }],
         outputs: &outputs,
+        input: &[],
     };
     model.run(&batch)?; // to warm up
     let (start, mut least) = (Instant::now(), f64::INFINITY);

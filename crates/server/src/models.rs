@@ -206,6 +206,7 @@ pub(crate) fn measure(state: &AppState) {
         let name = &status.config.name;
         let metrics = state.metrics().model(name);
         metrics.set_memory(status.n_bytes);
+        metrics.set_device_memory(status.n_device_bytes);
         let stats = status.stats.unwrap_or_default();
         metrics.set_on_fallback(stats.is_on_fallback);
         metrics.set_running(stats.n_running);

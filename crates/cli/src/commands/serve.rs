@@ -2,12 +2,12 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
+use minerva_compute::DeviceLayers;
 use minerva_engine::Backends;
 use minerva_server::{DeviceFallback, EngineSettings};
 
-use crate::backend::{self, Device};
+use crate::backend::{self, Device, Placement};
 use crate::model::NAME_HELP;
 use crate::output::stdout;
 use crate::settings::SettingArgs;
@@ -48,10 +48,22 @@ fn backends(
     n_threads: Option<NonZeroUsize>,
 ) -> anyhow::Result<Backends> {
     let device: Device = settings.device.parse().map_err(anyhow::Error::msg)?;
-    let first = device.open(n_threads)?.backend.into();
     let fallback = match settings.device_fallback {
         DeviceFallback::None => None,
-        DeviceFallback::Cpu => Some(Arc::from(backend::cpu(None)?.backend)),
+        DeviceFallback::Cpu => Some(backend::cpu(n_threads)?.backend),
     };
-    Ok(Backends { first, fallback })
+    let layers = settings.gpu_layers.0;
+    // A GPU that computes everything needs no threads; what takes over for it does.
+    let is_for_fallback =
+        fallback.is_some() && layers == DeviceLayers::All && matches!(device, Device::Gpu(_));
+    let placement = Placement {
+        device,
+        layers,
+        gpu_memory_bytes: settings.gpu_memory_bytes,
+        n_threads: n_threads.filter(|_| !is_for_fallback),
+    };
+    Ok(Backends {
+        first: placement.open()?.backend,
+        fallback,
+    })
 }

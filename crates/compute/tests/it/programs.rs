@@ -178,6 +178,7 @@ fn run(model: &mut dyn Executable, tokens: &[u32], slices: &[usize], blocks: &[u
             tokens,
             sequences: &[sequence],
             outputs: &outputs,
+            input: &[],
         };
         logits.extend_from_slice(model.run(&batch).unwrap());
         start += n;
@@ -527,6 +528,7 @@ fn slices_threads_and_company_do_not_change_a_bit() {
                     tokens: &all,
                     sequences: &sequences,
                     outputs: &outputs,
+                    input: &[],
                 };
                 let got = model.run(&batch).unwrap();
                 for (got, output) in got.chunks(VOCAB).zip(outputs) {
@@ -706,6 +708,7 @@ fn random_bytes_never_panic() {
                     blocks: &[0],
                 }],
                 outputs: &[0, 1, 2],
+                input: &[],
             });
             assert_eq!(n.unwrap().len(), 3 * 47);
         }

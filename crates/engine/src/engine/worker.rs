@@ -484,6 +484,7 @@ impl Worker {
             tokens: &tokens,
             sequences: &sequences,
             outputs: &outputs,
+            input: &[],
         };
         let executable = self.executable.as_mut().expect("loaded above");
         let run = || {

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use minerva_compute::{
-    Backend, BackendError, Batch, DType, DeviceError, Executable, Limits, Memory, Program,
-    ReferenceBackend,
+    Backend, BackendError, Batch, DType, DeviceError, DeviceLayers, Executable, Limits, Memory,
+    Program, ReferenceBackend, SplitBackend,
 };
 use minerva_engine::model::ARCHITECTURES;
 use minerva_engine::{
@@ -291,5 +291,35 @@ fn a_gpu_that_is_lost_is_opened_again() {
         assert_eq!(answer(&engine, 0).unwrap(), wanted);
         assert_eq!(engine.stats().n_reloads, n_losses);
     }
+    is_clean(&engine);
+}
+
+#[test]
+fn a_model_that_is_split_goes_on_too() {
+    let wanted = wanted(2);
+    let device = Device::default();
+    let first = DeviceLayers::First(1);
+    let split = SplitBackend::new(Arc::new(device.clone()), Arc::new(ReferenceBackend), first);
+    let engine = start(Arc::new(split), 2);
+    assert_eq!(answer(&engine, 0).unwrap(), wanted[0]);
+    device.fails_after(3, lost());
+    assert_eq!(answer(&engine, 1), Err(EngineError::Device(lost())));
+    for number in 0..2 {
+        assert_eq!(answer(&engine, number).unwrap(), wanted[number as usize]);
+    }
+    assert_eq!(engine.stats().n_reloads, 1);
+    // Several answers to one prompt: blocks are copied in every part.
+    let both = |engine: &Engine| {
+        let mut request = request(0);
+        request.n_choices = 2;
+        let mut choices = vec![Vec::new(); 2];
+        for event in engine.submit(request).unwrap().blocking() {
+            if let Event::Token { choice, token } = event.unwrap() {
+                choices[choice].push(token.id);
+            }
+        }
+        choices
+    };
+    assert_eq!(both(&engine), both(&start(Arc::new(ReferenceBackend), 2)));
     is_clean(&engine);
 }

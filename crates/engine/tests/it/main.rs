@@ -9,6 +9,7 @@ mod forward;
 mod generate;
 mod loading;
 mod models;
+mod split;
 mod verify;
 
 /// Waits for what another thread does; what never happens fails a test instead of holding it up.

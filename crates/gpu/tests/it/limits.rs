@@ -75,6 +75,7 @@ fn three_sequences(model: &mut dyn Executable) -> Vec<f32> {
             sequence(3, 0, &[0]),
         ],
         outputs: &[0, 18, 21],
+        input: &[],
     };
     let mut logits = model.run(&first).unwrap().to_vec();
     model.copy_block(9, 11).unwrap();
@@ -86,6 +87,7 @@ fn three_sequences(model: &mut dyn Executable) -> Vec<f32> {
             sequence(1, 3, &[0]),
         ],
         outputs: &[0, 3, 4],
+        input: &[],
     };
     logits.extend_from_slice(model.run(&second).unwrap());
     // A step whose logits nobody wants.
@@ -131,6 +133,7 @@ fn tensors_above_the_binding_limit_are_cut() {
             blocks: &[2],
         }],
         outputs: &[0, 1, 2],
+        input: &[],
     };
     let want = ReferenceBackend
         .load(program(), limits)
@@ -165,8 +168,11 @@ fn what_does_not_fit_is_refused_with_numbers() {
     };
     let memory = backend.plan(&program(), LIMITS).unwrap();
     let weights = 4 * (2 * VOCAB * DIM + 4 * DIM * DIM);
-    let wanted = weights + memory.kv_bytes + memory.scratch_bytes;
-    assert_eq!((wanted_bytes, available_bytes), (wanted as u64, 1 << 20));
+    assert_eq!(memory.device.weights_bytes, weights as u64);
+    let wanted = memory.device.total_bytes();
+    assert_eq!((wanted_bytes, available_bytes), (wanted, 1 << 20));
+    // The processor has nothing of it.
+    assert_eq!((memory.kv_bytes, memory.scratch_bytes), (0, 0));
 }
 
 #[test]
@@ -239,6 +245,7 @@ fn random_steps_agree_with_the_reference() {
             tokens: &tokens,
             sequences: &sequences,
             outputs: &outputs,
+            input: &[],
         };
         let want = reference.run(&batch).unwrap().to_vec();
         let got = gpu.run(&batch).unwrap();

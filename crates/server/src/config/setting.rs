@@ -26,6 +26,8 @@ pub struct Setting {
 enum Kind {
     /// A whole number in a range.
     Integer { min: i64, max: i64 },
+    /// A number of layers, `all` or `auto`.
+    Layers,
     /// One of these words.
     Word(&'static [&'static str]),
     /// Text that is not empty.
@@ -204,6 +206,25 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Text,
     },
     Setting {
+        key: "engine.gpu_layers",
+        flag: "gpu-layers",
+        value_name: "LAYERS",
+        help: "Layers on the GPU, from the first on, with the rest on the processor: all, auto (as many as its memory holds) or a number",
+        is_reloaded: false,
+        kind: Kind::Layers,
+    },
+    Setting {
+        key: "engine.gpu_memory_bytes",
+        flag: "gpu-memory-budget",
+        value_name: "BYTES",
+        help: "Memory of the GPU for loaded models [default: 90% of what its driver says]",
+        is_reloaded: false,
+        kind: Kind::Integer {
+            min: 1,
+            max: i64::MAX,
+        },
+    },
+    Setting {
         key: "engine.device_fallback",
         flag: "device-fallback",
         value_name: "DEVICE",
@@ -377,7 +398,7 @@ impl Setting {
     pub(super) fn parse(&self, text: &str) -> Value {
         match self.kind {
             // What is no number stays text, which `check` refuses.
-            Kind::Integer { .. } => text
+            Kind::Integer { .. } | Kind::Layers => text
                 .parse()
                 .map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
             Kind::HostNames | Kind::Origins => Value::Array(
@@ -395,6 +416,8 @@ impl Setting {
     pub(super) fn check(&self, value: &Value) -> Result<(), String> {
         let is_right = match (&self.kind, value) {
             (Kind::Integer { min, max }, Value::Integer(n)) => (min..=max).contains(&n),
+            (Kind::Layers, Value::Integer(n)) => *n >= 0,
+            (Kind::Layers, Value::String(word)) => word == "all" || word == "auto",
             (Kind::Word(words), Value::String(word)) => words.contains(&word.as_str()),
             (Kind::Text | Kind::Path, Value::String(text)) => !text.is_empty(),
             (Kind::Host, Value::String(host)) => parse_host(host).is_some(),
@@ -407,6 +430,7 @@ impl Setting {
         }
         Err(match &self.kind {
             Kind::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::Layers => "a number of layers, all or auto".to_owned(),
             Kind::Word(words) => format!("one of {}", words.join(", ")),
             Kind::Text => "a name".to_owned(),
             Kind::Path => "a path".to_owned(),

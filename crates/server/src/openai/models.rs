@@ -46,4 +46,6 @@ pub(crate) struct ModelObject {
     pub(crate) size_bytes: Option<u64>,
     /// Bytes that it takes of the budget.
     pub(crate) memory_bytes: u64,
+    /// Bytes that it takes of the device's memory.
+    pub(crate) device_memory_bytes: u64,
 }

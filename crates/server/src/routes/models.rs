@@ -98,5 +98,6 @@ fn object(status: &ModelStatus) -> ModelObject {
         quantization: info.and_then(|info| Some(info.types.first()?.ggml_type.name())),
         size_bytes: info.map(|info| info.file_bytes),
         memory_bytes: status.n_bytes,
+        device_memory_bytes: status.n_device_bytes,
     }
 }

@@ -19,7 +19,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory};
+use crate::backend::{
+    BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory, OnDevice,
+    ProgramWidths,
+};
 use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
@@ -40,7 +43,7 @@ struct Executor {
     pool: Arc<Pool>,
     plan: Plan,
     limits: Limits,
-    vocab_size: usize,
+    widths: ProgramWidths,
     slots: Vec<SlotMemory>,
     ropes: Vec<(Rope, SharedBuf<f32>)>, // turns of each token, [n_tokens, 2 * n_pairs]
     caches: Vec<LayerCache>,
@@ -129,6 +132,7 @@ struct Progress {
 #[derive(Default)]
 struct Work {
     tokens: Vec<u32>,
+    input: Vec<f32>,       // of each token, where the program begins with rows
     positions: Vec<usize>, // of each token
     outputs: Vec<u32>,
     sequences: Vec<(usize, Vec<u32>)>, // first token, blocks
@@ -207,7 +211,7 @@ pub(super) fn load(
         kernels: backend.kernels,
         pool: backend.pool.clone(),
         limits,
-        vocab_size: program.vocab_size(),
+        widths: ProgramWidths::of(program),
         slots,
         ropes,
         caches,
@@ -228,7 +232,7 @@ fn no_memory(what: &'static str, bytes: usize) -> BackendError {
 
 impl Executable for Executor {
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
-        batch.check(&self.limits, self.vocab_size);
+        batch.check(&self.limits, &self.widths);
         self.work.set(batch);
         self.progress[0].reset(if self.ropes.is_empty() {
             0
@@ -246,13 +250,11 @@ impl Executable for Executor {
             !has_failed.into_inner(),
             "a kernel panicked; its message was printed above"
         );
+        let result = self.plan.result;
+        let len = self.n_rows(result) * self.plan.slots[result].width;
         // SAFETY: the run has ended, and the next one needs `&mut self`.
-        let logits = unsafe {
-            self.slots[self.plan.logits]
-                .f32
-                .get(0..batch.outputs.len() * self.vocab_size)
-        };
-        Ok(logits)
+        let rows = unsafe { self.slots[result].f32.get(0..len) };
+        Ok(rows)
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
@@ -299,6 +301,7 @@ impl Executable for Executor {
         Memory {
             kv_bytes,
             scratch_bytes: slots.chain(turns).chain(scratch).sum::<usize>() + self.routing.bytes(),
+            device: OnDevice::default(),
         }
     }
 }
@@ -329,6 +332,8 @@ impl Work {
     fn set(&mut self, batch: &Batch<'_>) {
         self.tokens.clear();
         self.tokens.extend(batch.tokens);
+        self.input.clear();
+        self.input.extend(batch.input);
         self.outputs.clear();
         self.outputs.extend(batch.outputs);
         self.positions.clear();
@@ -376,7 +381,8 @@ impl Executor {
             _ => n_rows.div_ceil(TILE),
         };
         match step {
-            Step::Embed { out, .. }
+            Step::Input { out, .. }
+            | Step::Embed { out, .. }
             | Step::RmsNorm { out, .. }
             | Step::LayerNorm { out, .. }
             | Step::Map { out, .. }
