@@ -5,6 +5,7 @@
 //! fast. This crate knows nothing of files, models or tokens' texts.
 
 mod backend;
+pub mod conformance;
 pub mod cpu;
 pub mod dtype;
 mod kv;

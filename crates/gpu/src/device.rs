@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use minerva_compute::DeviceError;
 
-use crate::kernels::{IMMEDIATE_BYTES, Kernel, Reduction, WORKGROUP};
+use crate::kernels::{Abilities, IMMEDIATE_BYTES, Kernel, Reduction, WORKGROUP};
 use crate::memory::memory_bytes;
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
@@ -79,6 +79,8 @@ pub struct GpuOptions {
     pub choice: Choice,
     /// Adds up through workgroup memory, even where subgroups would do.
     pub without_subgroups: bool,
+    /// Multiplies in tiles, even where matrix units would do.
+    pub without_matrix_units: bool,
     /// Compiles kernels with checks of every access.
     pub checks_accesses: bool,
     /// No buffer that a kernel sees is larger than this; `None`: what the adapter allows.
@@ -171,12 +173,23 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
     }
 }
 
+/// Whether an adapter says that it multiplies matrices of 8 by 8 in f32, as results need.
+fn has_matrix_units(adapter: &wgpu::Adapter) -> bool {
+    let features = adapter.features();
+    let is_fit = |p: &wgpu::CooperativeMatrixProperties| {
+        let scalar = wgpu::CooperativeScalarType::F32;
+        (p.m_size, p.n_size, p.k_size) == (8, 8, 8) && (p.ab_type, p.cr_type) == (scalar, scalar)
+    };
+    features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        && adapter.cooperative_matrix_properties().iter().any(is_fit)
+}
+
 /// A device that is open.
 pub(crate) struct Device {
     pub(crate) info: AdapterInfo,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
-    pub(crate) reduction: Reduction,
+    pub(crate) abilities: Abilities,
     pub(crate) max_binding_bytes: u64,
     pub(crate) budget_bytes: Option<u64>,
     checks_accesses: bool,
@@ -228,11 +241,20 @@ impl Device {
                 format!("{IMMEDIATE_BYTES}"),
             ));
         }
-        let features = FEATURES | (adapter.features() & wgpu::Features::SUBGROUP);
+        let has_matrix_units = !options.without_matrix_units && has_matrix_units(adapter);
+        let mut features = FEATURES | (adapter.features() & wgpu::Features::SUBGROUP);
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if has_matrix_units {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: the one such feature that is asked for is used by kernels of ours alone, whose
+            // matrices lie within their workgroup's memory.
+            experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("minerva"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
         };
@@ -264,7 +286,10 @@ impl Device {
             info: info.clone(),
             device,
             queue,
-            reduction: Reduction::Shared,
+            abilities: Abilities {
+                reduction: Reduction::Shared,
+                has_matrix_units: false,
+            },
             max_binding_bytes: options
                 .max_binding_bytes
                 .map_or(max_binding_bytes, |bytes| bytes.min(max_binding_bytes)),
@@ -279,7 +304,11 @@ impl Device {
             let is_fixed = wgpu_info.subgroup_min_size == wgpu_info.subgroup_max_size
                 || wgpu_info.backend == wgpu::Backend::Metal;
             if let Some(size) = opened.probe().map_err(failed)?.filter(|_| is_fixed) {
-                opened.reduction = Reduction::Subgroup(size);
+                opened.abilities = Abilities {
+                    reduction: Reduction::Subgroup(size),
+                    // Two subgroups share a workgroup's tile.
+                    has_matrix_units: has_matrix_units && 2 * size == WORKGROUP,
+                };
             }
         }
         Ok(opened)
@@ -336,7 +365,7 @@ impl Device {
         if let Some(pipeline) = pipelines.get(&kernel) {
             return Ok(pipeline.clone());
         }
-        let source = kernel.source(self.reduction);
+        let source = kernel.source(self.abilities.reduction);
         let compiled = self.compile(&kernel.to_string(), &source, kernel.bindings())?;
         let pipeline = Arc::new(compiled);
         pipelines.insert(kernel, pipeline.clone());

@@ -126,7 +126,7 @@ impl Loaded {
         on_upload: OnUpload<'_>,
     ) -> Result<Loaded, DeviceError> {
         let max_binding = device.max_binding_bytes;
-        let plan = lower(program, &limits, device.reduction, max_binding)?;
+        let plan = lower(program, &limits, device.abilities, max_binding)?;
         let memory = memory(&plan, program, &limits, kv_block_bytes);
         check_room(&device, &memory.device)?;
         let KvTypes { k, v } = limits.kv_types;

@@ -13,7 +13,7 @@ use minerva_compute::{
 
 use crate::batch::Layout;
 use crate::kernels::{
-    Elementwise, IMMEDIATE_BYTES, Kernel, MAX_HEAD_DIM, MAX_TILES, Reduction, Tokens, WORKGROUP,
+    Abilities, Elementwise, IMMEDIATE_BYTES, Kernel, MAX_HEAD_DIM, MAX_TILES, Tokens, WORKGROUP,
 };
 
 /// From so many tokens on, a product is matrix-matrix.
@@ -111,7 +111,7 @@ fn groups(n: u32) -> u32 {
 pub(crate) fn lower(
     program: &Program,
     limits: &Limits,
-    reduction: Reduction,
+    abilities: Abilities,
     max_binding_bytes: u64,
 ) -> Result<Plan, DeviceError> {
     let mut last_read = vec![0; program.buffers().len()];
@@ -124,7 +124,7 @@ pub(crate) fn lower(
     let mut lowering = Lowering {
         program,
         limits,
-        reduction,
+        abilities,
         max_binding_bytes,
         steps: Vec::new(),
         slots: Vec::new(),
@@ -170,7 +170,7 @@ pub(crate) fn lower(
 struct Lowering<'a> {
     program: &'a Program,
     limits: &'a Limits,
-    reduction: Reduction,
+    abilities: Abilities,
     max_binding_bytes: u64,
     steps: Vec<Step>,
     slots: Vec<u64>,
@@ -457,7 +457,11 @@ impl Lowering<'_> {
             }
             let mut bindings = common.to_vec();
             bindings.push(Source::Slot(out));
-            self.push(Kernel::MulMm(dtype), &bindings, move |b| {
+            let kernel = match self.abilities.has_matrix_units {
+                true => Kernel::MulMmCoop(dtype),
+                false => Kernel::MulMm(dtype),
+            };
+            self.push(kernel, &bindings, move |b| {
                 let n = b.n_rows(rows);
                 if n < MUL_MM_FROM {
                     return None;
@@ -470,7 +474,7 @@ impl Lowering<'_> {
 
     /// Rows of a weight for each workgroup of a matrix-vector kernel.
     fn rows_at_once(&self, kernel: Kernel) -> u32 {
-        WORKGROUP / self.reduction.group() * kernel.rows_per_group()
+        WORKGROUP / self.abilities.reduction.group() * kernel.rows_per_group()
     }
 
     fn elementwise(&mut self, e: &Each) {

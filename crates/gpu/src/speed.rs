@@ -1,24 +1,29 @@
 //! How fast matrix products are: bytes of weights in a second for one token, operations for many.
 //!
-//! A row of square matrices, each the input of the next, so that a step's fixed cost is divided by
-//! their number, and so that no cache holds them all.
+//! A row of matrices, each the input of the next, so that a step's fixed cost is divided by their
+//! number, and so that no cache holds them all. Beside them a copy, which nothing is faster than.
 
 use std::time::{Duration, Instant};
 
+use minerva_compute::conformance::Failure;
 use minerva_compute::{
     Backend, Batch, Builder, DType, DeviceError, Executable, KvTypes, Limits, Sequence, Weight,
 };
 
-use crate::conformance::Failure;
+use crate::GpuBackend;
 
 /// Tokens of the many.
 pub const N_TOKENS: usize = 128;
 
+/// Copies in one submission.
+const COPIES: u64 = 8;
+
 /// How much is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Rows and columns of a matrix: a multiple of 256.
-    pub width: usize,
+    /// Columns and rows of the first matrix, rows and columns of the next, and so on: multiples of
+    /// 256.
+    pub shape: (usize, usize),
     /// Bytes that the matrices take together, at least one of them.
     pub bytes: usize,
     /// How long each test is repeated.
@@ -28,8 +33,9 @@ pub struct Size {
 impl Default for Size {
     fn default() -> Size {
         Size {
-            width: 4096,
-            bytes: 256 << 20,
+            // The feed-forward block of a model with 7 billion parameters.
+            shape: (4096, 11008),
+            bytes: 512 << 20,
             duration: Duration::from_millis(500),
         }
     }
@@ -47,18 +53,19 @@ pub struct Speed {
 /// Measures the products of a type.
 pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, Failure> {
     let Size {
-        width,
+        shape: (width, inner),
         bytes,
         duration,
     } = size;
-    let row_bytes = dtype.row_bytes(width).expect("a multiple of every block");
-    let n_matrices = (bytes / (width * row_bytes)).max(1);
+    let row_bytes = |len| dtype.row_bytes(len).expect("a multiple of every block");
+    let pair_bytes = inner * row_bytes(width) + width * row_bytes(inner);
+    let n_pairs = (bytes / pair_bytes).max(1);
     let mut b = Builder::new();
     let embd = b.weight(Weight::from_f32("embd", (1, width), &vec![1.0; width]));
     let mut x = b.embed(embd);
-    for _ in 0..n_matrices {
-        let zeros = vec![0; width * row_bytes].into();
-        let weight = Weight::new("matrix", dtype, (width, width), zeros);
+    for (n_rows, row_len) in (0..n_pairs).flat_map(|_| [(inner, width), (width, inner)]) {
+        let zeros = vec![0; n_rows * row_bytes(row_len)].into();
+        let weight = Weight::new("matrix", dtype, (n_rows, row_len), zeros);
         let weight = b.weight(weight.expect("as many bytes as rows have"));
         x = b.matmul(x, weight);
     }
@@ -71,8 +78,8 @@ pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, F
         kv_types: KvTypes::default(),
     };
     let mut model = backend.load(b.finish(logits), limits)?;
-    let n_bytes = (n_matrices * width * row_bytes) as f64;
-    let n_operations = (2 * n_matrices * width * width * N_TOKENS) as f64;
+    let n_bytes = (n_pairs * pair_bytes) as f64;
+    let n_operations = (2 * n_pairs * 2 * width * inner * N_TOKENS) as f64;
     Ok(Speed {
         bytes_per_s: n_bytes / seconds(&mut *model, 1, duration)?,
         operations_per_s: n_operations / seconds(&mut *model, N_TOKENS, duration)?,
@@ -105,4 +112,28 @@ fn seconds(
         least = least.min(step.elapsed().as_secs_f64());
     }
     Ok(least)
+}
+
+/// Bytes in a second that a copy within the device's memory reads and writes.
+pub fn copy_speed(backend: &GpuBackend, size: Size) -> Result<f64, Failure> {
+    let device = backend.device()?;
+    let n_bytes = (size.bytes as u64 / 2).min(device.max_binding_bytes) / 4 * 4;
+    let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let [from, to] = ["from", "to"].map(|label| device.buffer(label, n_bytes, usage));
+    let copy = || -> Result<f64, DeviceError> {
+        let start = Instant::now();
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        for _ in 0..COPIES {
+            encoder.copy_buffer_to_buffer(&from, 0, &to, 0, n_bytes);
+        }
+        device.wait(device.queue.submit([encoder.finish()]))?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let start = Instant::now();
+    copy()?; // to warm up
+    let mut least = copy()?;
+    while start.elapsed() < size.duration {
+        least = least.min(copy()?);
+    }
+    Ok((2 * COPIES * n_bytes) as f64 / least)
 }

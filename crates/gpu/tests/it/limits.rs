@@ -1,12 +1,12 @@
 //! What the device's limits and other sequences do to a program: nothing but what is said.
 
+use minerva_compute::conformance::{TOLERANCE, error};
 use minerva_compute::{
     AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError, Executable, KvType,
     KvTypes, Limits, Program, ReferenceBackend, Sequence, Weight,
 };
 use minerva_gpu::GpuOptions;
-use minerva_gpu::conformance::{TOLERANCE, error};
-use minerva_gpu::speed::{Size, speed};
+use minerva_gpu::speed::{Size, copy_speed, speed};
 
 use crate::open;
 
@@ -262,10 +262,12 @@ fn products_are_measured() {
         return;
     };
     let size = Size {
-        width: 256,
+        shape: (256, 512),
         bytes: 1 << 16,
         duration: std::time::Duration::ZERO,
     };
+    let copied = copy_speed(&backend, size).unwrap();
+    assert!(copied.is_finite() && copied > 0.0);
     for dtype in [DType::F16, DType::Q4K] {
         let speed = speed(&backend, dtype, size).unwrap();
         assert!(speed.bytes_per_s.is_finite() && speed.bytes_per_s > 0.0);
