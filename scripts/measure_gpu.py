@@ -55,8 +55,8 @@ def machine(a):
     print(f"* {processor()}; {devices['cpu']}")
     for gpu in devices["gpus"]:
         memory = f"{gpu['memory_bytes'] / 2**30:.1f} GiB" if gpu["memory_bytes"] else "memory unknown"
-        adds = gpu["reduction"] or gpu["error"]
-        print(f"* {gpu['name']}, {gpu['interface']}, {gpu['kind']}, {gpu['driver']}, {memory}, adds up by {adds}")
+        how = gpu["error"] or f"adds up by {gpu['reduction']}, multiplies in {gpu['multiplication']}"
+        print(f"* {gpu['name']}, {gpu['interface']}, {gpu['kind']}, {gpu['driver']}, {memory}, {how}")
     print()
 
 
@@ -73,8 +73,11 @@ def kernels(a):
     copied = float(copied[1])
     print(f"A copy reads and writes {copied:.1f} GB/s. Matrices of 4096 by 11008:\n")
     print("| type | one token, GB/s | share of the copy | 128 tokens, TFLOP/s |\n|---|--:|--:|--:|")
-    for dtype, read, operations in re.findall(r"^(\w+) +([\d.]+) GB/s for one token, +([\d.]+) GFLOP/s", done.stdout, re.M):
+    rows = re.findall(r"^(\w+) +([\d.]+) GB/s for one token, +([\d.]+) GFLOP/s", done.stdout, re.M)
+    for dtype, read, operations in rows:
         print(f"| {dtype} | {float(read):.1f} | {float(read) / copied:.0%} | {float(operations) / 1e3:.3f} |")
+    if len(rows) < len(a.types):
+        print(f"\nThen it ended: {done.stderr.strip()[-500:]}")
     print()
 
 

@@ -76,8 +76,8 @@ const KNOWN_EVERY: u64 = 16;
 /// How far a score may be from the processor's, whose sums are in another order.
 const TOLERANCE: f32 = 0.02;
 
-/// How often the device is lost.
-const LOSSES_EVERY: Duration = Duration::from_secs(3);
+/// Steps from one loss of the device to the next.
+const LOSSES_EVERY: u64 = 20;
 
 /// How long a client waits that was told that too many do.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -165,12 +165,12 @@ fn requests(
         let clients = clients.collect::<Vec<_>>();
         if let (Some(gpu), true) = (gpu, is_lost) {
             scope.spawn(|| {
-                let mut last = Instant::now();
+                let mut next = LOSSES_EVERY;
                 while !is_over.load(Ordering::Relaxed) {
-                    std::thread::sleep(BACK_OFF);
-                    if last.elapsed() > LOSSES_EVERY {
+                    std::thread::sleep(BACK_OFF / 10);
+                    if engine.stats().n_steps >= next {
                         gpu.lose_device("taken away");
-                        last = Instant::now();
+                        next += LOSSES_EVERY;
                     }
                 }
             });

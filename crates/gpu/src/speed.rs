@@ -60,6 +60,24 @@ pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, F
     let row_bytes = |len| dtype.row_bytes(len).expect("a multiple of every block");
     let pair_bytes = inner * row_bytes(width) + width * row_bytes(inner);
     let n_pairs = (bytes / pair_bytes).max(1);
+    let one = seconds(&mut *row(backend, dtype, size, n_pairs)?, 1, duration)?;
+    // Many tokens take their time with two matrices already.
+    let many = seconds(&mut *row(backend, dtype, size, 1)?, N_TOKENS, duration)?;
+    Ok(Speed {
+        bytes_per_s: (n_pairs * pair_bytes) as f64 / one,
+        operations_per_s: (2 * 2 * width * inner * N_TOKENS) as f64 / many,
+    })
+}
+
+/// Pairs of matrices, each the input of the next.
+fn row(
+    backend: &dyn Backend,
+    dtype: DType,
+    size: Size,
+    n_pairs: usize,
+) -> Result<Box<dyn Executable>, Failure> {
+    let (width, inner) = size.shape;
+    let row_bytes = |len| dtype.row_bytes(len).expect("a multiple of every block");
     let mut b = Builder::new();
     let embd = b.weight(Weight::from_f32("embd", (1, width), &vec![1.0; width]));
     let mut x = b.embed(embd);
@@ -77,13 +95,7 @@ pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, F
         n_kv_blocks: N_TOKENS,
         kv_types: KvTypes::default(),
     };
-    let mut model = backend.load(b.finish(logits), limits)?;
-    let n_bytes = (n_pairs * pair_bytes) as f64;
-    let n_operations = (2 * n_pairs * 2 * width * inner * N_TOKENS) as f64;
-    Ok(Speed {
-        bytes_per_s: n_bytes / seconds(&mut *model, 1, duration)?,
-        operations_per_s: n_operations / seconds(&mut *model, N_TOKENS, duration)?,
-    })
+    Ok(backend.load(b.finish(logits), limits)?)
 }
 
 /// The least time of a step of so many tokens.
