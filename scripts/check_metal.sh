@@ -11,8 +11,9 @@ n=0
 for file in "$folder"/*.metal; do
   clang++ -target aarch64-linux-gnu -x c++ -std=c++17 -Wno-everything -Xclang -cl-single-precision-constant \
     -I "$here/metal" -I "$1" -O2 -ffast-math -fno-vectorize -fno-slp-vectorize -S -emit-llvm -o "$folder/ir" "$file"
-  # An array that stays in memory is slow; the kernels are written so that there is none.
-  if grep ' alloca \[' "$folder/ir"; then
+  # An array that stays in memory is slow; the kernels are written so that there is none. The stand-in's
+  # own matrices are arrays.
+  if [[ $file != */mul_mm_coop_* ]] && grep ' alloca \[' "$folder/ir"; then
     echo "$file: has an array in memory"
     exit 1
   fi

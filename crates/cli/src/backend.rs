@@ -2,10 +2,13 @@
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::bail;
 use minerva_compute::cpu::CpuOptions;
-use minerva_compute::{Backend, CpuBackend, KvType, KvTypes, ReferenceBackend};
+use minerva_compute::{
+    Backend, CpuBackend, DeviceLayers, KvType, KvTypes, ReferenceBackend, SplitBackend,
+};
 
 /// What can stand for a device on the command line.
 const DEVICE_HELP: &str = "What computes: cpu; gpu, the best adapter; auto, a GPU where there is one; \
@@ -38,19 +41,21 @@ impl FromStr for Device {
     }
 }
 
-/// The option that chooses a device.
-#[derive(clap::Args)]
-pub(crate) struct DeviceArgs {
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", help = DEVICE_HELP)]
-    device: Device,
-}
-
 /// The options that choose a device and how it keeps what it has seen, for every command that runs
-/// a model but the service, whose settings say the latter.
+/// a model.
 #[derive(clap::Args)]
 pub(crate) struct BackendArgs {
-    #[command(flatten)]
-    device: DeviceArgs,
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", help = DEVICE_HELP)]
+    device: Device,
+
+    /// Layers on the GPU, from the first on, with the rest on the processor: all, auto (as many as its
+    /// memory holds) or a number
+    #[arg(long, value_name = "LAYERS", default_value_t, alias = "n-gpu-layers")]
+    gpu_layers: DeviceLayers,
+
+    /// Bytes of the GPU's memory that may be used [default: 90 % of what its driver says]
+    #[arg(long, value_name = "BYTES")]
+    gpu_memory_budget: Option<u64>,
 
     /// How keys are stored in the KV cache: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE", default_value_t)]
@@ -63,7 +68,7 @@ pub(crate) struct BackendArgs {
 
 /// A backend that is ready.
 pub(crate) struct Opened {
-    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) backend: Arc<dyn Backend>,
     pub(crate) name: &'static str,
     pub(crate) n_threads: usize,
 }
@@ -77,101 +82,158 @@ impl BackendArgs {
         }
     }
 
-    /// See [`DeviceArgs::open`].
-    pub(crate) fn open(&self, n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
-        self.device.open(n_threads)
-    }
-}
-
-impl DeviceArgs {
     /// Opens the backend; without a number of threads, the CPU takes one per core.
     pub(crate) fn open(&self, n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
-        let one_thread = |whose: &str| match n_threads.filter(|n_threads| n_threads.get() > 1) {
-            Some(n_threads) => bail!("threads: {n_threads}, expected 1: {whose} has one thread"),
-            None => Ok(1),
+        let placement = Placement {
+            device: self.device.clone(),
+            layers: self.gpu_layers,
+            gpu_memory_bytes: self.gpu_memory_budget,
+            n_threads,
         };
-        match &self.device {
-            Device::Auto => match hardware()? {
-                Some(backend) => Ok(Opened {
-                    backend,
-                    name: "gpu",
-                    n_threads: 1,
-                }),
-                None => cpu(n_threads),
-            },
-            Device::Cpu => cpu(n_threads),
-            Device::Reference => Ok(Opened {
-                n_threads: one_thread("the reference backend")?,
-                backend: Box::new(ReferenceBackend),
-                name: "reference",
-            }),
-            Device::Gpu(name) => Ok(Opened {
-                n_threads: one_thread("what drives a GPU")?,
-                backend: gpu(name.as_deref())?,
-                name: "gpu",
-            }),
-        }
+        placement.open()
     }
 }
 
-fn cpu(n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
+/// Where models are computed.
+pub(crate) struct Placement {
+    pub(crate) device: Device,
+    /// Those on the device, where it is a GPU.
+    pub(crate) layers: DeviceLayers,
+    /// What may be used of the GPU's memory.
+    pub(crate) gpu_memory_bytes: Option<u64>,
+    /// Threads of the processor; `None` for one per core.
+    pub(crate) n_threads: Option<NonZeroUsize>,
+}
+
+impl Placement {
+    /// Opens what computes.
+    pub(crate) fn open(&self) -> anyhow::Result<Opened> {
+        match &self.device {
+            Device::Auto => match self.hardware()? {
+                Some(gpu) => self.split(gpu),
+                None => cpu(self.n_threads),
+            },
+            Device::Cpu => {
+                self.check_no_gpu("the processor")?;
+                cpu(self.n_threads)
+            }
+            Device::Reference => {
+                self.check_no_gpu("the reference backend")?;
+                Ok(Opened {
+                    n_threads: self.one_thread("the reference backend")?,
+                    backend: Arc::new(ReferenceBackend),
+                    name: "reference",
+                })
+            }
+            Device::Gpu(name) => {
+                if self.layers == DeviceLayers::All {
+                    self.one_thread("what drives a GPU")?;
+                }
+                self.split(self.gpu(name.as_deref())?)
+            }
+        }
+    }
+
+    /// A GPU, with the processor beside it where that has layers.
+    fn split(&self, gpu: Arc<dyn Backend>) -> anyhow::Result<Opened> {
+        if self.layers == DeviceLayers::All {
+            return Ok(Opened {
+                backend: gpu,
+                name: "gpu",
+                n_threads: 1,
+            });
+        }
+        let processor = cpu(self.n_threads)?;
+        Ok(Opened {
+            backend: Arc::new(SplitBackend::new(gpu, processor.backend, self.layers)),
+            name: "gpu+cpu",
+            n_threads: processor.n_threads,
+        })
+    }
+
+    fn one_thread(&self, whose: &str) -> anyhow::Result<usize> {
+        match self.n_threads.filter(|n_threads| n_threads.get() > 1) {
+            Some(n_threads) => bail!("threads: {n_threads}, expected 1: {whose} has one thread"),
+            None => Ok(1),
+        }
+    }
+
+    fn check_no_gpu(&self, whose: &str) -> anyhow::Result<()> {
+        if self.layers != DeviceLayers::All {
+            let layers = self.layers;
+            bail!(
+                "gpu-layers: {layers}, expected a GPU: {whose} computes\n`--device gpu` takes the best"
+            );
+        }
+        if let Some(bytes) = self.gpu_memory_bytes {
+            bail!(
+                "gpu-memory-budget: {bytes}, expected a GPU: {whose} computes\n`--device gpu` takes the best"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The processor, on so many threads.
+pub(crate) fn cpu(n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
     let threads = n_threads.map(NonZeroUsize::get);
     let backend = CpuBackend::new(&CpuOptions { threads, isa: None })?;
     let n_threads = backend.n_threads();
     Ok(Opened {
-        backend: Box::new(backend),
+        backend: Arc::new(backend),
         name: "cpu",
         n_threads,
     })
 }
 
-/// An adapter by a part of its name, or the best.
 #[cfg(feature = "gpu")]
-fn gpu(name: Option<&str>) -> anyhow::Result<Box<dyn Backend>> {
-    use minerva_gpu::{Choice, GpuOptions};
-    let choice = name.map_or(Choice::Best, |name| Choice::Named(name.into()));
-    Ok(open_gpu(&GpuOptions {
-        choice,
-        ..GpuOptions::default()
-    })?)
-}
+impl Placement {
+    /// An adapter by a part of its name, or the best.
+    fn gpu(&self, name: Option<&str>) -> anyhow::Result<Arc<dyn Backend>> {
+        use minerva_gpu::Choice;
+        Ok(self.open_gpu(name.map_or(Choice::Best, |name| Choice::Named(name.into())))?)
+    }
 
-/// The best adapter that is not the processor itself, if there is one.
-#[cfg(feature = "gpu")]
-fn hardware() -> anyhow::Result<Option<Box<dyn Backend>>> {
-    use minerva_gpu::{Choice, GpuOptions, OpenError};
-    let options = GpuOptions {
-        choice: Choice::Hardware,
-        ..GpuOptions::default()
-    };
-    match open_gpu(&options) {
-        Ok(backend) => Ok(Some(backend)),
-        Err(OpenError::NoAdapter { .. }) => Ok(None),
-        Err(error) => {
-            crate::output::note(&format!("{error}: the processor computes instead"));
-            Ok(None)
+    /// The best adapter that is not the processor itself, if there is one.
+    fn hardware(&self) -> anyhow::Result<Option<Arc<dyn Backend>>> {
+        use minerva_gpu::{Choice, OpenError};
+        match self.open_gpu(Choice::Hardware) {
+            Ok(backend) => Ok(Some(backend)),
+            Err(OpenError::NoAdapter { .. }) => Ok(None),
+            Err(error) => {
+                crate::output::note(&format!("{error}: the processor computes instead"));
+                Ok(None)
+            }
         }
+    }
+
+    fn open_gpu(
+        &self,
+        choice: minerva_gpu::Choice,
+    ) -> Result<Arc<dyn Backend>, minerva_gpu::OpenError> {
+        let options = minerva_gpu::GpuOptions {
+            choice,
+            memory_bytes: self.gpu_memory_bytes,
+            ..minerva_gpu::GpuOptions::default()
+        };
+        let progress = crate::progress::UploadProgress::new();
+        let backend = minerva_gpu::GpuBackend::new(&options)?;
+        Ok(Arc::new(
+            backend.on_upload(move |done, total| progress.show(done, total)),
+        ))
     }
 }
 
-#[cfg(feature = "gpu")]
-fn open_gpu(options: &minerva_gpu::GpuOptions) -> Result<Box<dyn Backend>, minerva_gpu::OpenError> {
-    let progress = crate::progress::UploadProgress::new();
-    let backend = minerva_gpu::GpuBackend::new(options)?;
-    Ok(Box::new(
-        backend.on_upload(move |done, total| progress.show(done, total)),
-    ))
-}
-
 #[cfg(not(feature = "gpu"))]
-fn gpu(name: Option<&str>) -> anyhow::Result<Box<dyn Backend>> {
-    bail!(
-        "device: {}, expected cpu or reference: this build has no GPUs (cargo feature `gpu`)",
-        name.unwrap_or("gpu")
-    )
-}
+impl Placement {
+    fn gpu(&self, name: Option<&str>) -> anyhow::Result<Arc<dyn Backend>> {
+        bail!(
+            "device: {}, expected cpu or reference: this build has no GPUs (cargo feature `gpu`)",
+            name.unwrap_or("gpu")
+        )
+    }
 
-#[cfg(not(feature = "gpu"))]
-fn hardware() -> anyhow::Result<Option<Box<dyn Backend>>> {
-    Ok(None)
+    fn hardware(&self) -> anyhow::Result<Option<Arc<dyn Backend>>> {
+        Ok(None)
+    }
 }

@@ -35,7 +35,12 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command.run() {
+    // The name that other engines have for it, which is not one letter.
+    let arguments = std::env::args_os().map(|argument| match argument == "-ngl" {
+        true => "--gpu-layers".into(),
+        false => argument,
+    });
+    match Cli::parse_from(arguments).command.run() {
         Ok(code) => code,
         // Whoever reads has read enough, as `head` does.
         Err(error) if output::is_stdout_closed(&error) => ExitCode::SUCCESS,

@@ -51,7 +51,7 @@ impl Session {
             kv_types: options.backend.kv_types(),
             ..EngineOptions::default()
         };
-        let engine = Engine::start(model.clone(), backend.as_ref(), &engine_options)?;
+        let engine = Engine::start(model.clone(), backend.clone(), &engine_options)?;
         let info = model.info();
         let name = info
             .name

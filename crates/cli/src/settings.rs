@@ -75,6 +75,9 @@ impl clap::Args for SettingArgs {
             if setting.flag == "context" {
                 arg = arg.short('c');
             }
+            if setting.flag == "gpu-layers" {
+                arg = arg.alias("n-gpu-layers");
+            }
             command = command.arg(arg);
         }
         command

@@ -20,19 +20,25 @@ pub trait Backend: Send + Sync {
     /// What a program would take if it were [loaded](Backend::load), beyond its weights.
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError>;
 
+    /// The memory of its device; `None` for the processor.
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+
     /// Makes a program ready to run: chooses kernels, allocates scratch and cache.
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError>;
 }
 
 /// A program on a device, with its KV cache.
 pub trait Executable: Send {
-    /// Runs one batch and returns the logits, `[n_outputs, vocab_size]`, row after row. Keys and
-    /// values of the batch's tokens are in the cache afterwards.
+    /// Runs one batch and returns the logits, `[n_outputs, vocab_size]`, row after row; of a part of a
+    /// program, what the next one begins with, `[n_tokens, width]`. Keys and values of the batch's
+    /// tokens are in the cache afterwards. After an error nothing is known of the cache; after
+    /// [`DeviceError::Lost`] every later call fails, and the program has to be loaded again.
     ///
     /// # Panics
-    /// If the batch breaks a rule of [`Batch`] or exceeds the [`Limits`], or if the device fails: the
-    /// message is then that of the [`DeviceError`].
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32];
+    /// If the batch breaks a rule of [`Batch`] or exceeds the [`Limits`].
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError>;
 
     /// Goes on with a batch for about `time`, and returns its logits once it has ended: `None` means
     /// that it has not, and wants to be called again with the same batch. In between, [`run`] takes
@@ -43,9 +49,13 @@ pub trait Executable: Send {
     /// As [`run`].
     ///
     /// [`run`]: Executable::run
-    fn run_for(&mut self, batch: &Batch<'_>, time: Duration) -> Option<&[f32]> {
+    fn run_for(
+        &mut self,
+        batch: &Batch<'_>,
+        time: Duration,
+    ) -> Result<Option<&[f32]>, DeviceError> {
         let _ = time;
-        Some(self.run(batch))
+        self.run(batch).map(Some)
     }
 
     /// Whether [`run_for`](Executable::run_for) leaves a batch that takes longer than wanted.
@@ -61,7 +71,7 @@ pub trait Executable: Send {
     ///
     /// # Panics
     /// If one of them is not in the cache.
-    fn copy_block(&mut self, from: u32, to: u32);
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError>;
 
     /// The limits that it was loaded with.
     fn limits(&self) -> Limits;
@@ -89,10 +99,64 @@ pub struct Limits {
 /// Bytes that a loaded program takes beyond its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// The whole KV cache: [`kv_block_bytes`](crate::kv_block_bytes) for each block; pages that no block has used yet may not be resident.
+    /// The KV cache: [`kv_block_bytes`](crate::kv_block_bytes) for each block; pages that no block has
+    /// used yet may not be resident.
     pub kv_bytes: usize,
     /// Activations and logits.
     pub scratch_bytes: usize,
+    /// What is on a device beside the processor, and not in the other two.
+    pub device: OnDevice,
+}
+
+impl Memory {
+    /// That of two programs.
+    pub(crate) fn and(self, other: Memory) -> Memory {
+        Memory {
+            kv_bytes: self.kv_bytes.saturating_add(other.kv_bytes),
+            scratch_bytes: self.scratch_bytes.saturating_add(other.scratch_bytes),
+            device: self.device.and(other.device),
+        }
+    }
+}
+
+/// Bytes that a loaded program takes on a device beside the processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnDevice {
+    /// Layers of the program that are there.
+    pub n_layers: usize,
+    /// Weights, which are copied there.
+    pub weights_bytes: u64,
+    /// The KV cache of its layers.
+    pub kv_bytes: u64,
+    /// Activations and logits.
+    pub scratch_bytes: u64,
+}
+
+impl OnDevice {
+    /// All of it.
+    pub fn total_bytes(&self) -> u64 {
+        self.weights_bytes
+            .saturating_add(self.kv_bytes)
+            .saturating_add(self.scratch_bytes)
+    }
+
+    fn and(self, other: OnDevice) -> OnDevice {
+        OnDevice {
+            n_layers: self.n_layers + other.n_layers,
+            weights_bytes: self.weights_bytes.saturating_add(other.weights_bytes),
+            kv_bytes: self.kv_bytes.saturating_add(other.kv_bytes),
+            scratch_bytes: self.scratch_bytes.saturating_add(other.scratch_bytes),
+        }
+    }
+}
+
+/// The memory of a device beside the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// What programs may take of it together; `None` where nobody knows.
+    pub budget_bytes: Option<u64>,
+    /// Whether it is the processor's memory too.
+    pub is_shared: bool,
 }
 
 /// One step's work: some tokens of some sequences.
@@ -104,6 +168,28 @@ pub struct Batch<'a> {
     pub sequences: &'a [Sequence<'a>],
     /// Indices into `tokens`, ascending: the tokens whose logits are wanted.
     pub outputs: &'a [u32],
+    /// What a program begins with that is not the first part: the answer of the one before. Else
+    /// empty.
+    pub input: &'a [f32],
+}
+
+/// What the rules of a batch need to know of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramWidths {
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Elements of a row of input; 0 where there is none.
+    pub input: usize,
+}
+
+impl ProgramWidths {
+    /// Those of a program.
+    pub fn of(program: &Program) -> ProgramWidths {
+        ProgramWidths {
+            vocab_size: program.vocab_size(),
+            input: program.input().map_or(0, |id| program.shape(id).width),
+        }
+    }
 }
 
 /// The part of a sequence that a batch computes.
@@ -123,7 +209,9 @@ impl Batch<'_> {
     ///
     /// # Panics
     /// If one is broken.
-    pub fn check(&self, limits: &Limits, vocab_size: usize) {
+    pub fn check(&self, limits: &Limits, program: &ProgramWidths) {
+        let ProgramWidths { vocab_size, input } = *program;
+        assert_eq!(self.input.len(), self.tokens.len() * input, "input");
         assert!(self.tokens.len() <= limits.max_tokens, "tokens in a batch");
         assert!(
             self.outputs.len() <= limits.max_outputs,
@@ -214,6 +302,20 @@ pub enum DeviceError {
     Unsupported(String),
     /// The device's interface refused a command.
     Refused(String),
+}
+
+impl DeviceError {
+    /// Whether the device failed at what it can do, and may be able to later or when it is opened
+    /// again; else the program asks for what it does not have.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            DeviceError::OutOfMemory(_)
+            | DeviceError::Lost(_)
+            | DeviceError::Kernel { .. }
+            | DeviceError::Refused(_) => true,
+            DeviceError::NoRoom { .. } | DeviceError::Unsupported(_) => false,
+        }
+    }
 }
 
 impl std::fmt::Display for DeviceError {

@@ -5,15 +5,18 @@
 //! fast. This crate knows nothing of files, models or tokens' texts.
 
 mod backend;
+pub mod conformance;
 pub mod cpu;
 pub mod dtype;
 mod kv;
 mod program;
 mod reference;
+mod split;
 mod weight;
 
 pub use backend::{
-    Backend, BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory, Sequence,
+    Backend, BackendError, Batch, DeviceError, DeviceMemory, Executable, KV_BLOCK_LEN, Limits,
+    Memory, OnDevice, ProgramWidths, Sequence,
 };
 pub use cpu::CpuBackend;
 pub use dtype::DType;
@@ -23,4 +26,5 @@ pub use program::{
     Function, KvShape, MatMulPart, Op, Pairing, Program, Rope, RopeId, Rows, WeightId,
 };
 pub use reference::ReferenceBackend;
+pub use split::{DeviceLayers, SplitBackend};
 pub use weight::{Bytes, Weight, WeightError};

@@ -181,6 +181,12 @@ pub struct Experts {
 /// attention, which also sees earlier positions of the same sequence.
 #[derive(Clone, Debug)]
 pub enum Op {
+    /// `out[t] = input[t]`, the batch's rows: what the part before has answered of a program that
+    /// was [cut](Program::cut). The first operation, if it is there.
+    Input {
+        /// Where the rows go.
+        out: BufId,
+    },
     /// `out[t] = table[token t]`.
     Embed {
         /// One row per token of the vocabulary.
@@ -290,7 +296,7 @@ pub struct KvShape {
     pub head_dim: usize,
 }
 
-/// A forward pass: made by a [`Builder`], run by a [`Backend`](crate::Backend).
+/// A forward pass, or a part of one: made by a [`Builder`], run by a [`Backend`](crate::Backend).
 #[derive(Clone, Debug)]
 pub struct Program {
     pub(crate) weights: Vec<Weight>,
@@ -298,7 +304,10 @@ pub struct Program {
     pub(crate) ropes: Vec<Rope>,
     pub(crate) kv: Vec<KvShape>,
     pub(crate) ops: Vec<Op>,
-    pub(crate) logits: BufId,
+    pub(crate) result: BufId,
+    pub(crate) vocab_size: usize,
+    /// The operation that each layer begins with.
+    pub(crate) layers: Vec<usize>,
 }
 
 impl Program {
@@ -317,9 +326,57 @@ impl Program {
         &self.kv
     }
 
-    /// Number of tokens in the vocabulary: the width of the logits.
+    /// Number of tokens in the vocabulary: the width of the logits, in every part of a program.
     pub fn vocab_size(&self) -> usize {
-        self.buffers[self.logits.0 as usize].width
+        self.vocab_size
+    }
+
+    /// How many layers it has, of those that were [marked](Builder::begin_layer).
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Cuts it before a layer. The first part answers rows for all tokens, which are the second
+    /// part's [`Batch::input`](crate::Batch::input); each has the cache of its own layers.
+    ///
+    /// # Panics
+    /// If there is no such layer, or if more than the rows of one buffer crosses the cut.
+    pub fn cut(&self, layer: usize) -> (Program, Program) {
+        let at = self.layers[layer];
+        let (before, after) = self.ops.split_at(at);
+        let is_written: Vec<BufId> = before.iter().flat_map(Op::writes).collect();
+        let mut crossing: Vec<BufId> = after.iter().flat_map(Op::reads).collect();
+        crossing.retain(|id| is_written.contains(id));
+        crossing.sort();
+        crossing.dedup();
+        let &[stream] = &crossing[..] else {
+            panic!("{} buffers cross from layer to layer", crossing.len());
+        };
+        assert_eq!(self.shape(stream).rows, Rows::Tokens, "rows of a layer");
+        let is_attention = |op: &&Op| matches!(op, Op::Attention(_));
+        let n_kv = before.iter().filter(is_attention).count();
+        let (kv_before, kv_after) = self.kv.split_at(n_kv);
+        let mut rest = vec![Op::Input { out: stream }];
+        rest.extend(after.iter().cloned().map(|mut op| {
+            if let Op::Attention(attention) = &mut op {
+                attention.layer -= n_kv;
+            }
+            op
+        }));
+        let first = Program {
+            kv: kv_before.into(),
+            ops: before.into(),
+            result: stream,
+            layers: self.layers[..layer].into(),
+            ..self.clone()
+        };
+        let second = Program {
+            kv: kv_after.into(),
+            ops: rest,
+            layers: self.layers[layer..].iter().map(|l| l - at + 1).collect(),
+            ..self.clone()
+        };
+        (first, second)
     }
 
     /// The rotary embeddings that the operations name.
@@ -332,9 +389,17 @@ impl Program {
         &self.buffers
     }
 
-    /// The buffer that running it answers.
-    pub fn logits(&self) -> BufId {
-        self.logits
+    /// The buffer that running it answers: logits, or what the next part begins with.
+    pub fn result(&self) -> BufId {
+        self.result
+    }
+
+    /// The buffer that the batch's input goes to, if it is not the first part.
+    pub fn input(&self) -> Option<BufId> {
+        match self.ops.first() {
+            Some(Op::Input { out }) => Some(*out),
+            _ => None,
+        }
     }
 
     /// A weight.
@@ -352,7 +417,7 @@ impl Op {
     /// The buffers that it reads.
     pub fn reads(&self) -> Vec<BufId> {
         match self {
-            Op::Embed { .. } => Vec::new(),
+            Op::Input { .. } | Op::Embed { .. } => Vec::new(),
             Op::RmsNorm { x, .. }
             | Op::LayerNorm { x, .. }
             | Op::Map { x, .. }
@@ -368,6 +433,24 @@ impl Op {
             Op::Attention(a) => vec![a.q, a.k, a.v],
         }
     }
+
+    /// The buffers that it writes.
+    pub fn writes(&self) -> Vec<BufId> {
+        match self {
+            Op::Input { out }
+            | Op::Embed { out, .. }
+            | Op::RmsNorm { out, .. }
+            | Op::LayerNorm { out, .. }
+            | Op::Map { out, .. }
+            | Op::Add { out, .. }
+            | Op::GatedMatMul { out, .. }
+            | Op::Gate { out, .. }
+            | Op::Gather { out, .. } => vec![*out],
+            Op::Experts(e) => vec![e.out],
+            Op::MatMul { parts, .. } => parts.iter().map(|part| part.out).collect(),
+            Op::Attention(a) => vec![a.out],
+        }
+    }
 }
 
 /// Writes a [`Program`], one operation a call.
@@ -381,6 +464,7 @@ pub struct Builder {
     ropes: Vec<Rope>,
     kv: Vec<KvShape>,
     ops: Vec<Op>,
+    layers: Vec<usize>,
 }
 
 impl Builder {
@@ -413,6 +497,12 @@ impl Builder {
     fn matrix(&self, id: WeightId) -> (usize, usize) {
         let w = &self.weights[id.0 as usize];
         (w.n_rows(), w.row_len())
+    }
+
+    /// Says that the next operation is a layer's first: the program can be [cut](Program::cut) before it.
+    /// Of what was written before, the layer and those behind it read one buffer.
+    pub fn begin_layer(&mut self) {
+        self.layers.push(self.ops.len());
     }
 
     /// [`Op::Embed`].
@@ -677,15 +767,19 @@ impl Builder {
             ropes,
             kv,
             ops,
+            layers,
         } = self;
-        assert_eq!(buffers[logits.0 as usize].rows, Rows::Outputs);
+        let BufShape { rows, width } = buffers[logits.0 as usize];
+        assert_eq!(rows, Rows::Outputs);
         Program {
             weights,
             buffers,
             ropes,
             kv,
             ops,
-            logits,
+            result: logits,
+            vocab_size: width,
+            layers,
         }
     }
 }

@@ -6,7 +6,10 @@
 
 use std::ops::Range;
 
-use crate::backend::{Backend, BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
+use crate::backend::{
+    Backend, BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory, OnDevice,
+    ProgramWidths,
+};
 use crate::dtype::DType;
 use crate::kv::{KvType, kv_block_bytes};
 use crate::program::{
@@ -33,6 +36,7 @@ impl Backend for ReferenceBackend {
         Ok(Memory {
             kv_bytes: limits.n_kv_blocks.saturating_mul(block_bytes),
             scratch_bytes: limits.max_tokens.saturating_mul(4 * width),
+            device: OnDevice::default(),
         })
     }
 
@@ -122,10 +126,11 @@ impl HeadRows {
 }
 
 impl Executable for Reference {
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
-        batch.check(&self.limits, self.program.vocab_size());
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
+        batch.check(&self.limits, &ProgramWidths::of(&self.program));
         for i in 0..self.program.ops.len() {
             match self.program.ops[i].clone() {
+                Op::Input { out } => self.buffers[out.0 as usize] = batch.input.to_vec(),
                 Op::Embed { table, out } => self.embed(batch, table, out),
                 Op::RmsNorm {
                     x,
@@ -203,10 +208,10 @@ impl Executable for Reference {
                 }
             }
         }
-        self.rows(self.program.logits)
+        Ok(self.rows(self.program.result))
     }
 
-    fn copy_block(&mut self, from: u32, to: u32) {
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
         assert!((from.max(to) as usize) < self.limits.n_kv_blocks, "block");
         for layer in &mut self.cache {
             for rows in [&mut layer.k, &mut layer.v] {
@@ -215,6 +220,7 @@ impl Executable for Reference {
                 rows.bytes.copy_within(from..from + len, to);
             }
         }
+        Ok(())
     }
 
     fn limits(&self) -> Limits {

@@ -1,26 +1,29 @@
 //! Many short requests that are cancelled at random, or models that are switched all the time: the
-//! counters must add up, no block may leak, and memory must stay flat.
+//! counters must add up, some prompts must have the scores that the processor gives them, no block may
+//! leak, and memory must stay flat.
 //!
 //! ```text
 //! stress requests N MODEL.gguf
 //! stress switches N MODEL.gguf OTHER.gguf
 //! stress gap N MODEL.gguf
+//! stress --gpu losses N MODEL.gguf
 //! ```
 //!
-//! With `--gpu` before it all, a GPU computes. `gap` measures how much the tokens of one stream slow
+//! With `--gpu` before it all, a GPU computes; `losses` are requests while the device is lost again and
+//! again. `gap` measures how much the tokens of one stream slow
 //! down while a prompt of N tokens comes in, beside those before and after it, since machines drift.
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use minerva_compute::cpu::CpuOptions;
-use minerva_compute::{Backend, CpuBackend};
+use minerva_compute::{Backend, CpuBackend, DeviceError};
 use minerva_engine::chat::renderer::in_process;
 use minerva_engine::{
-    Deadlines, Engine, EngineError, EngineOptions, Event, GenerateConfig, GenerateRequest,
-    MemoryPlan, Model, ModelConfig, Models,
+    Answer, Deadlines, Engine, EngineError, EngineOptions, Evaluator, EvaluatorOptions, Event,
+    GenerateConfig, GenerateRequest, MemoryPlan, Model, ModelConfig, Models,
 };
 
 use minerva_gpu::{GpuBackend, GpuOptions};
@@ -43,17 +46,39 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[&str]) -> Result<()> {
-    let (backend, arguments): (Arc<dyn Backend>, _) = match arguments {
-        ["--gpu", rest @ ..] => (Arc::new(GpuBackend::new(&GpuOptions::default())?), rest),
-        rest => (Arc::new(CpuBackend::new(&CpuOptions::default())?), rest),
+    let (gpu, arguments) = match arguments {
+        ["--gpu", rest @ ..] => (
+            Some(Arc::new(GpuBackend::new(&GpuOptions::default())?)),
+            rest,
+        ),
+        rest => (None, rest),
     };
-    match *arguments {
-        ["requests", n, model] => requests(&*backend, n, model),
-        ["switches", n, model, other] => switches(backend, n, [model, other]),
-        ["gap", n, model] => gap(&*backend, n, model),
-        _ => Err("expected: requests N MODEL, switches N MODEL OTHER, or gap N MODEL".into()),
+    let backend: Arc<dyn Backend> = match &gpu {
+        Some(gpu) => gpu.clone(),
+        None => Arc::new(CpuBackend::new(&CpuOptions::default())?),
+    };
+    match (arguments, gpu) {
+        (["requests", n, model], gpu) => requests(backend, n, model, gpu.as_deref(), false),
+        (["losses", n, model], Some(gpu)) => requests(backend, n, model, Some(&gpu), true),
+        (["switches", n, model, other], _) => switches(backend, n, [model, other]),
+        (["gap", n, model], _) => gap(backend, n, model),
+        _ => Err(
+            "expected: requests N MODEL, switches N MODEL OTHER, gap N MODEL, or \
+                  --gpu losses N MODEL"
+                .into(),
+        ),
     }
 }
+
+/// Prompts whose scores are known, and one of so many requests asks for those of one of them.
+const N_KNOWN: usize = 8;
+const KNOWN_EVERY: u64 = 16;
+
+/// How far a score may be from the processor's, whose sums are in another order.
+const TOLERANCE: f32 = 0.02;
+
+/// Steps from one loss of the device to the next.
+const LOSSES_EVERY: u64 = 20;
 
 /// How long a client waits that was told that too many do.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -65,10 +90,42 @@ struct Outcomes {
     answered: AtomicU64,
     dropped: AtomicU64,
     timed_out: AtomicU64,
+    /// With the device.
+    failed: AtomicU64,
+    /// Attempts; each was made again.
     overloaded: AtomicU64,
+    /// Scores that were compared.
+    compared: AtomicU64,
 }
 
-fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
+/// A prompt, and the scores of its tokens but the first.
+struct Known {
+    prompt: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+/// Prompts with the scores that the processor gives them.
+fn known(model: &Arc<Model>) -> Result<Vec<Known>> {
+    let cpu = CpuBackend::new(&CpuOptions::default())?;
+    let mut evaluator = Evaluator::new(model.clone(), &cpu, &EvaluatorOptions::default())?;
+    let vocab_size = model.hparams().vocab_size;
+    let known = (0..N_KNOWN).map(|i| {
+        let prompt: Vec<u32> = (0..10 + 5 * i)
+            .map(|j| ((i * 7919 + j * 104_729) % vocab_size) as u32)
+            .collect();
+        let scores = evaluator.score(&prompt, 1)?;
+        Ok(Known { prompt, scores })
+    });
+    known.collect()
+}
+
+fn requests(
+    backend: Arc<dyn Backend>,
+    n: &str,
+    path: &str,
+    gpu: Option<&GpuBackend>,
+    is_lost: bool,
+) -> Result<()> {
     let n: u64 = n.parse()?;
     let options = EngineOptions {
         context: Some(128),
@@ -78,8 +135,12 @@ fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
         max_waiting: 20,
         ..EngineOptions::default()
     };
-    let engine = Engine::start(Arc::new(Model::open(path)?), backend, &options)?;
+    let model = Arc::new(Model::open(path)?);
+    let known = known(&model)?;
+    let before = gpu.and_then(GpuBackend::allocated_bytes);
+    let engine = Engine::start(model, backend, &options)?;
     let outcomes = Outcomes::default();
+    let is_over = AtomicBool::new(false);
     let next = AtomicU64::new(0);
     let start = Instant::now();
     let warm = AtomicU64::new(0);
@@ -98,12 +159,28 @@ fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
                         let mib = resident_bytes()? >> 20;
                         println!("{number:>6} requests, {mib} MiB, {:?}", engine.stats());
                     }
-                    ask(&engine, number, &outcomes)?;
+                    ask(&engine, number, &known, &outcomes)?;
                 }
             })
         });
-        for client in clients.collect::<Vec<_>>() {
-            client.join().map_err(|_| "a client panicked")??;
+        let clients = clients.collect::<Vec<_>>();
+        if let (Some(gpu), true) = (gpu, is_lost) {
+            scope.spawn(|| {
+                let mut next = LOSSES_EVERY;
+                while !is_over.load(Ordering::Relaxed) {
+                    std::thread::sleep(BACK_OFF / 10);
+                    if engine.stats().n_steps >= next {
+                        gpu.lose_device("taken away");
+                        next += LOSSES_EVERY;
+                    }
+                }
+            });
+        }
+        let joined = clients.into_iter().map(|client| client.join());
+        let joined: Vec<_> = joined.collect();
+        is_over.store(true, Ordering::Relaxed);
+        for client in joined {
+            client.map_err(|_| "a client panicked")??;
         }
         Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     })?;
@@ -118,10 +195,12 @@ fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
     }
     println!("{stats:?}");
     let (answered, timed_out) = (count(&outcomes.answered), count(&outcomes.timed_out));
-    let (dropped, overloaded) = (count(&outcomes.dropped), count(&outcomes.overloaded));
+    let (dropped, failed) = (count(&outcomes.dropped), count(&outcomes.failed));
+    let (overloaded, compared) = (count(&outcomes.overloaded), count(&outcomes.compared));
     println!(
-        "asked {n}: answered {answered}, dropped {dropped}, timed out {timed_out}, overloaded \
-         {overloaded}; in the engine {submitted}; {:.1} s",
+        "asked {n}: answered {answered}, dropped {dropped}, timed out {timed_out}, failed {failed}, \
+         and told {overloaded} times to come again; {compared} scores compared; in the engine \
+         {submitted}; {:.1} s",
         start.elapsed().as_secs_f64()
     );
     let after = resident_bytes()?;
@@ -131,7 +210,10 @@ fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
         warm >> 20,
         after >> 20
     );
-    check("sums", answered + dropped + timed_out + overloaded == n)?;
+    check("sums", answered + dropped + timed_out + failed == n)?;
+    let n_known = n.div_ceil(KNOWN_EVERY);
+    // A loss ends some of them.
+    check("scores", compared == n_known || is_lost && compared > 0)?;
     check("requests", stats.n_requests == submitted)?;
     check(
         "ends",
@@ -143,12 +225,30 @@ fn requests(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
         (stats.n_running, stats.n_waiting, stats.n_preempted) == (0, 0, 0),
     )?;
     check("preemptions", stats.n_preemptions > 0)?;
-    check("failures", stats.n_failed_steps == 0)?;
-    check("memory", after < warm + (64 << 20))
+    match is_lost {
+        false => check("failures", stats.n_failed_steps == 0)?,
+        true => {
+            check("losses", stats.n_reloads > 0 && failed > 0)?;
+            check(
+                "failures",
+                stats.n_failed_steps == stats.n_device_failures
+                    && stats.n_reloads <= stats.n_failed_steps,
+            )?;
+        }
+    }
+    check("memory", after < warm + (64 << 20))?;
+    drop(engine);
+    let left = gpu.and_then(GpuBackend::allocated_bytes);
+    if let (Some(before), Some(left)) = (before, left) {
+        println!("on the device: {before} bytes before, {left} after");
+        // A device keeps some buffers for uploads.
+        check("device memory", left <= before + (64 << 20))?;
+    }
+    Ok(())
 }
 
-/// One short request, which may be left at any event.
-fn ask(engine: &Engine, number: u64, outcomes: &Outcomes) -> Result<()> {
+/// One short request, which may be left at any event, or one whose scores are known.
+fn ask(engine: &Engine, number: u64, known: &[Known], outcomes: &Outcomes) -> Result<()> {
     let mut random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut below = |n: u64| {
         random ^= random << 13;
@@ -176,45 +276,83 @@ fn ask(engine: &Engine, number: u64, outcomes: &Outcomes) -> Result<()> {
             total: time.filter(|_| below(2) == 0),
         };
     }
-    let leaves_after = (below(3) == 0).then(|| below(10));
+    let mut leaves_after = (below(3) == 0).then(|| below(10));
+    let known = number.is_multiple_of(KNOWN_EVERY).then(|| {
+        let index = (number / KNOWN_EVERY) as usize % known.len();
+        &known[index]
+    });
+    if let Some(known) = known {
+        let config = GenerateConfig {
+            max_tokens: Some(1),
+            ..GenerateConfig::default()
+        };
+        request = GenerateRequest::new(known.prompt.clone(), config);
+        request.prompt_logprobs = Some(0);
+        leaves_after = None;
+    }
     let add = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
-    let answer = match engine.submit(request) {
-        Ok(answer) => answer,
-        Err(EngineError::Overloaded { .. }) => {
-            add(&outcomes.overloaded);
-            std::thread::sleep(BACK_OFF);
-            return Ok(());
-        }
-        Err(error) => return Err(error.into()),
+    let answer = loop {
+        match engine.submit(request.clone()) {
+            Ok(answer) => {
+                add(&outcomes.submitted);
+                match attend(answer, leaves_after)? {
+                    Some(end) => break end,
+                    None => add(&outcomes.overloaded),
+                }
+            }
+            Err(EngineError::Overloaded { .. }) => add(&outcomes.overloaded),
+            Err(error) => return Err(error.into()),
+        };
+        std::thread::sleep(BACK_OFF);
     };
-    add(&outcomes.submitted);
+    match answer {
+        End::Left => add(&outcomes.dropped),
+        End::TimedOut => add(&outcomes.timed_out),
+        End::Failed => add(&outcomes.failed),
+        End::Answered(scores) => {
+            if let Some(known) = known {
+                let pairs = known.scores.iter().zip(&scores);
+                let far = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                if scores.len() != known.scores.len() || far.is_nan() || far > TOLERANCE {
+                    return Err(format!("request {number}: scores are off by {far}").into());
+                }
+                add(&outcomes.compared);
+            }
+            add(&outcomes.answered)
+        }
+    };
+    Ok(())
+}
+
+/// How a request ended.
+enum End {
+    Left,
+    TimedOut,
+    Failed,
+    /// With the scores of the prompt, if they were asked for.
+    Answered(Vec<f32>),
+}
+
+/// Reads an answer, but no more events than this; `None` if too many waited.
+fn attend(answer: Answer, leaves_after: Option<u64>) -> Result<Option<End>> {
+    let mut scores = Vec::new();
     if leaves_after == Some(0) {
-        drop(answer);
-        add(&outcomes.dropped);
-        return Ok(());
+        return Ok(Some(End::Left));
     }
     for (i, event) in (1..).zip(answer.blocking()) {
         match event {
+            Ok(Event::Prompt(tokens)) => scores.extend(tokens.iter().map(|token| token.logprob)),
             Ok(Event::Done { .. } | Event::Prefill { .. } | Event::Token { .. }) => {}
-            Ok(event) => return Err(format!("{event:?} was not asked for").into()),
-            Err(EngineError::Timeout { .. }) => {
-                add(&outcomes.timed_out);
-                return Ok(());
-            }
-            Err(EngineError::Overloaded { .. }) => {
-                add(&outcomes.overloaded);
-                std::thread::sleep(BACK_OFF);
-                return Ok(());
-            }
+            Err(EngineError::Timeout { .. }) => return Ok(Some(End::TimedOut)),
+            Err(EngineError::Overloaded { .. }) => return Ok(None),
+            Err(EngineError::Device(DeviceError::Lost(_))) => return Ok(Some(End::Failed)),
             Err(error) => return Err(error.into()),
         }
         if Some(i) == leaves_after {
-            add(&outcomes.dropped);
-            return Ok(());
+            return Ok(Some(End::Left));
         }
     }
-    add(&outcomes.answered);
-    Ok(())
+    Ok(Some(End::Answered(scores)))
 }
 
 fn switches(backend: Arc<dyn Backend>, n: &str, paths: [&str; 2]) -> Result<()> {
@@ -264,7 +402,7 @@ fn switches(backend: Arc<dyn Backend>, n: &str, paths: [&str; 2]) -> Result<()> 
     check("memory", after < warm + (64 << 20))
 }
 
-fn gap(backend: &dyn Backend, n: &str, path: &str) -> Result<()> {
+fn gap(backend: Arc<dyn Backend>, n: &str, path: &str) -> Result<()> {
     let n: usize = n.parse()?;
     let options = EngineOptions {
         context: Some(n + 8),

@@ -169,6 +169,10 @@ pub enum EngineError {
     /// The engine is being shut down.
     #[error("the engine is shutting down")]
     ShuttingDown,
+    /// The device failed: it is lost, has no memory left, or refused a kernel or a command. Requests
+    /// that come later are computed anew.
+    #[error("the device failed: {0}")]
+    Device(minerva_compute::DeviceError),
     /// The computation failed; other requests are not concerned.
     #[error("the computation failed: {0}")]
     Failed(String),
@@ -193,11 +197,13 @@ pub enum ModelsError {
     },
     /// It needs more memory than it could be given.
     #[error(
-        "the model needs {needed} bytes, expected at most {} of the budget of {budget} \
-         ({pinned} are pinned)",
+        "the model needs {needed} bytes of the {memory}'s memory, expected at most {} of the budget \
+         of {budget} ({pinned} are pinned)",
         budget.saturating_sub(*pinned)
     )]
     DoesNotFit {
+        /// Whose memory: the machine's, or the device's.
+        memory: &'static str,
         /// Bytes that it needs.
         needed: u64,
         /// Bytes of models that stay.

@@ -8,7 +8,7 @@ use minerva_compute::{
 };
 
 use crate::engine::{at_least_one, check_tokens, choose_context};
-use crate::error::{LoadError, RequestError};
+use crate::error::{EngineError, LoadError, RequestError};
 use crate::model::Model;
 use crate::sampler::logprobs;
 
@@ -103,7 +103,7 @@ impl Evaluator {
 
     /// The log-probabilities that the model gives to `tokens[first..]`, each after all tokens before
     /// it; `first` is at least 1. What was in the cache is forgotten.
-    pub fn score(&mut self, tokens: &[u32], first: usize) -> Result<Vec<f32>, RequestError> {
+    pub fn score(&mut self, tokens: &[u32], first: usize) -> Result<Vec<f32>, EngineError> {
         assert!(first >= 1, "the first token follows nothing");
         self.reset();
         self.check_fits(tokens)?;
@@ -115,13 +115,13 @@ impl Evaluator {
             .split_at_checked(first - 1)
             .unwrap_or((tokens_in, &[]));
         for slice in unscored.chunks(self.slice_len()) {
-            self.run(slice, &[]);
+            self.run(slice, &[])?;
         }
         let mut scores = Vec::with_capacity(scored.len());
         for slice in scored.chunks(n_outputs) {
             let outputs: Vec<u32> = (0..slice.len() as u32).collect();
             let at = self.cached.len();
-            let logits = self.run(slice, &outputs);
+            let logits = self.run(slice, &outputs)?;
             let rows = logits.chunks(vocab_size).zip(&tokens[at + 1..]);
             scores.extend(rows.map(|(logits, &next)| logprobs(logits, next, 0).logprob));
         }
@@ -129,18 +129,18 @@ impl Evaluator {
     }
 
     /// Appends tokens to what the cache holds, in slices, and returns the logits after the last.
-    pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32], RequestError> {
+    pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32], EngineError> {
         self.check_fits(tokens)?;
         let last_start = (tokens.len() - 1) / self.slice_len() * self.slice_len();
         let (slices, last) = tokens.split_at(last_start);
         for slice in slices.chunks(self.slice_len()) {
-            self.run(slice, &[]);
+            self.run(slice, &[])?;
         }
-        Ok(self.run(last, &[last.len() as u32 - 1]))
+        self.run(last, &[last.len() as u32 - 1])
     }
 
     /// Appends one token to what the cache holds, and returns the logits after it.
-    pub fn decode_step(&mut self, token: u32) -> Result<&[f32], RequestError> {
+    pub fn decode_step(&mut self, token: u32) -> Result<&[f32], EngineError> {
         self.prefill(&[token])
     }
 
@@ -164,7 +164,7 @@ impl Evaluator {
     }
 
     /// Runs one batch behind what the cache holds.
-    fn run(&mut self, tokens: &[u32], outputs: &[u32]) -> &[f32] {
+    fn run(&mut self, tokens: &[u32], outputs: &[u32]) -> Result<&[f32], EngineError> {
         let start = self.cached.len();
         let sequence = Sequence {
             n_tokens: tokens.len(),
@@ -175,10 +175,14 @@ impl Evaluator {
             tokens,
             sequences: &[sequence],
             outputs,
+            input: &[],
         });
-        // Not before: if a backend panics, the cache does not hold these tokens.
-        self.cached.extend_from_slice(tokens);
-        logits
+        match &logits {
+            Ok(_) => self.cached.extend_from_slice(tokens),
+            // Nobody knows what the cache holds.
+            Err(_) => self.cached.clear(),
+        }
+        logits.map_err(EngineError::Device)
     }
 
     /// Checks that tokens can be appended to what the cache holds.

@@ -144,6 +144,16 @@ impl BlockPool {
         block
     }
 
+    /// Forgets what all blocks hold: none is found again.
+    pub(crate) fn forget_all(&self) {
+        let mut inner = self.0.borrow_mut();
+        for index in 0..inner.entries.len() {
+            inner.forget(index as u32);
+        }
+        let left = std::mem::take(&mut inner.left);
+        inner.empty.extend(left.into_values());
+    }
+
     /// How many blocks can be taken.
     pub(crate) fn n_available(&self) -> usize {
         let inner = self.0.borrow();

@@ -4,6 +4,8 @@
 //! [`Engine::generate_streaming`] continues a prompt, token by token:
 //!
 //! ```
+//! use std::sync::Arc;
+//!
 //! use minerva_compute::{CpuBackend, cpu::CpuOptions};
 //! use minerva_engine::{Engine, EngineOptions, GenerateConfig, Model};
 //! # #[path = "../tests/it/tiny.rs"]
@@ -14,7 +16,7 @@
 //!
 //! let model = Model::open(&path)?;
 //! let backend = CpuBackend::new(&CpuOptions::default())?;
-//! let engine = Engine::start(model.into(), &backend, &EngineOptions::default())?;
+//! let engine = Engine::start(model.into(), Arc::new(backend), &EngineOptions::default())?;
 //! let config = GenerateConfig {
 //!     max_tokens: Some(64),
 //!     ..GenerateConfig::default()
@@ -84,7 +86,8 @@ mod mapped_file;
 mod error;
 
 pub use engine::{
-    Answer, Canceller, Completion, DEFAULT_CONTEXT, Engine, EngineOptions, EngineStats, TokenStream,
+    Answer, Backends, Canceller, Completion, DEFAULT_CONTEXT, Engine, EngineOptions, EngineStats,
+    TokenStream,
 };
 pub use error::{EngineError, LoadError, ModelsError, RequestError, TimeoutPhase};
 pub use evaluator::{Evaluator, EvaluatorOptions};

@@ -12,12 +12,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use minerva_compute::Backend;
 use tokio::sync::oneshot;
 
 use crate::chat::renderer::Compile;
 use crate::chat::template::ChatTemplate;
-use crate::engine::{Engine, EngineOptions, EngineStats};
+use crate::engine::{Backends, Engine, EngineOptions, EngineStats};
 use crate::error::{LoadError, ModelsError};
 use crate::model::{Model, ModelInfo};
 use crate::plan::MemoryPlan;
@@ -87,10 +86,14 @@ pub struct ModelStatus {
     pub state: ModelState,
     /// Bytes of the budget that it takes.
     pub n_bytes: u64,
+    /// Bytes of the device's memory that it takes.
+    pub n_device_bytes: u64,
     /// Who uses it.
     pub n_users: usize,
     /// What its engine is doing, where it is ready.
     pub stats: Option<EngineStats>,
+    /// What computes it, where it is ready.
+    pub device: Option<String>,
     /// Its context, where it is ready.
     pub context: Option<usize>,
     /// What there is to say of its file, where it is ready.
@@ -118,9 +121,12 @@ struct Loaded {
 }
 
 struct Shared {
-    backend: Arc<dyn Backend>,
+    backends: Backends,
     compile: Compile,
+    /// Of the machine's memory.
     budget: u64,
+    /// Of the device's, where it is known.
+    device_budget: Option<u64>,
     state: Mutex<State>,
     /// Told when a user leaves.
     has_room: Condvar,
@@ -141,13 +147,31 @@ enum Asked {
     Waits(oneshot::Receiver<Result<LoadedModel, ModelsError>>),
 }
 
+/// Bytes that a model takes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Taken {
+    /// Of the machine's memory.
+    machine: u64,
+    /// Of the device's.
+    device: u64,
+}
+
+impl Taken {
+    fn and(self, other: Taken) -> Taken {
+        Taken {
+            machine: self.machine.saturating_add(other.machine),
+            device: self.device.saturating_add(other.device),
+        }
+    }
+}
+
 type Waiter = oneshot::Sender<Result<LoadedModel, ModelsError>>;
 
 struct Entry {
     config: ModelConfig,
     state: ModelState,
     loaded: Option<Loaded>,
-    n_bytes: u64,
+    taken: Taken,
     n_users: usize,
     last_used: Instant,
     n_loads: u64,
@@ -158,18 +182,23 @@ struct Entry {
 
 impl Models {
     /// Models on a backend, whose chat templates are compiled by `compile`. `budget_bytes` is for
-    /// weights, caches and scratch memory of all that are loaded at once.
+    /// weights, caches and scratch memory of all that are loaded at once, in the machine's memory;
+    /// its device says how much it has itself. With a fallback, a model takes as much of the
+    /// machine's as it will on that, so that there is room.
     pub fn new(
-        backend: Arc<dyn Backend>,
+        backends: impl Into<Backends>,
         compile: Compile,
         budget_bytes: u64,
         configs: Vec<ModelConfig>,
     ) -> Result<Models, ModelsError> {
         let (sender, receiver) = channel();
+        let backends = backends.into();
+        let device = backends.first.device_memory();
         let shared = Arc::new(Shared {
-            backend,
+            backends,
             compile,
             budget: budget_bytes,
+            device_budget: device.and_then(|device| device.budget_bytes),
             state: Mutex::default(),
             has_room: Condvar::new(),
             loads: Mutex::new(sender),
@@ -312,7 +341,7 @@ impl Entry {
             config,
             state: ModelState::Unloaded,
             loaded: None,
-            n_bytes: 0,
+            taken: Taken::default(),
             n_users: 0,
             last_used: Instant::now(),
             n_loads: 0,
@@ -326,9 +355,11 @@ impl Entry {
         ModelStatus {
             config: self.config.clone(),
             state: self.state,
-            n_bytes: self.n_bytes,
+            n_bytes: self.taken.machine,
+            n_device_bytes: self.taken.device,
             n_users: self.n_users,
             stats: engine.map(|engine| engine.stats()),
+            device: engine.map(|engine| engine.device()),
             context: engine.map(|engine| engine.context()),
             info: engine.map(|engine| engine.model().info()),
             n_loads: self.n_loads,
@@ -337,7 +368,7 @@ impl Entry {
 
     fn fail(&mut self, error: &ModelsError) {
         self.state = ModelState::Unloaded;
-        self.n_bytes = 0;
+        self.taken = Taken::default();
         for waiter in self.waiters.drain(..) {
             // One that has gone needs no answer.
             let _ = waiter.send(Err(error.clone()));
@@ -361,8 +392,10 @@ impl State {
         }
     }
 
-    fn n_bytes(&self) -> u64 {
-        self.entries.values().map(|entry| entry.n_bytes).sum()
+    /// What the models take that are chosen.
+    fn taken(&self, is_chosen: impl Fn(&Entry) -> bool) -> Taken {
+        let entries = self.entries.values().filter(|entry| is_chosen(entry));
+        entries.fold(Taken::default(), |taken, entry| taken.and(entry.taken))
     }
 
     /// Takes a closing model out, if nobody uses it.
@@ -372,7 +405,7 @@ impl State {
             return None;
         }
         entry.state = ModelState::Unloaded;
-        entry.n_bytes = 0;
+        entry.taken = Taken::default();
         let loaded = entry.loaded.take();
         if entry.is_removed {
             self.entries.remove(&key);
@@ -474,41 +507,56 @@ impl Shared {
 
     fn open(&self, key: u64, config: &ModelConfig) -> Result<Loaded, ModelsError> {
         let model = Arc::new(Model::open(&config.path)?);
-        let plan = MemoryPlan::new(&model, &*self.backend, &config.options)?;
-        self.make_room(key, plan.total_bytes())?;
+        let plan = MemoryPlan::new(&model, &*self.backends.first, &config.options)?;
+        let mut needed = Taken {
+            machine: plan.total_bytes(),
+            device: plan.device.total_bytes(),
+        };
+        if let Some(fallback) = &self.backends.fallback {
+            let plan = MemoryPlan::new(&model, &**fallback, &config.options)?;
+            needed.machine = needed.machine.max(plan.total_bytes());
+        }
+        self.make_room(key, needed)?;
         let template = match model.chat_template(self.compile) {
             // The next one who asks for the model may have more luck.
             Err(error @ (LoadError::Thread(_) | LoadError::Process(_))) => return Err(error.into()),
             // Without it there are still completions.
             template => template,
         };
-        let engine = Engine::start(model, &*self.backend, &config.options)?;
+        let engine = Engine::start(model, self.backends.clone(), &config.options)?;
         Ok(Loaded {
             engine: Arc::new(engine),
             template: Arc::new(template),
         })
     }
 
-    /// Waits until `needed` bytes of the budget are free, and takes them for a model.
-    fn make_room(&self, key: u64, needed: u64) -> Result<(), ModelsError> {
+    /// Whether both budgets hold this.
+    fn holds(&self, taken: Taken) -> bool {
+        let device_budget = self.device_budget.unwrap_or(u64::MAX);
+        taken.machine <= self.budget && taken.device <= device_budget
+    }
+
+    /// Waits until as much of the budgets is free, and takes it for a model.
+    fn make_room(&self, key: u64, needed: Taken) -> Result<(), ModelsError> {
         let mut state = self.lock();
         loop {
-            let used = state.n_bytes();
-            if used.saturating_add(needed) <= self.budget {
+            if self.holds(state.taken(|_| true).and(needed)) {
                 let entry = state.entries.get_mut(&key).expect("it is being loaded");
-                entry.n_bytes = needed;
+                entry.taken = needed;
                 return Ok(());
             }
-            let pinned = state
-                .entries
-                .values()
-                .filter(|entry| entry.config.is_pinned);
-            let pinned: u64 = pinned.map(|entry| entry.n_bytes).sum();
-            if pinned.saturating_add(needed) > self.budget {
+            let pinned = state.taken(|entry| entry.config.is_pinned);
+            if !self.holds(pinned.and(needed)) {
+                let is_machine = pinned.machine.saturating_add(needed.machine) > self.budget;
+                let (memory, needed, pinned, budget) = match (is_machine, self.device_budget) {
+                    (false, Some(budget)) => ("device", needed.device, pinned.device, budget),
+                    _ => ("machine", needed.machine, pinned.machine, self.budget),
+                };
                 return Err(ModelsError::DoesNotFit {
+                    memory,
                     needed,
                     pinned,
-                    budget: self.budget,
+                    budget,
                 });
             }
             let victims = state

@@ -560,6 +560,15 @@ impl Scheduler {
         }
     }
 
+    /// Forgets what the cache held: sequences that run give their blocks back, and are computed again.
+    pub(crate) fn forget_cache(&mut self) {
+        self.copies.clear();
+        while let Some(index) = self.running.len().checked_sub(1) {
+            self.preempt(index);
+        }
+        self.pool.forget_all();
+    }
+
     /// Appends the token that was chosen after all others of a sequence were computed.
     pub(crate) fn append(&mut self, id: SequenceId, token: u32) {
         let sequence = self.sequence_mut(id).expect("a running sequence");

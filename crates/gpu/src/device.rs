@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use minerva_compute::DeviceError;
 
-use crate::kernels::{IMMEDIATE_BYTES, Kernel, Reduction, WORKGROUP};
+use crate::kernels::{Abilities, IMMEDIATE_BYTES, Kernel, Reduction, WORKGROUP};
 use crate::memory::memory_bytes;
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
@@ -79,13 +79,24 @@ pub struct GpuOptions {
     pub choice: Choice,
     /// Adds up through workgroup memory, even where subgroups would do.
     pub without_subgroups: bool,
+    /// Multiplies in tiles, even where matrix units would do.
+    pub without_matrix_units: bool,
     /// Compiles kernels with checks of every access.
     pub checks_accesses: bool,
     /// No buffer that a kernel sees is larger than this; `None`: what the adapter allows.
     pub max_binding_bytes: Option<u64>,
-    /// Weights, cache and scratch memory of a program take no more than this; `None`: what the
-    /// driver says that there is.
+    /// Weights, cache and scratch memory of all programs take no more than this; `None`: nine tenths of
+    /// what the driver says that there is.
     pub memory_bytes: Option<u64>,
+}
+
+impl GpuOptions {
+    /// Bytes that programs may take on an adapter; `None` where nobody knows.
+    pub(crate) fn budget_bytes(&self, info: &AdapterInfo) -> Option<u64> {
+        // What shows pictures needs some too.
+        let most = info.memory_bytes.map(|bytes| bytes / 10 * 9);
+        self.memory_bytes.or(most)
+    }
 }
 
 /// Why there is no device.
@@ -162,14 +173,25 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
     }
 }
 
+/// Whether an adapter says that it multiplies matrices of 8 by 8 in f32, as results need.
+fn has_matrix_units(adapter: &wgpu::Adapter) -> bool {
+    let features = adapter.features();
+    let is_fit = |p: &wgpu::CooperativeMatrixProperties| {
+        let scalar = wgpu::CooperativeScalarType::F32;
+        (p.m_size, p.n_size, p.k_size) == (8, 8, 8) && (p.ab_type, p.cr_type) == (scalar, scalar)
+    };
+    features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        && adapter.cooperative_matrix_properties().iter().any(is_fit)
+}
+
 /// A device that is open.
 pub(crate) struct Device {
     pub(crate) info: AdapterInfo,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
-    pub(crate) reduction: Reduction,
+    pub(crate) abilities: Abilities,
     pub(crate) max_binding_bytes: u64,
-    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) budget_bytes: Option<u64>,
     checks_accesses: bool,
     pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
     failure: Arc<Mutex<Option<DeviceError>>>,
@@ -219,11 +241,20 @@ impl Device {
                 format!("{IMMEDIATE_BYTES}"),
             ));
         }
-        let features = FEATURES | (adapter.features() & wgpu::Features::SUBGROUP);
+        let has_matrix_units = !options.without_matrix_units && has_matrix_units(adapter);
+        let mut features = FEATURES | (adapter.features() & wgpu::Features::SUBGROUP);
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if has_matrix_units {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: the one such feature that is asked for is used by kernels of ours alone, whose
+            // matrices lie within their workgroup's memory.
+            experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("minerva"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
         };
@@ -255,11 +286,14 @@ impl Device {
             info: info.clone(),
             device,
             queue,
-            reduction: Reduction::Shared,
+            abilities: Abilities {
+                reduction: Reduction::Shared,
+                has_matrix_units: false,
+            },
             max_binding_bytes: options
                 .max_binding_bytes
                 .map_or(max_binding_bytes, |bytes| bytes.min(max_binding_bytes)),
-            memory_bytes: options.memory_bytes.or(info.memory_bytes),
+            budget_bytes: options.budget_bytes(&info),
             checks_accesses: options.checks_accesses,
             pipelines: Mutex::default(),
             failure,
@@ -270,7 +304,11 @@ impl Device {
             let is_fixed = wgpu_info.subgroup_min_size == wgpu_info.subgroup_max_size
                 || wgpu_info.backend == wgpu::Backend::Metal;
             if let Some(size) = opened.probe().map_err(failed)?.filter(|_| is_fixed) {
-                opened.reduction = Reduction::Subgroup(size);
+                opened.abilities = Abilities {
+                    reduction: Reduction::Subgroup(size),
+                    // Two subgroups share a workgroup's tile.
+                    has_matrix_units: has_matrix_units && 2 * size == WORKGROUP,
+                };
             }
         }
         Ok(opened)
@@ -327,7 +365,7 @@ impl Device {
         if let Some(pipeline) = pipelines.get(&kernel) {
             return Ok(pipeline.clone());
         }
-        let source = kernel.source(self.reduction);
+        let source = kernel.source(self.abilities.reduction);
         let compiled = self.compile(&kernel.to_string(), &source, kernel.bindings())?;
         let pipeline = Arc::new(compiled);
         pipelines.insert(kernel, pipeline.clone());
@@ -452,7 +490,7 @@ impl Device {
         self.wait(submission)?;
         let mapped = buffer
             .get_mapped_range(0..n_bytes)
-            .map_err(|error| DeviceError::Lost(error.to_string()))?;
+            .map_err(|error| self.lost(error.to_string()))?;
         use_bytes(&mapped);
         drop(mapped);
         buffer.unmap();
@@ -468,15 +506,21 @@ impl Device {
         self.check()?;
         match polled {
             Ok(_) => Ok(()),
-            Err(error) => Err(DeviceError::Lost(error.to_string())),
+            Err(error) => Err(self.lost(error.to_string())),
         }
     }
 
     /// Goes as a device goes that is taken away.
-    #[cfg(test)]
     pub(crate) fn lose(&self, reason: &str) {
         self.device.destroy();
-        note_failure(&self.failure, DeviceError::Lost(reason.into()));
+        self.lost(reason.into());
+    }
+
+    /// Notes that it is lost: nothing that is under way will end.
+    fn lost(&self, reason: String) -> DeviceError {
+        let error = DeviceError::Lost(reason);
+        note_failure(&self.failure, error.clone());
+        error
     }
 
     /// What has failed since it was last asked. A device that is lost stays lost.

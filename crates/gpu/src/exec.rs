@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use minerva_compute::{
-    Batch, DType, DeviceError, Executable, KV_BLOCK_LEN, KvTypes, Limits, Memory, Program, Rope,
+    Batch, BufShape, DType, DeviceError, Executable, KV_BLOCK_LEN, KvTypes, Limits, Memory,
+    OnDevice, Program, ProgramWidths, Rope, Rows,
 };
 
 use crate::batch::{lay_out, max_words};
@@ -25,26 +26,23 @@ const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
     .union(wgpu::BufferUsages::COPY_SRC);
 
 /// What a program takes.
-pub(crate) struct Sizes {
-    pub(crate) memory: Memory,
-    pub(crate) weight_bytes: u64,
-}
-
-pub(crate) fn sizes(
+pub(crate) fn memory(
     plan: &Plan,
     program: &Program,
     limits: &Limits,
     kv_block_bytes: usize,
-) -> Sizes {
+) -> Memory {
     let words = batch_words(plan, program, limits);
-    let logits = logits_bytes(program, limits);
-    let scratch = plan.slots.iter().sum::<u64>() + 4 * words as u64 + logits;
-    Sizes {
-        memory: Memory {
-            kv_bytes: limits.n_kv_blocks.saturating_mul(kv_block_bytes),
-            scratch_bytes: usize::try_from(scratch).unwrap_or(usize::MAX),
+    let result = result_bytes(program, limits);
+    Memory {
+        kv_bytes: 0,
+        scratch_bytes: 0,
+        device: OnDevice {
+            n_layers: program.n_layers(),
+            weights_bytes: plan.uploads.iter().map(Upload::n_bytes).sum(),
+            kv_bytes: limits.n_kv_blocks.saturating_mul(kv_block_bytes) as u64,
+            scratch_bytes: plan.slots.iter().sum::<u64>() + 4 * words as u64 + result,
         },
-        weight_bytes: plan.uploads.iter().map(Upload::n_bytes).sum(),
     }
 }
 
@@ -61,8 +59,13 @@ fn batch_words(plan: &Plan, program: &Program, limits: &Limits) -> usize {
     tables.saturating_add(rest)
 }
 
-fn logits_bytes(program: &Program, limits: &Limits) -> u64 {
-    (4 * stride(program.vocab_size()) * limits.max_outputs.max(1)) as u64
+fn result_bytes(program: &Program, limits: &Limits) -> u64 {
+    let BufShape { rows, width } = program.shape(program.result());
+    let n_rows = match rows {
+        Rows::Tokens => limits.max_tokens,
+        Rows::Outputs => limits.max_outputs,
+    };
+    (4 * stride(width) * n_rows.max(1)) as u64
 }
 
 struct BoundStep {
@@ -74,17 +77,19 @@ pub(crate) struct Loaded {
     device: Arc<Device>,
     limits: Limits,
     memory: Memory,
-    vocab_size: usize,
+    widths: ProgramWidths,
+    input_slot: Option<usize>,
+    result: BufShape,
+    result_slot: usize,
     ropes: Vec<Rope>,
     shared_heads: Vec<usize>,
     steps: Vec<BoundStep>,
     binds: Vec<wgpu::BindGroup>,
     buffers: Buffers,
-    logits_slot: usize,
     read: wgpu::Buffer,
     spare_block: wgpu::Buffer,
     words: Vec<u32>,
-    logits: Vec<f32>,
+    rows: Vec<f32>,
 }
 
 /// Everything that a step can bind.
@@ -121,9 +126,9 @@ impl Loaded {
         on_upload: OnUpload<'_>,
     ) -> Result<Loaded, DeviceError> {
         let max_binding = device.max_binding_bytes;
-        let plan = lower(program, &limits, device.reduction, max_binding)?;
-        let sizes = sizes(&plan, program, &limits, kv_block_bytes);
-        check_room(&device, &sizes)?;
+        let plan = lower(program, &limits, device.abilities, max_binding)?;
+        let memory = memory(&plan, program, &limits, kv_block_bytes);
+        check_room(&device, &memory.device)?;
         let KvTypes { k, v } = limits.kv_types;
         let cache_sizes =
             |kv_type: minerva_compute::KvType| -> Result<Vec<(u64, u64)>, DeviceError> {
@@ -180,8 +185,8 @@ impl Loaded {
         let largest_block = keys.iter().chain(&values).map(|(_, block)| *block).max();
         let spare_block = device.buffer("block", largest_block.unwrap_or(4), STORAGE);
         let read = device.buffer(
-            "logits",
-            logits_bytes(program, &limits),
+            "result",
+            result_bytes(program, &limits),
             wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
         );
         let buffers = Buffers {
@@ -196,18 +201,20 @@ impl Loaded {
         let mut loaded = Loaded {
             device,
             limits,
-            memory: sizes.memory,
-            vocab_size: program.vocab_size(),
+            memory,
+            widths: ProgramWidths::of(program),
+            input_slot: plan.input,
+            result: program.shape(program.result()),
+            result_slot: plan.result,
             ropes: program.ropes().to_vec(),
             shared_heads: plan.shared_heads,
             steps,
             binds: Vec::new(),
             buffers,
-            logits_slot: plan.logits,
             read,
             spare_block,
             words: Vec::new(),
-            logits: Vec::new(),
+            rows: Vec::new(),
         };
         loaded.bind();
         loaded.device.check()?;
@@ -228,7 +235,7 @@ impl Loaded {
         self.binds = binds.collect();
     }
 
-    fn try_run(&mut self, batch: &Batch<'_>) -> Result<(), DeviceError> {
+    fn step(&mut self, batch: &Batch<'_>) -> Result<(), DeviceError> {
         self.device.check()?;
         let layout = lay_out(batch, &self.ropes, &self.shared_heads, &mut self.words);
         let n_bytes = 4 * self.words.len() as u64;
@@ -241,6 +248,16 @@ impl Loaded {
         let bytes: Vec<u8> = self.words.iter().flat_map(|w| w.to_le_bytes()).collect();
         let queue = &self.device.queue;
         queue.write_buffer(&self.buffers.batch, 0, &bytes);
+        if let Some(slot) = self.input_slot {
+            let width = self.widths.input;
+            let padding = vec![0; 4 * (stride(width) - width)];
+            let mut bytes = Vec::with_capacity(4 * stride(width) * batch.tokens.len());
+            for row in batch.input.chunks(width) {
+                bytes.extend(row.iter().flat_map(|x| x.to_le_bytes()));
+                bytes.extend_from_slice(&padding);
+            }
+            queue.write_buffer(&self.buffers.slots[slot], 0, &bytes);
+        }
         let mut encoder = self
             .device
             .device
@@ -262,38 +279,37 @@ impl Loaded {
                 pass.dispatch_workgroups(x, y, z);
             }
         }
-        let row_bytes = 4 * stride(self.vocab_size);
-        let n_bytes = (batch.outputs.len() * row_bytes) as u64;
-        let slot = &self.buffers.slots[self.logits_slot];
+        let BufShape { rows, width } = self.result;
+        let row_bytes = 4 * stride(width);
+        let n_bytes = u64::from(layout.n_rows(rows)) * row_bytes as u64;
+        let slot = &self.buffers.slots[self.result_slot];
         if n_bytes > 0 {
             encoder.copy_buffer_to_buffer(slot, 0, &self.read, 0, n_bytes);
         }
         let submission = queue.submit([encoder.finish()]);
-        self.logits.clear();
+        self.rows.clear();
         if n_bytes == 0 {
             return self.device.wait(submission);
         }
-        let (logits, vocab_size) = (&mut self.logits, self.vocab_size);
+        let rows = &mut self.rows;
         self.device
             .read(&self.read, n_bytes, submission, &mut |bytes| {
                 for row in bytes.chunks_exact(row_bytes) {
-                    let numbers = row[..4 * vocab_size].chunks_exact(4);
-                    logits.extend(numbers.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+                    let numbers = row[..4 * width].chunks_exact(4);
+                    rows.extend(numbers.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
                 }
             })
     }
 }
 
 impl Executable for Loaded {
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
-        batch.check(&self.limits, self.vocab_size);
-        if let Err(error) = self.try_run(batch) {
-            panic!("{}: {error}", self.device.info.name);
-        }
-        &self.logits
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
+        batch.check(&self.limits, &self.widths);
+        self.step(batch)?;
+        Ok(&self.rows)
     }
 
-    fn copy_block(&mut self, from: u32, to: u32) {
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
         assert!((from.max(to) as usize) < self.limits.n_kv_blocks, "block");
         let mut encoder = self
             .device
@@ -306,6 +322,7 @@ impl Executable for Loaded {
             encoder.copy_buffer_to_buffer(&self.spare_block, 0, cache, to, *block);
         }
         self.device.queue.submit([encoder.finish()]);
+        self.device.check()
     }
 
     fn limits(&self) -> Limits {
@@ -318,19 +335,13 @@ impl Executable for Loaded {
 }
 
 /// Refuses what takes more than the device may give.
-fn check_room(device: &Device, sizes: &Sizes) -> Result<(), DeviceError> {
-    let Sizes {
-        memory,
-        weight_bytes,
-    } = sizes;
-    let wanted_bytes = weight_bytes
-        .saturating_add(memory.kv_bytes as u64)
-        .saturating_add(memory.scratch_bytes as u64);
-    match device.memory_bytes {
+fn check_room(device: &Device, memory: &OnDevice) -> Result<(), DeviceError> {
+    let wanted_bytes = memory.total_bytes();
+    match device.budget_bytes {
         Some(available_bytes) if wanted_bytes > available_bytes => Err(DeviceError::NoRoom {
             what: format!(
-                "weights ({weight_bytes}), cache ({}) and activations ({})",
-                memory.kv_bytes, memory.scratch_bytes
+                "weights ({}), cache ({}) and activations ({})",
+                memory.weights_bytes, memory.kv_bytes, memory.scratch_bytes
             ),
             wanted_bytes,
             available_bytes,
@@ -440,7 +451,7 @@ mod tests {
     }
 
     fn run(model: &mut Loaded) -> Result<(), DeviceError> {
-        model.try_run(&Batch {
+        let ran = model.run(&Batch {
             tokens: &[1, 2],
             sequences: &[Sequence {
                 n_tokens: 2,
@@ -448,7 +459,9 @@ mod tests {
                 blocks: &[0],
             }],
             outputs: &[1],
-        })
+            input: &[],
+        });
+        ran.map(|_| ())
     }
 
     #[test]

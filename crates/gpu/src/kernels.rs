@@ -21,6 +21,8 @@ pub(crate) enum Kernel {
     MulMvExperts(DType),
     /// A matrix times 32 tokens at a time.
     MulMm(DType),
+    /// The same with matrix units.
+    MulMmCoop(DType),
     RmsNorm,
     LayerNorm,
     Elementwise(Elementwise),
@@ -108,6 +110,14 @@ impl Elementwise {
     }
 }
 
+/// What kernels may use of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Abilities {
+    pub(crate) reduction: Reduction,
+    /// Products of matrices of 8 by 8, in f32.
+    pub(crate) has_matrix_units: bool,
+}
+
 /// How the lanes of a group add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reduction {
@@ -155,6 +165,7 @@ impl Kernel {
                 Kernel::MulMv(dtype, Tokens::Four),
                 Kernel::MulMvExperts(dtype),
                 Kernel::MulMm(dtype),
+                Kernel::MulMmCoop(dtype),
             ]);
         }
         for &k in KvType::ALL {
@@ -200,6 +211,7 @@ impl Kernel {
             Kernel::Embed(_) => include_str!("wgsl/embed.wgsl"),
             Kernel::MulMv(..) | Kernel::MulMvExperts(_) => include_str!("wgsl/mul_mv.wgsl"),
             Kernel::MulMm(_) => include_str!("wgsl/mul_mm.wgsl"),
+            Kernel::MulMmCoop(_) => include_str!("wgsl/mul_mm_coop.wgsl"),
             Kernel::RmsNorm => include_str!("wgsl/rms_norm.wgsl"),
             Kernel::LayerNorm => include_str!("wgsl/layer_norm.wgsl"),
             Kernel::Elementwise(_) => include_str!("wgsl/elementwise.wgsl"),
@@ -220,7 +232,8 @@ impl Kernel {
                 Kernel::Embed(dtype)
                 | Kernel::MulMv(dtype, _)
                 | Kernel::MulMvExperts(dtype)
-                | Kernel::MulMm(dtype),
+                | Kernel::MulMm(dtype)
+                | Kernel::MulMmCoop(dtype),
             ) => {
                 let snippet = snippet(dtype);
                 format!(
@@ -289,7 +302,7 @@ impl Kernel {
             Kernel::MulMv(..) | Kernel::MulMvExperts(_) => {
                 &[false, false, false, false, false, false, true]
             }
-            Kernel::MulMm(_) => &[false, false, false, false, false, true],
+            Kernel::MulMm(_) | Kernel::MulMmCoop(_) => &[false, false, false, false, false, true],
             Kernel::RmsNorm
             | Kernel::Elementwise(_)
             | Kernel::Gather
@@ -321,6 +334,7 @@ impl fmt::Display for Kernel {
             Kernel::MulMv(dtype, Tokens::Four) => write!(f, "mul_mv4_{dtype}"),
             Kernel::MulMvExperts(dtype) => write!(f, "mul_mv_experts_{dtype}"),
             Kernel::MulMm(dtype) => write!(f, "mul_mm_{dtype}"),
+            Kernel::MulMmCoop(dtype) => write!(f, "mul_mm_coop_{dtype}"),
             Kernel::RmsNorm => f.write_str("rms_norm"),
             Kernel::LayerNorm => f.write_str("layer_norm"),
             Kernel::Elementwise(function) => write!(f, "{function:?}"),

@@ -5,7 +5,6 @@
 //! submission of dispatches whose buffers were bound when the program was loaded, and one read of
 //! the logits. The system's loader is looked for at run time: without it there are no adapters.
 
-pub mod conformance;
 pub mod speed;
 
 mod batch;
@@ -21,21 +20,23 @@ mod msl;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use minerva_compute::{
-    Backend, BackendError, DType, DeviceError, Executable, Limits, Memory, Program, kv_block_bytes,
+    Backend, BackendError, DType, DeviceError, DeviceMemory, Executable, Limits, Memory, Program,
+    conformance, kv_block_bytes,
 };
 
 pub use device::{AdapterInfo, AdapterKind, Choice, GpuOptions, OpenError, adapters};
 
 use device::Device;
-use exec::{Loaded, sizes};
-use kernels::Reduction;
+use exec::{Loaded, memory};
+use kernels::{Abilities, Reduction};
 use lower::lower;
 
 /// Runs programs on a GPU.
 pub struct GpuBackend {
     options: GpuOptions,
     info: AdapterInfo,
-    reduction: Reduction,
+    abilities: Abilities,
+    max_binding_bytes: u64,
     /// Opened anew when a program is loaded after it was lost.
     device: Mutex<Arc<Device>>,
     on_upload: Box<dyn Fn(u64, u64) + Send + Sync>,
@@ -44,14 +45,44 @@ pub struct GpuBackend {
 impl GpuBackend {
     /// Opens a device.
     pub fn new(options: &GpuOptions) -> Result<GpuBackend, OpenError> {
+        let backend = GpuBackend::open(options)?;
+        if !backend.abilities.has_matrix_units || backend.multiplies() {
+            return Ok(backend);
+        }
+        // Not believed, but tried.
+        GpuBackend::open(&GpuOptions {
+            without_matrix_units: true,
+            ..options.clone()
+        })
+    }
+
+    fn open(options: &GpuOptions) -> Result<GpuBackend, OpenError> {
         let device = Device::open(options)?;
         Ok(GpuBackend {
             options: options.clone(),
             info: device.info.clone(),
-            reduction: device.reduction,
+            abilities: device.abilities,
+            max_binding_bytes: device.max_binding_bytes,
             device: Mutex::new(Arc::new(device)),
             on_upload: Box::new(|_, _| {}),
         })
+    }
+
+    /// Whether the kernels for many tokens are right.
+    fn multiplies(&self) -> bool {
+        let types = [DType::F32, DType::F16, DType::Q4K];
+        types.iter().all(|&dtype| {
+            let case = conformance::products(dtype);
+            case.check(self).is_ok()
+        })
+    }
+
+    /// How matrices are multiplied with many tokens, for people.
+    pub fn multiplication(&self) -> &'static str {
+        match self.abilities.has_matrix_units {
+            true => "matrix units",
+            false => "tiles",
+        }
     }
 
     /// Tells how many bytes of a model's weights are on the device, of how many.
@@ -67,10 +98,25 @@ impl GpuBackend {
 
     /// How lanes add up, for people: by subgroups of so many, or through workgroup memory.
     pub fn reduction(&self) -> String {
-        match self.reduction {
+        match self.abilities.reduction {
             Reduction::Subgroup(size) => format!("subgroups of {size}"),
             Reduction::Shared => "workgroup memory".into(),
         }
+    }
+
+    /// Makes the device go as one goes that is taken away, to see that what uses it goes on.
+    pub fn lose_device(&self, reason: &str) {
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        device.lose(reason);
+    }
+
+    /// Bytes that the device has given out, where its interface tells, once all that was dropped is
+    /// given back.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        let device = self.device().ok()?;
+        device.wait(device.queue.submit([])).ok()?;
+        let report = device.device.generate_allocator_report()?;
+        Some(report.total_allocated_bytes)
     }
 
     fn device(&self) -> Result<Arc<Device>, DeviceError> {
@@ -95,20 +141,35 @@ impl Backend for GpuBackend {
         let AdapterInfo {
             name, interface, ..
         } = &self.info;
-        format!("GPU, {name}, {interface}, {}", self.reduction())
+        format!(
+            "GPU, {name}, {interface}, {}, {}",
+            self.reduction(),
+            self.multiplication()
+        )
     }
 
     fn kernel(&self, dtype: DType) -> String {
         format!("wgsl f32 from {dtype}")
     }
 
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        Some(DeviceMemory {
+            budget_bytes: self.options.budget_bytes(&self.info),
+            is_shared: match self.info.kind {
+                AdapterKind::Discrete => false,
+                AdapterKind::Integrated | AdapterKind::Software => true,
+                // Nobody knows; to count it twice is safe.
+                AdapterKind::Virtual | AdapterKind::Other => true,
+            },
+        })
+    }
+
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
         let block_bytes = kv_block_bytes(program.kv(), limits.kv_types)?;
-        let plan = self
-            .device()
-            .and_then(|device| lower(program, &limits, device.reduction, device.max_binding_bytes))
+        // Known even while the device is lost.
+        let plan = lower(program, &limits, self.abilities, self.max_binding_bytes)
             .map_err(|error| self.error(error))?;
-        Ok(sizes(&plan, program, &limits, block_bytes).memory)
+        Ok(memory(&plan, program, &limits, block_bytes))
     }
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
@@ -163,9 +224,10 @@ mod tests {
                     blocks: &[0],
                 }],
                 outputs: &[0],
+                input: &[],
             });
-            assert_eq!(logits, [4.0, 4.0]);
-            backend.device().unwrap().lose("taken away");
+            assert_eq!(logits.unwrap(), [4.0, 4.0]);
+            backend.lose_device("taken away");
         }
     }
 }

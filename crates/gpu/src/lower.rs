@@ -13,7 +13,7 @@ use minerva_compute::{
 
 use crate::batch::Layout;
 use crate::kernels::{
-    Elementwise, IMMEDIATE_BYTES, Kernel, MAX_HEAD_DIM, MAX_TILES, Reduction, Tokens, WORKGROUP,
+    Abilities, Elementwise, IMMEDIATE_BYTES, Kernel, MAX_HEAD_DIM, MAX_TILES, Tokens, WORKGROUP,
 };
 
 /// From so many tokens on, a product is matrix-matrix.
@@ -83,7 +83,9 @@ pub(crate) struct Plan {
     pub(crate) slots: Vec<u64>,
     pub(crate) uploads: Vec<Upload>,
     pub(crate) grids: Vec<DType>,
-    pub(crate) logits: Slot,
+    /// Where the batch's input goes, if the program begins with one.
+    pub(crate) input: Option<Slot>,
+    pub(crate) result: Slot,
     /// Numbers of heads that share keys: attention's tiles are cut for each.
     pub(crate) shared_heads: Vec<usize>,
 }
@@ -109,7 +111,7 @@ fn groups(n: u32) -> u32 {
 pub(crate) fn lower(
     program: &Program,
     limits: &Limits,
-    reduction: Reduction,
+    abilities: Abilities,
     max_binding_bytes: u64,
 ) -> Result<Plan, DeviceError> {
     let mut last_read = vec![0; program.buffers().len()];
@@ -118,11 +120,11 @@ pub(crate) fn lower(
             last_read[id.index()] = i;
         }
     }
-    last_read[program.logits().index()] = usize::MAX;
+    last_read[program.result().index()] = usize::MAX;
     let mut lowering = Lowering {
         program,
         limits,
-        reduction,
+        abilities,
         max_binding_bytes,
         steps: Vec::new(),
         slots: Vec::new(),
@@ -133,6 +135,7 @@ pub(crate) fn lower(
         floats_of: HashMap::new(),
         grids: Vec::new(),
         shared_heads: Vec::new(),
+        input: None,
     };
     for (i, op) in program.ops().iter().enumerate() {
         lowering.op(op)?;
@@ -143,7 +146,7 @@ pub(crate) fn lower(
             }
         }
     }
-    let logits = lowering.slot(program.logits());
+    let result = lowering.slot(program.result());
     for bytes in &lowering.slots {
         if *bytes > max_binding_bytes {
             return Err(DeviceError::NoRoom {
@@ -158,7 +161,8 @@ pub(crate) fn lower(
         slots: lowering.slots,
         uploads: lowering.uploads,
         grids: lowering.grids,
-        logits,
+        input: lowering.input,
+        result,
         shared_heads: lowering.shared_heads,
     })
 }
@@ -166,7 +170,7 @@ pub(crate) fn lower(
 struct Lowering<'a> {
     program: &'a Program,
     limits: &'a Limits,
-    reduction: Reduction,
+    abilities: Abilities,
     max_binding_bytes: u64,
     steps: Vec<Step>,
     slots: Vec<u64>,
@@ -178,6 +182,7 @@ struct Lowering<'a> {
     floats_of: HashMap<WeightId, usize>,
     grids: Vec<DType>,
     shared_heads: Vec<usize>,
+    input: Option<Slot>,
 }
 
 /// Rows of a weight in one upload.
@@ -224,6 +229,8 @@ struct ExpertProduct<'a> {
 impl Lowering<'_> {
     fn op(&mut self, op: &Op) -> Result<(), DeviceError> {
         match op {
+            // Written before the first dispatch.
+            Op::Input { out } => self.input = Some(self.write(*out)),
             Op::Embed { table, out } => self.embed(*table, *out)?,
             Op::RmsNorm {
                 x,
@@ -450,7 +457,11 @@ impl Lowering<'_> {
             }
             let mut bindings = common.to_vec();
             bindings.push(Source::Slot(out));
-            self.push(Kernel::MulMm(dtype), &bindings, move |b| {
+            let kernel = match self.abilities.has_matrix_units {
+                true => Kernel::MulMmCoop(dtype),
+                false => Kernel::MulMm(dtype),
+            };
+            self.push(kernel, &bindings, move |b| {
                 let n = b.n_rows(rows);
                 if n < MUL_MM_FROM {
                     return None;
@@ -463,7 +474,7 @@ impl Lowering<'_> {
 
     /// Rows of a weight for each workgroup of a matrix-vector kernel.
     fn rows_at_once(&self, kernel: Kernel) -> u32 {
-        WORKGROUP / self.reduction.group() * kernel.rows_per_group()
+        WORKGROUP / self.abilities.reduction.group() * kernel.rows_per_group()
     }
 
     fn elementwise(&mut self, e: &Each) {

@@ -9,19 +9,27 @@ use crate::kernels::{Kernel, Reduction};
 /// From macOS 11 to 26.
 const VERSIONS: [(u8, u8); 4] = [(2, 3), (3, 0), (3, 2), (4, 0)];
 
-/// A kernel in each of these versions.
-fn translate(kernel: Kernel, versions: &[(u8, u8)], reduction: Reduction) -> Vec<String> {
+/// A kernel, checked.
+fn module(kernel: Kernel, reduction: Reduction) -> (naga::Module, naga::valid::ModuleInfo) {
     let source = kernel.source(reduction);
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{kernel}: {}", error.emit_to_string(&source)));
-    let capabilities =
-        Capabilities::IMMEDIATES | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = Capabilities::IMMEDIATES
+        | Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::COOPERATIVE_MATRIX;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
     validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
     let info = validator
         .validate(&module)
         .unwrap_or_else(|error| panic!("{kernel}: {}", error.emit_to_string(&source)));
+    (module, info)
+}
+
+/// A kernel in each of these versions.
+fn translate(kernel: Kernel, versions: &[(u8, u8)], reduction: Reduction) -> Vec<String> {
+    let (module, info) = module(kernel, reduction);
     let unchecked = BoundsCheckPolicy::Unchecked;
     let write = |version: &(u8, u8)| {
         let options = msl::Options {
@@ -59,6 +67,9 @@ fn every_kernel_translates_to_metal() {
         for text in &texts {
             let is_summed = matches!(kernel, Kernel::MulMv(..) | Kernel::MulMvExperts(_));
             assert_eq!(text.contains("simd_sum"), is_summed, "{kernel}");
+            let has_units = matches!(kernel, Kernel::MulMmCoop(_));
+            let is_multiplied = text.contains("simdgroup_multiply_accumulate");
+            assert_eq!(is_multiplied, has_units, "{kernel}");
             // The checks that wgpu leaves out of trusted kernels.
             for check in ["loop_bound", "_buffer_sizes.size"] {
                 assert!(!text.contains(check), "{kernel}: {check}");
@@ -70,5 +81,23 @@ fn every_kernel_translates_to_metal() {
         if texts[0].contains("simd_sum") {
             translate(kernel, &VERSIONS[..1], Reduction::Shared);
         }
+    }
+}
+
+/// The others are compiled by whatever adapter the tests run on; this one has no matrix units.
+#[test]
+fn matrix_units_translate_to_vulkan() {
+    use naga::back::spv;
+    for &dtype in minerva_compute::DType::ALL {
+        let kernel = Kernel::MulMmCoop(dtype);
+        let (module, info) = module(kernel, Reduction::Subgroup(32));
+        let options = spv::Options {
+            lang_version: (1, 4),
+            ..spv::Options::default()
+        };
+        let words = spv::write_vec(&module, &info, &options, None);
+        let words = words.unwrap_or_else(|error| panic!("{kernel}: {error}"));
+        // OpCooperativeMatrixMulAddKHR.
+        assert!(words.iter().any(|word| word & 0xffff == 4459), "{kernel}");
     }
 }

@@ -1,22 +1,29 @@
 //! How fast matrix products are: bytes of weights in a second for one token, operations for many.
 //!
-//! A row of square matrices, each the input of the next, so that a step's fixed cost is divided by
-//! their number, and so that no cache holds them all.
+//! A row of matrices, each the input of the next, so that a step's fixed cost is divided by their
+//! number, and so that no cache holds them all. Beside them a copy, which nothing is faster than.
 
 use std::time::{Duration, Instant};
 
+use minerva_compute::conformance::Failure;
 use minerva_compute::{
-    Backend, BackendError, Batch, Builder, DType, Executable, KvTypes, Limits, Sequence, Weight,
+    Backend, Batch, Builder, DType, DeviceError, Executable, KvTypes, Limits, Sequence, Weight,
 };
+
+use crate::GpuBackend;
 
 /// Tokens of the many.
 pub const N_TOKENS: usize = 128;
 
+/// Copies in one submission.
+const COPIES: u64 = 8;
+
 /// How much is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Rows and columns of a matrix: a multiple of 256.
-    pub width: usize,
+    /// Columns and rows of the first matrix, rows and columns of the next, and so on: multiples of
+    /// 256.
+    pub shape: (usize, usize),
     /// Bytes that the matrices take together, at least one of them.
     pub bytes: usize,
     /// How long each test is repeated.
@@ -26,8 +33,9 @@ pub struct Size {
 impl Default for Size {
     fn default() -> Size {
         Size {
-            width: 4096,
-            bytes: 256 << 20,
+            // The feed-forward block of a model with 7 billion parameters.
+            shape: (4096, 11008),
+            bytes: 512 << 20,
             duration: Duration::from_millis(500),
         }
     }
@@ -43,20 +51,39 @@ pub struct Speed {
 }
 
 /// Measures the products of a type.
-pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, BackendError> {
+pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, Failure> {
     let Size {
-        width,
+        shape: (width, inner),
         bytes,
         duration,
     } = size;
-    let row_bytes = dtype.row_bytes(width).expect("a multiple of every block");
-    let n_matrices = (bytes / (width * row_bytes)).max(1);
+    let row_bytes = |len| dtype.row_bytes(len).expect("a multiple of every block");
+    let pair_bytes = inner * row_bytes(width) + width * row_bytes(inner);
+    let n_pairs = (bytes / pair_bytes).max(1);
+    let one = seconds(&mut *row(backend, dtype, size, n_pairs)?, 1, duration)?;
+    // Many tokens take their time with two matrices already.
+    let many = seconds(&mut *row(backend, dtype, size, 1)?, N_TOKENS, duration)?;
+    Ok(Speed {
+        bytes_per_s: (n_pairs * pair_bytes) as f64 / one,
+        operations_per_s: (2 * 2 * width * inner * N_TOKENS) as f64 / many,
+    })
+}
+
+/// Pairs of matrices, each the input of the next.
+fn row(
+    backend: &dyn Backend,
+    dtype: DType,
+    size: Size,
+    n_pairs: usize,
+) -> Result<Box<dyn Executable>, Failure> {
+    let (width, inner) = size.shape;
+    let row_bytes = |len| dtype.row_bytes(len).expect("a multiple of every block");
     let mut b = Builder::new();
     let embd = b.weight(Weight::from_f32("embd", (1, width), &vec![1.0; width]));
     let mut x = b.embed(embd);
-    for _ in 0..n_matrices {
-        let zeros = vec![0; width * row_bytes].into();
-        let weight = Weight::new("matrix", dtype, (width, width), zeros);
+    for (n_rows, row_len) in (0..n_pairs).flat_map(|_| [(inner, width), (width, inner)]) {
+        let zeros = vec![0; n_rows * row_bytes(row_len)].into();
+        let weight = Weight::new("matrix", dtype, (n_rows, row_len), zeros);
         let weight = b.weight(weight.expect("as many bytes as rows have"));
         x = b.matmul(x, weight);
     }
@@ -69,17 +96,15 @@ pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, B
         n_kv_blocks: N_TOKENS,
         kv_types: KvTypes::default(),
     };
-    let mut model = backend.load(b.finish(logits), limits)?;
-    let n_bytes = (n_matrices * width * row_bytes) as f64;
-    let n_operations = (2 * n_matrices * width * width * N_TOKENS) as f64;
-    Ok(Speed {
-        bytes_per_s: n_bytes / seconds(&mut *model, 1, duration),
-        operations_per_s: n_operations / seconds(&mut *model, N_TOKENS, duration),
-    })
+    Ok(backend.load(b.finish(logits), limits)?)
 }
 
 /// The least time of a step of so many tokens.
-fn seconds(model: &mut dyn Executable, n_tokens: usize, duration: Duration) -> f64 {
+fn seconds(
+    model: &mut dyn Executable,
+    n_tokens: usize,
+    duration: Duration,
+) -> Result<f64, DeviceError> {
     let blocks: Vec<u32> = (0..N_TOKENS as u32).collect();
     let (tokens, outputs) = (vec![0; n_tokens], [n_tokens as u32 - 1]);
     let batch = Batch {
@@ -90,13 +115,38 @@ fn seconds(model: &mut dyn Executable, n_tokens: usize, duration: Duration) -> f
             blocks: &blocks,
         }],
         outputs: &outputs,
+        input: &[],
     };
-    model.run(&batch); // to warm up
+    model.run(&batch)?; // to warm up
     let (start, mut least) = (Instant::now(), f64::INFINITY);
     while least.is_infinite() || start.elapsed() < duration {
         let step = Instant::now();
-        model.run(&batch);
+        model.run(&batch)?;
         least = least.min(step.elapsed().as_secs_f64());
     }
-    least
+    Ok(least)
+}
+
+/// Bytes in a second that a copy within the device's memory reads and writes.
+pub fn copy_speed(backend: &GpuBackend, size: Size) -> Result<f64, Failure> {
+    let device = backend.device()?;
+    let n_bytes = (size.bytes as u64 / 2).min(device.max_binding_bytes) / 4 * 4;
+    let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let [from, to] = ["from", "to"].map(|label| device.buffer(label, n_bytes, usage));
+    let copy = || -> Result<f64, DeviceError> {
+        let start = Instant::now();
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        for _ in 0..COPIES {
+            encoder.copy_buffer_to_buffer(&from, 0, &to, 0, n_bytes);
+        }
+        device.wait(device.queue.submit([encoder.finish()]))?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let start = Instant::now();
+    copy()?; // to warm up
+    let mut least = copy()?;
+    while start.elapsed() < size.duration {
+        least = least.min(copy()?);
+    }
+    Ok((2 * COPIES * n_bytes) as f64 / least)
 }

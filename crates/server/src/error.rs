@@ -154,6 +154,9 @@ errors! {
     /// The computation failed.
     EngineFailed = INTERNAL_SERVER_ERROR, "server_error", "engine_failed", ByStatus,
         "The log has the cause. The server goes on; report it.";
+    /// The device that computes failed.
+    DeviceFailed = SERVICE_UNAVAILABLE, "server_error", "device_failed", ByStatus,
+        "Try again: the model is loaded again, on the device or on what `engine.device_fallback` names. The log has the cause.";
     /// A model that cannot be loaded.
     ModelFailed = INTERNAL_SERVER_ERROR, "server_error", "model_failed", Never,
         "The log has the cause: a file that is missing or broken (`minerva verify MODEL`), or memory (`minerva plan MODEL`).";

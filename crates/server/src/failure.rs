@@ -55,6 +55,15 @@ pub(crate) fn engine_error(error: EngineError, prompt: &str) -> ApiError {
             ApiError::new(ErrorCode::Overloaded, "the model was unloaded, try again")
                 .after(RETRY_AFTER)
         }
+        EngineError::Device(_) => {
+            tracing::error!(error = message, "a step failed");
+            // Its message may name parts of this machine.
+            ApiError::new(
+                ErrorCode::DeviceFailed,
+                "the device failed, the server's log says how; try again",
+            )
+            .after(RETRY_AFTER)
+        }
         EngineError::Failed(_) => {
             tracing::error!(error = message, "a step failed");
             ApiError::new(

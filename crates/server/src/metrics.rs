@@ -87,6 +87,8 @@ metrics! {
     CacheBlocks = G, "minerva_kv_cache_blocks", None, "Blocks that the KV cache has";
     CacheConfig = G, "minerva_kv_cache_config_info", Some("vllm:cache_config_info"), "Sizes of the KV cache, as labels of 1";
     ModelMemory = G, "minerva_model_memory_bytes", None, "Memory of weights, cache and scratch";
+    DeviceMemory = G, "minerva_model_device_memory_bytes", None, "Memory of weights, cache and scratch on a device beside the processor";
+    Fallback = G, "minerva_model_on_fallback", None, "1 where a model's device has failed and another one computes it";
     FirstToken = H(SECONDS), "minerva_time_to_first_token_seconds", Some("vllm:time_to_first_token_seconds"), "From a request's arrival to its first token";
     BetweenTokens = H(TOKEN_SECONDS), "minerva_inter_token_latency_seconds", Some("vllm:inter_token_latency_seconds"), "From one token of a request to the next";
     QueueSeconds = H(SECONDS), "minerva_queue_time_seconds", Some("vllm:request_queue_time_seconds"), "From a request's arrival to the start of its prefill";
@@ -332,6 +334,8 @@ pub struct ModelMetrics {
     waiting: Twin<Gauge>,
     cache_usage: Twin<Gauge>,
     memory: Twin<Gauge>,
+    device_memory: Twin<Gauge>,
+    fallback: Twin<Gauge>,
     first_token: Twin<Histogram>,
     between_tokens: Twin<Histogram>,
     queue_seconds: Twin<Histogram>,
@@ -353,6 +357,8 @@ impl ModelMetrics {
             waiting: gauge(Id::Waiting),
             cache_usage: gauge(Id::CacheUsage),
             memory: gauge(Id::ModelMemory),
+            device_memory: gauge(Id::DeviceMemory),
+            fallback: gauge(Id::Fallback),
             first_token: histogram(Id::FirstToken),
             between_tokens: histogram(Id::BetweenTokens),
             queue_seconds: histogram(Id::QueueSeconds),
@@ -383,6 +389,16 @@ impl ModelMetrics {
     /// Sets the memory of weights, cache and scratch.
     pub fn set_memory(&self, bytes: u64) {
         self.memory.set(bytes as f64);
+    }
+
+    /// Sets the memory on a device beside the processor.
+    pub fn set_device_memory(&self, bytes: u64) {
+        self.device_memory.set(bytes as f64);
+    }
+
+    /// Sets whether its device has failed, and another one computes it.
+    pub fn set_on_fallback(&self, is_on_fallback: bool) {
+        self.fallback.set(f64::from(u8::from(is_on_fallback)));
     }
 
     /// A request left the queue.

@@ -1,11 +1,13 @@
 //! The models of the settings: from names to files, and into memory.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::time::Duration;
 
-use minerva_compute::{Backend, KV_BLOCK_LEN, KvTypes};
+use minerva_compute::{KV_BLOCK_LEN, KvTypes};
 use minerva_engine::chat::renderer::Compile;
-use minerva_engine::{EngineOptions, LoadedModel, ModelConfig, Models, ModelsError, memory_limit};
+use minerva_engine::{
+    Backends, EngineOptions, LoadedModel, ModelConfig, Models, ModelsError, memory_limit,
+};
 use minerva_hub::{Found, HubConfig, HubError};
 
 use crate::auth::{Caller, Identity};
@@ -49,12 +51,12 @@ pub enum ModelsSetupError {
 /// The models of the settings, none of them loaded; `compile` is for their chat templates.
 pub fn open_models(
     settings: &ServerConfig,
-    backend: Arc<dyn Backend>,
+    backends: impl Into<Backends>,
     compile: Compile,
 ) -> Result<Models, ModelsSetupError> {
     let budget = settings.engine.memory_bytes;
     let budget = budget.unwrap_or_else(|| memory_limit() / 10 * 9);
-    Ok(Models::new(backend, compile, budget, configs(settings)?)?)
+    Ok(Models::new(backends, compile, budget, configs(settings)?)?)
 }
 
 /// The models of the settings as the engine takes them.
@@ -191,13 +193,37 @@ pub(crate) async fn get(
     }
 }
 
+/// How often each model was loaded again after a failure of its device, as far as it was logged.
+pub(crate) type Reloads = HashMap<String, (u64, bool)>;
+
+/// Logs which models were loaded again since.
+pub(crate) fn log_reloads(state: &AppState, reloads: &mut Reloads) {
+    for status in state.models().list() {
+        let stats = status.stats.unwrap_or_default();
+        let now = (stats.n_reloads, stats.is_on_fallback);
+        let name = status.config.name;
+        let before = reloads.insert(name.clone(), now).unwrap_or_default();
+        if now != before && now != (0, false) {
+            tracing::warn!(
+                model = name,
+                device = status.device,
+                fallback = stats.is_on_fallback,
+                reloads = stats.n_reloads,
+                "its device failed, and it was loaded again"
+            );
+        }
+    }
+}
+
 /// Writes down what the engines do now.
 pub(crate) fn measure(state: &AppState) {
     for status in state.models().list() {
         let name = &status.config.name;
         let metrics = state.metrics().model(name);
         metrics.set_memory(status.n_bytes);
+        metrics.set_device_memory(status.n_device_bytes);
         let stats = status.stats.unwrap_or_default();
+        metrics.set_on_fallback(stats.is_on_fallback);
         metrics.set_running(stats.n_running);
         metrics.set_waiting(stats.n_waiting + stats.n_preempted);
         metrics.set_cache_usage(stats.n_blocks_used as f64 / stats.n_blocks.max(1) as f64);

@@ -141,6 +141,7 @@ pub(crate) const GENERATION: &[ErrorCode] = &[
     ErrorCode::RequestOverTokenLimit,
     ErrorCode::QuotaExceeded,
     ErrorCode::EngineFailed,
+    ErrorCode::DeviceFailed,
     ErrorCode::FirstTokenTimeout,
     ErrorCode::TotalTimeout,
 ];

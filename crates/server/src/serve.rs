@@ -4,23 +4,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use minerva_compute::Backend;
+use minerva_engine::Backends;
 use minerva_engine::chat::renderer::Compile;
 use tokio::net::TcpSocket;
 
 use crate::auth::{self, Changes, KeyError};
 use crate::clock::Clock;
-use crate::config::{ConfigError, Sources, Tls};
+use crate::config::{ConfigError, EngineSettings, Sources, Tls};
 use crate::connection::Acceptor;
 use crate::lifecycle::Phase;
 use crate::logging;
-use crate::models::{ModelsSetupError, load_first, open_models};
+use crate::models::{ModelsSetupError, Reloads, load_first, log_reloads, open_models};
 use crate::routes::router;
 use crate::signals::Signals;
 use crate::state::AppState;
@@ -49,6 +48,9 @@ pub enum ServeError {
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What is to compute cannot.
+    #[error(transparent)]
+    Backend(Box<dyn std::error::Error + Send + Sync>),
     /// The keys cannot be read.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -83,19 +85,24 @@ pub enum ServeError {
 
 /// Serves until a signal ends it, on threads of its own: settings, keys, logs, listener, signals.
 ///
-/// `compile` says where the chat templates of the models run. `listening` is called when
-/// connections are accepted, which is before anything is loaded. The models that are to be there
-/// from the start are loaded then; if one cannot be, the service ends.
+/// `open` makes what computes; `compile` says where the chat templates of the models run. `listening`
+/// is called when connections are accepted, which is before anything is loaded. The models that are
+/// to be there from the start are loaded then; if one cannot be, the service ends.
 pub fn serve(
     sources: Sources,
-    backend: Arc<dyn Backend>,
+    open: impl FnOnce(&EngineSettings) -> Result<Backends, Box<dyn std::error::Error + Send + Sync>>,
     compile: Compile,
     listening: impl FnOnce(&Server),
 ) -> Result<(), ServeError> {
     let settings = sources.load()?;
     logging::init(&settings.config.log);
-    tracing::info!(backend = backend.description(), "computes");
-    let models = open_models(&settings.config, backend, compile)?;
+    let backends = open(&settings.config.engine).map_err(ServeError::Backend)?;
+    tracing::info!(
+        backend = backends.first.description(),
+        fallback = backends.fallback.as_ref().map(|b| b.description()),
+        "computes"
+    );
+    let models = open_models(&settings.config, backends, compile)?;
     let state = AppState::new(settings, Clock::System, models)?;
     let n_threads = std::thread::available_parallelism().map_or(MAX_THREADS, NonZeroUsize::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -285,8 +292,10 @@ pub(crate) async fn load_certificate(
 async fn tick(state: AppState) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reloads = Reloads::new();
     for n_ticks in 1_u64.. {
         interval.tick().await;
+        log_reloads(&state, &mut reloads);
         state.metrics().fold();
         match state.keys().changes() {
             Changes::File => auth::sync(&state).await,

@@ -41,6 +41,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 "memory_bytes": info.memory_bytes,
                 "max_binding_bytes": info.max_binding_bytes,
                 "reduction": opened.as_ref().ok().map(GpuBackend::reduction),
+                "multiplication": opened.as_ref().ok().map(GpuBackend::multiplication),
                 "error": opened.as_ref().err(),
             })
         });
@@ -50,7 +51,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .iter()
         .map(|(info, opened)| {
             let how = match opened {
-                Ok(backend) => format!("adds up by {}", backend.reduction()),
+                Ok(backend) => format!(
+                    "adds up by {}, multiplies in {}",
+                    backend.reduction(),
+                    backend.multiplication()
+                ),
                 Err(error) => error.clone(),
             };
             vec![

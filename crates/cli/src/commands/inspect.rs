@@ -110,6 +110,7 @@ fn describe(
             "kv_bytes": plan.kv_bytes,
             "scratch_bytes": plan.scratch_bytes,
             "total_bytes": plan.total_bytes(),
+            "device_bytes": plan.device.total_bytes(),
         },
     }))
 }
@@ -190,6 +191,9 @@ fn print_text(model: &Model, report: &Value, backend: &dyn Backend) -> anyhow::R
             size("/memory/scratch_bytes"),
         ),
     );
+    if number("/memory/device_bytes") > 0 {
+        row("on the GPU", size("/memory/device_bytes"));
+    }
     let types: Vec<Vec<String>> = model
         .info()
         .types

@@ -48,10 +48,25 @@ pub(crate) struct Args {
     format: Format,
 }
 
-/// A setting that would take less, and what it would free.
+/// A setting that would take less, what it would free, and whether that is enough.
 struct Saving {
     setting: String,
     n_bytes: u64,
+    fits: bool,
+}
+
+/// What a plan has to fit into.
+struct Budget {
+    machine: u64,
+    /// Of the device, where it is known.
+    device: Option<u64>,
+}
+
+impl Budget {
+    fn holds(&self, plan: &MemoryPlan) -> bool {
+        let device = self.device.unwrap_or(u64::MAX);
+        plan.total_bytes() <= self.machine && plan.device.total_bytes() <= device
+    }
 }
 
 /// Computes the plan from the file's directory; no memory is taken.
@@ -67,18 +82,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         ..EngineOptions::default()
     };
     let plan = MemoryPlan::new(&model, backend.as_ref(), &options)?;
-    let budget = match args.budget {
-        Some(mib) => mib.checked_mul(1 << 20).context("budget: too large")?,
-        None => memory_limit() / 100 * BUDGET_PERCENT,
+    let budget = Budget {
+        machine: match args.budget {
+            Some(mib) => mib.checked_mul(1 << 20).context("budget: too large")?,
+            None => memory_limit() / 100 * BUDGET_PERCENT,
+        },
+        device: backend
+            .device_memory()
+            .and_then(|memory| memory.budget_bytes),
     };
-    let fits = plan.total_bytes() <= budget;
-    let savings = match fits {
+    let savings = match budget.holds(&plan) {
         true => Vec::new(),
-        false => savings(&model, backend.as_ref(), &options, &plan),
+        false => savings(&model, backend.as_ref(), &options, &plan, &budget),
     };
     match args.format {
-        Format::Json => print_json(&to_json(&plan, &options, budget, &savings)),
-        Format::Text => print_text(&plan, &options, budget, &savings),
+        Format::Json => print_json(&to_json(&plan, &options, &budget, &savings)),
+        Format::Text => {
+            let n_layers = model.hparams().n_layers;
+            print_text(&plan, &options, &budget, &savings, n_layers)
+        }
     }
 }
 
@@ -88,6 +110,7 @@ fn savings(
     backend: &dyn Backend,
     options: &EngineOptions,
     plan: &MemoryPlan,
+    budget: &Budget,
 ) -> Vec<Saving> {
     let mut tries: Vec<(String, EngineOptions)> = Vec::new();
     let mut add = |setting: String, changed: EngineOptions| tries.push((setting, changed));
@@ -140,19 +163,37 @@ fn savings(
         let Ok(smaller) = MemoryPlan::new(model, backend, &changed) else {
             continue;
         };
-        let n_bytes = plan.total_bytes().saturating_sub(smaller.total_bytes());
+        let n_bytes = everywhere(plan).saturating_sub(everywhere(&smaller));
         if n_bytes > 0 {
-            savings.push(Saving { setting, n_bytes });
+            let fits = budget.holds(&smaller);
+            savings.push(Saving {
+                setting,
+                n_bytes,
+                fits,
+            });
         }
     }
     savings.sort_by_key(|saving| std::cmp::Reverse(saving.n_bytes));
     savings
 }
 
-fn to_json(plan: &MemoryPlan, options: &EngineOptions, budget: u64, savings: &[Saving]) -> Value {
+/// Bytes of the machine's and the device's memory together.
+fn everywhere(plan: &MemoryPlan) -> u64 {
+    match plan.is_shared {
+        true => plan.total_bytes(),
+        false => plan.total_bytes() + plan.device.total_bytes(),
+    }
+}
+
+fn to_json(
+    plan: &MemoryPlan,
+    options: &EngineOptions,
+    budget: &Budget,
+    savings: &[Saving],
+) -> Value {
     let savings: Vec<Value> = savings
         .iter()
-        .map(|saving| json!({"setting": saving.setting, "frees_bytes": saving.n_bytes}))
+        .map(|saving| json!({"setting": saving.setting, "frees_bytes": saving.n_bytes, "fits": saving.fits}))
         .collect();
     json!({
         "context": plan.context,
@@ -165,8 +206,17 @@ fn to_json(plan: &MemoryPlan, options: &EngineOptions, budget: u64, savings: &[S
         "kv_bytes": plan.kv_bytes,
         "scratch_bytes": plan.scratch_bytes,
         "total_bytes": plan.total_bytes(),
-        "budget_bytes": budget,
-        "fits": plan.total_bytes() <= budget,
+        "budget_bytes": budget.machine,
+        "device": {
+            "n_layers": plan.device.n_layers,
+            "weights_bytes": plan.device.weights_bytes,
+            "kv_bytes": plan.device.kv_bytes,
+            "scratch_bytes": plan.device.scratch_bytes,
+            "total_bytes": plan.device.total_bytes(),
+            "budget_bytes": budget.device,
+            "is_shared": plan.is_shared,
+        },
+        "fits": budget.holds(plan),
         "savings": savings,
     })
 }
@@ -174,19 +224,20 @@ fn to_json(plan: &MemoryPlan, options: &EngineOptions, budget: u64, savings: &[S
 fn print_text(
     plan: &MemoryPlan,
     options: &EngineOptions,
-    budget: u64,
+    budget: &Budget,
     savings: &[Saving],
+    n_layers: usize,
 ) -> anyhow::Result<()> {
     let (k, v) = (options.kv_types.k, options.kv_types.v);
     let row = |name: &str, n_bytes: u64, what: String| {
         vec![name.to_owned(), n_bytes.to_string(), bytes(n_bytes), what]
     };
     let total = plan.total_bytes();
-    let verdict = match total <= budget {
+    let verdict = |total: u64, budget: u64| match total <= budget {
         true => format!("{} left", bytes(budget - total)),
         false => format!("{} too few", bytes(total - budget)),
     };
-    let rows = [
+    let mut rows = vec![
         row(
             "weights",
             plan.weights_bytes,
@@ -205,9 +256,29 @@ fn print_text(
             plan.scratch_bytes,
             format!("{} tokens in a step", options.batch_tokens),
         ),
-        row("total", total, String::new()),
-        row("budget", budget, verdict),
     ];
+    let device = &plan.device;
+    if plan.is_shared && device.total_bytes() > 0 {
+        let what = "in the same memory, see below";
+        rows.push(row("GPU", device.total_bytes(), what.into()));
+    }
+    rows.extend([
+        row("total", total, String::new()),
+        row("budget", budget.machine, verdict(total, budget.machine)),
+    ]);
+    if device.total_bytes() > 0 {
+        let layers = format!("{} of {n_layers} layers", device.n_layers);
+        rows.extend([
+            row("GPU weights", device.weights_bytes, layers),
+            row("GPU KV cache", device.kv_bytes, String::new()),
+            row("GPU scratch", device.scratch_bytes, String::new()),
+            row("GPU total", device.total_bytes(), String::new()),
+        ]);
+    }
+    if let Some(device_budget) = budget.device {
+        let verdict = verdict(device.total_bytes(), device_budget);
+        rows.push(row("GPU budget", device_budget, verdict));
+    }
     let mut out = stdout();
     write!(
         out,
@@ -218,18 +289,24 @@ fn print_text(
         let rows: Vec<Vec<String>> = savings
             .iter()
             .map(|saving| {
-                let fits = match total - saving.n_bytes <= budget {
-                    true => "fits",
-                    false => "",
-                };
+                let fits = if saving.fits { "fits" } else { "" };
                 vec![saving.setting.clone(), bytes(saving.n_bytes), fits.into()]
             })
             .collect();
         write!(out, "\n{}", table(&["SETTING", "FREES", ""], &[1], &rows))?;
-    } else if total > budget {
+    } else if !budget.holds(plan) {
         writeln!(
             out,
             "\nno setting makes it smaller: it needs a smaller model, or more memory"
+        )?;
+    }
+    if budget
+        .device
+        .is_some_and(|budget| device.total_bytes() > budget)
+    {
+        writeln!(
+            out,
+            "\n`--gpu-layers auto` leaves the layers to the processor that do not fit"
         )?;
     }
     out.flush()?;

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use minerva_compute::DType;
-use minerva_gpu::conformance::{Case, cases};
-use minerva_gpu::speed::{N_TOKENS, Size, speed};
+use minerva_compute::conformance::{Case, cases};
+use minerva_gpu::speed::{N_TOKENS, Size, copy_speed, speed};
 use minerva_gpu::{Choice, GpuBackend, GpuOptions};
 
 use crate::output::stdout;
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let info = backend.adapter();
         writeln!(
             out,
-            "minerva {}, {} {}: {}, {}, {}, {}, adds up by {}: {mode}",
+            "minerva {}, {} {}: {}, {}, {}, {}, adds up by {}, multiplies in {}: {mode}",
             env!("CARGO_PKG_VERSION"),
             std::env::consts::OS,
             std::env::consts::ARCH,
@@ -73,12 +73,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             info.kind.name(),
             info.driver,
             backend.reduction(),
+            backend.multiplication(),
         )?;
         for case in &cases {
             n_failed += usize::from(!check(case, &backend, &mut out)?);
         }
     }
     writeln!(out, "{} cases, {n_failed} failed", 3 * cases.len())?;
+    if !types.is_empty() {
+        let copied = copy_speed(&backend, Size::default())?;
+        writeln!(out, "copy     {:8.2} GB/s", copied / 1e9)?;
+    }
     for dtype in types {
         let speed = speed(&backend, dtype, Size::default())?;
         writeln!(

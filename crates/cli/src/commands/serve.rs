@@ -2,9 +2,12 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
-use crate::backend::DeviceArgs;
+use minerva_compute::DeviceLayers;
+use minerva_engine::Backends;
+use minerva_server::{DeviceFallback, EngineSettings};
+
+use crate::backend::{self, Device, Placement};
 use crate::isolated::isolated;
 use crate::model::NAME_HELP;
 use crate::output::stdout;
@@ -22,9 +25,6 @@ pub(crate) struct Args {
     threads: Option<NonZeroUsize>,
 
     #[command(flatten)]
-    device: DeviceArgs,
-
-    #[command(flatten)]
     settings: SettingArgs,
 }
 
@@ -32,8 +32,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut sources = args.settings.sources()?;
     sources.models.clone_from(&args.models);
-    let backend = Arc::from(args.device.open(args.threads)?.backend);
-    minerva_server::serve(sources, backend, isolated, |server| {
+    let open = |settings: &EngineSettings| Ok(backends(settings, args.threads)?);
+    minerva_server::serve(sources, open, isolated, |server| {
         // Nobody may read it; the service goes on.
         let mut out = stdout();
         let version = env!("CARGO_PKG_VERSION");
@@ -41,4 +41,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let _ = out.flush();
     })?;
     Ok(())
+}
+
+/// What computes, as the settings say.
+fn backends(
+    settings: &EngineSettings,
+    n_threads: Option<NonZeroUsize>,
+) -> anyhow::Result<Backends> {
+    let device: Device = settings.device.parse().map_err(anyhow::Error::msg)?;
+    let fallback = match settings.device_fallback {
+        DeviceFallback::None => None,
+        DeviceFallback::Cpu => Some(backend::cpu(n_threads)?.backend),
+    };
+    let layers = settings.gpu_layers.0;
+    // A GPU that computes everything needs no threads; what takes over for it does.
+    let is_for_fallback =
+        fallback.is_some() && layers == DeviceLayers::All && matches!(device, Device::Gpu(_));
+    let placement = Placement {
+        device,
+        layers,
+        gpu_memory_bytes: settings.gpu_memory_bytes,
+        n_threads: n_threads.filter(|_| !is_for_fallback),
+    };
+    Ok(Backends {
+        first: placement.open()?.backend,
+        fallback,
+    })
 }

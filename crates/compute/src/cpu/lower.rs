@@ -80,6 +80,10 @@ pub(super) struct Part {
 
 /// One operation over slots. `quantize` says that the step quantizes what it writes.
 pub(super) enum Step {
+    Input {
+        out: Slot,
+        quantize: bool,
+    },
     Embed {
         table: Weight,
         out: Slot,
@@ -198,7 +202,7 @@ pub(super) struct AttentionSlots {
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     pub(super) slots: Vec<SlotShape>,
-    pub(super) logits: Slot,
+    pub(super) result: Slot,
     /// The longest row of a matrix.
     pub(super) max_row_len: usize,
     /// The most experts to choose from, and the most that a token goes through.
@@ -213,7 +217,7 @@ pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
     for (i, op) in program.ops.iter().enumerate() {
         lowering.op(i, op);
     }
-    let logits = lowering.slot(program.logits);
+    let result = lowering.slot(program.result);
     let matrices = program.weights.iter().map(|w| w.row_len());
     let max_row_len = matrices.max().unwrap_or(0);
     let attentions = || {
@@ -227,7 +231,7 @@ pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
     Plan {
         steps: lowering.steps,
         slots: lowering.slots,
-        logits,
+        result,
         max_row_len,
         max_experts: lowering.max_experts,
         max_unit_result: unit_results.max().unwrap_or(0),
@@ -252,7 +256,7 @@ impl<'a> Lowering<'a> {
         let n = program.buffers.len();
         let (mut last_read, mut wants_quant) = (vec![0; n], vec![false; n]);
         for (i, op) in program.ops.iter().enumerate() {
-            for id in reads(op) {
+            for id in op.reads() {
                 last_read[id.0 as usize] = i;
             }
             for (x, weight) in products(op) {
@@ -261,7 +265,7 @@ impl<'a> Lowering<'a> {
                 }
             }
         }
-        last_read[program.logits.0 as usize] = usize::MAX;
+        last_read[program.result.0 as usize] = usize::MAX;
         Lowering {
             program,
             kernels,
@@ -277,6 +281,10 @@ impl<'a> Lowering<'a> {
 
     fn op(&mut self, index: usize, op: &Op) {
         match op {
+            Op::Input { out } => {
+                let (out, quantize) = self.write(*out);
+                self.steps.push(Step::Input { out, quantize });
+            }
             Op::Embed { table, out } => {
                 let table = self.program.weight(*table).clone();
                 let (out, quantize) = self.write(*out);
@@ -434,7 +442,7 @@ impl<'a> Lowering<'a> {
             }
         }
         // What nobody reads after this operation is free for the next one's results.
-        for id in reads(op).into_iter().chain(writes(op)) {
+        for id in op.reads().into_iter().chain(op.writes()) {
             let id = id.0 as usize;
             if self.last_read[id] <= index {
                 self.is_free[self.slot_of[id].expect("written before it is read")] = true;
@@ -548,42 +556,6 @@ impl<'a> Lowering<'a> {
         });
         self.is_free[slot] = false;
         slot
-    }
-}
-
-fn reads(op: &Op) -> Vec<BufId> {
-    match op {
-        Op::Embed { .. } => vec![],
-        Op::RmsNorm { x, .. }
-        | Op::LayerNorm { x, .. }
-        | Op::Map { x, .. }
-        | Op::GatedMatMul { x, .. }
-        | Op::Gather { x, .. } => vec![*x],
-        Op::Add { a, b, .. } => vec![*a, *b],
-        Op::Experts(spec) => vec![spec.x, spec.scores],
-        Op::Gate { x, by, .. } => vec![*x, *by],
-        Op::MatMul { x, parts } => parts
-            .iter()
-            .filter_map(|part| part.residual)
-            .chain([*x])
-            .collect(),
-        Op::Attention(spec) => vec![spec.q, spec.k, spec.v],
-    }
-}
-
-fn writes(op: &Op) -> Vec<BufId> {
-    match op {
-        Op::Embed { out, .. }
-        | Op::RmsNorm { out, .. }
-        | Op::LayerNorm { out, .. }
-        | Op::Map { out, .. }
-        | Op::Add { out, .. }
-        | Op::GatedMatMul { out, .. }
-        | Op::Gate { out, .. }
-        | Op::Gather { out, .. } => vec![*out],
-        Op::Experts(spec) => vec![spec.out],
-        Op::MatMul { parts, .. } => parts.iter().map(|part| part.out).collect(),
-        Op::Attention(spec) => vec![spec.out],
     }
 }
 

@@ -6,6 +6,7 @@
 //! [scheduler](crate::scheduler) has put together, and chooses the tokens.
 
 mod answer;
+mod backends;
 mod choice;
 mod pace;
 mod worker;
@@ -17,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use minerva_compute::{Backend, KV_BLOCK_LEN, KvTypes, Limits, Memory};
+use minerva_compute::{KV_BLOCK_LEN, KvTypes, Limits};
 use tokio::sync::mpsc;
 
 use crate::chat::encode_text;
@@ -27,6 +28,8 @@ use crate::request::{GenerateConfig, GenerateRequest};
 use crate::scheduler::{Scheduler, SchedulerLimits};
 
 pub use answer::{Answer, Canceller, Completion, TokenStream};
+pub use backends::Backends;
+use backends::Loader;
 use choice::Choice;
 use worker::{Job, Worker};
 
@@ -103,6 +106,12 @@ pub struct EngineStats {
     pub n_steps: u64,
     /// Steps that failed.
     pub n_failed_steps: u64,
+    /// Of those, steps whose device failed.
+    pub n_device_failures: u64,
+    /// Times that the model was loaded again after its device had failed.
+    pub n_reloads: u64,
+    /// Whether it is loaded on what takes over where the device fails.
+    pub is_on_fallback: bool,
     /// Times that a sequence gave its blocks back.
     pub n_preemptions: u64,
 }
@@ -114,7 +123,7 @@ pub struct Engine {
     context: usize,
     max_sequences: usize,
     max_waiting: usize,
-    memory: Memory,
+    backends: Backends,
     stats: Arc<Mutex<EngineStats>>,
     jobs: Option<SyncSender<Box<Job>>>,
     thread: Option<JoinHandle<()>>,
@@ -179,12 +188,19 @@ impl Engine {
     /// Puts a model on a backend and starts the thread.
     pub fn start(
         model: Arc<Model>,
-        backend: &dyn Backend,
+        backends: impl Into<Backends>,
         options: &EngineOptions,
     ) -> Result<Engine, LoadError> {
+        let backends = backends.into();
         let Sizes { context, limits } = Sizes::new(&model, options)?;
-        let executable = backend.load(model.program(context)?, limits)?;
-        let memory = executable.memory();
+        let mut loader = Loader {
+            model: model.clone(),
+            backends: backends.clone(),
+            context,
+            limits,
+            is_on_fallback: false,
+        };
+        let executable = loader.load()?;
         let max_waiting = options.max_waiting;
         at_least_one("max_waiting", max_waiting)?;
         let scheduler_limits = SchedulerLimits {
@@ -197,13 +213,14 @@ impl Engine {
         let (jobs, receiver) = sync_channel(max_waiting);
         let stats = Arc::new(Mutex::new(EngineStats {
             n_blocks: limits.n_kv_blocks,
+            is_on_fallback: loader.is_on_fallback,
             ..EngineStats::default()
         }));
         let thread = {
-            let (model, stats) = (model.clone(), stats.clone());
+            let stats = stats.clone();
             let run = move || {
                 let scheduler = Scheduler::new(scheduler_limits);
-                Worker::new(model, executable, scheduler, stats).run(&receiver);
+                Worker::new(loader, executable, scheduler, stats).run(&receiver);
             };
             let builder = std::thread::Builder::new().name("minerva-engine".into());
             builder.spawn(run).map_err(LoadError::Thread)?
@@ -213,7 +230,7 @@ impl Engine {
             context,
             max_sequences: options.max_sequences,
             max_waiting,
-            memory,
+            backends,
             stats,
             jobs: Some(jobs),
             thread: Some(thread),
@@ -235,9 +252,10 @@ impl Engine {
         self.max_sequences
     }
 
-    /// What it takes beyond the weights.
-    pub fn memory(&self) -> Memory {
-        self.memory
+    /// What computes now, as its backend describes itself.
+    pub fn device(&self) -> String {
+        let is_on_fallback = self.stats().is_on_fallback;
+        self.backends.get(is_on_fallback).description()
     }
 
     /// What it is doing and has done.

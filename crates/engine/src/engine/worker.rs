@@ -7,15 +7,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use minerva_compute::{Batch, Executable, Sequence};
+use minerva_compute::{Batch, DeviceError, Executable, Sequence};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::EngineStats;
+use super::backends::{Loader, not_loaded};
 use super::choice::{Choice, Next};
 use super::pace::Pace;
 use crate::error::{EngineError, RequestError, TimeoutPhase};
-use crate::model::Model;
 use crate::request::{Done, Event, FinishReason, GenerateRequest, Timings, Token, Usage};
 use crate::sampler::{TokenLogprobs, logprobs};
 use crate::scheduler::{Admission, NewSequence, Scheduler, SequenceId, Slice, Step};
@@ -39,8 +39,9 @@ pub(super) struct Job {
 
 /// All that the thread has.
 pub(super) struct Worker {
-    model: Arc<Model>,
-    executable: Box<dyn Executable>,
+    loader: Loader,
+    /// `None` from a failure of the device to the next step.
+    executable: Option<Box<dyn Executable>>,
     scheduler: Scheduler,
     pace: Pace,
     /// The parts of prompts that are in work.
@@ -101,6 +102,7 @@ impl BatchData {
             tokens: &self.tokens,
             sequences: &sequences,
             outputs: &self.outputs,
+            input: &[],
         })
     }
 }
@@ -240,18 +242,19 @@ impl Request {
 
 impl Worker {
     pub(super) fn new(
-        model: Arc<Model>,
+        loader: Loader,
         executable: Box<dyn Executable>,
         scheduler: Scheduler,
         shared_stats: Arc<Mutex<EngineStats>>,
     ) -> Worker {
         let stats = EngineStats {
-            n_blocks: executable.limits().n_kv_blocks,
+            n_blocks: loader.limits.n_kv_blocks,
+            is_on_fallback: loader.is_on_fallback,
             ..EngineStats::default()
         };
         Worker {
-            model,
-            executable,
+            loader,
+            executable: Some(executable),
             scheduler,
             pace: Pace::default(),
             prompts: None,
@@ -452,7 +455,7 @@ impl Worker {
             let start = Instant::now();
             let batch = BatchData::new(&step, &self.scheduler);
             let logits = self.compute(&step, |executable| {
-                batch.with(|batch| Some(executable.run(batch).to_vec()))
+                batch.with(|batch| Ok(Some(executable.run(batch)?.to_vec())))
             });
             if self.finish_step(&step, logits) {
                 self.pace.decoded(n_decoding, start.elapsed());
@@ -468,7 +471,9 @@ impl Worker {
     fn go_on_with_prompts(&mut self, time: Duration) -> bool {
         if self.prompts.is_some() && !self.scheduler.has_work() {
             // Nobody wants them any more, or another sequence took their blocks.
-            self.executable.abandon();
+            if let Some(executable) = &mut self.executable {
+                executable.abandon();
+            }
             self.prompts = None;
         }
         let Some(mut prompts) = self.prompts.take().or_else(|| self.begin_prompts(time)) else {
@@ -478,7 +483,7 @@ impl Worker {
         let Prompts { step, batch, .. } = &prompts;
         // Copies are only for the first time.
         let logits = self.compute(step, |executable| {
-            batch.with(|batch| executable.run_for(batch, time).map(<[f32]>::to_vec))
+            batch.with(|batch| Ok(executable.run_for(batch, time)?.map(<[f32]>::to_vec)))
         });
         self.pace.prompts_took(start.elapsed());
         prompts.time += start.elapsed();
@@ -496,7 +501,8 @@ impl Worker {
     }
 
     fn begin_prompts(&mut self, time: Duration) -> Option<Prompts> {
-        let max_tokens = self.pace.max_tokens(time, self.executable.can_pause());
+        let can_pause = self.executable.as_ref().is_some_and(|e| e.can_pause());
+        let max_tokens = self.pace.max_tokens(time, can_pause);
         let step = self.scheduler.schedule_prompts(max_tokens);
         for &(id, n_cached) in &step.started {
             if let Some(request) = self.requests.get_mut(&id) {
@@ -519,49 +525,76 @@ impl Worker {
         })
     }
 
+    /// Ends the requests of a step that failed. The others are computed again, since nobody knows what
+    /// the cache holds.
+    fn step_failed(&mut self, step: &Step, error: &EngineError) {
+        self.stats.n_failed_steps += 1;
+        if let EngineError::Device(error) = error {
+            self.stats.n_device_failures += 1;
+            if self.loader.failed(error) {
+                self.executable = None;
+            }
+        }
+        for slice in &step.slices {
+            let id = self.request_of(slice.id);
+            self.fail(id, error.clone());
+        }
+        self.scheduler.forget_cache();
+    }
+
+    /// Loads the program again, if its device has failed.
+    fn load(&mut self) -> Result<(), EngineError> {
+        if self.executable.is_none() {
+            self.executable = Some(self.loader.load().map_err(not_loaded)?);
+            self.stats.n_reloads += 1;
+            self.stats.is_on_fallback = self.loader.is_on_fallback;
+            // What was measured was another device, or another state of it.
+            self.pace = Pace::default();
+        }
+        Ok(())
+    }
+
     fn request_of(&self, sequence: SequenceId) -> SequenceId {
         self.sequences
             .get(&sequence)
             .map_or(sequence, |(id, _)| *id)
     }
 
-    /// Copies the blocks that a step wants to be copied, and runs it. `Err`: what the backend said when
-    /// it panicked.
+    /// Copies the blocks that a step wants to be copied, and runs it: on a device that has failed,
+    /// once the program is loaded again.
     fn compute(
         &mut self,
         step: &Step,
-        run: impl FnOnce(&mut dyn Executable) -> Option<Vec<f32>>,
-    ) -> Result<Option<Vec<f32>>, String> {
-        let executable = &mut *self.executable;
+        run: impl FnOnce(&mut dyn Executable) -> Result<Option<Vec<f32>>, DeviceError>,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        self.load()?;
+        let executable = &mut **self.executable.as_mut().expect("loaded above");
         let run = || {
             for &(from, to) in &step.copies {
-                executable.copy_block(from, to);
+                executable.copy_block(from, to)?;
             }
             run(executable)
         };
-        catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
+        let logits = catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-            text.unwrap_or("panic without a message").to_owned()
-        })
+            EngineError::Failed(text.unwrap_or("panic without a message").to_owned())
+        })?;
+        logits.map_err(EngineError::Device)
     }
 
     /// Deals with the logits of a step, or fails its requests; whether it was computed.
-    fn finish_step(&mut self, step: &Step, logits: Result<Option<Vec<f32>>, String>) -> bool {
+    fn finish_step(&mut self, step: &Step, logits: Result<Option<Vec<f32>>, EngineError>) -> bool {
         let logits = match logits {
             Ok(logits) => logits.unwrap_or_default(),
-            Err(message) => {
-                self.stats.n_failed_steps += 1;
-                for slice in &step.slices {
-                    let id = self.request_of(slice.id);
-                    self.fail(id, EngineError::Failed(message.clone()));
-                }
+            Err(error) => {
+                self.step_failed(step, &error);
                 return false;
             }
         };
         self.stats.n_steps += 1;
         self.scheduler.complete(step);
-        let vocab_size = self.model.hparams().vocab_size;
+        let vocab_size = self.loader.model.hparams().vocab_size;
         let mut rows = logits.chunks(vocab_size);
         for slice in &step.slices {
             let rows: Vec<&[f32]> = rows.by_ref().take(slice.n_outputs).collect();

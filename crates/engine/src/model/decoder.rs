@@ -249,6 +249,7 @@ impl Decoder {
         }
         x = scaled(&mut b, x, h.embedding_scale);
         for i in 0..h.n_layers {
+            b.begin_layer();
             let is_local = match &h.local_layers {
                 Some(local_layers) => local_layers[i],
                 None => (self.is_local)(i),

@@ -79,6 +79,7 @@ fn build(h: &HParams, weights: &Weights, _context: usize) -> Result<Program, Loa
 
     let mut x = b.embed(table);
     for i in 0..h.n_layers {
+        b.begin_layer();
         let name = |name: &str| format!("blk.{i}.{name}");
         let (norm, bias) = with_bias(&mut b, &name("attn_norm"));
         let normed = b.layer_norm(x, norm, bias, h.norm_eps);

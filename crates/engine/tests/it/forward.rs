@@ -12,9 +12,9 @@ use crate::tiny::{Tensor, Tiny, write};
 use crate::variants::{Variant, split_experts};
 
 /// Float sums may be taken in another order.
-const TOLERANCE: f32 = 1e-5;
+pub(crate) const TOLERANCE: f32 = 1e-5;
 
-const TEXT: [u32; 21] = [
+pub(crate) const TEXT: [u32; 21] = [
     1, 260, 270, 261, 3, 284, 259, 259, 100, 2, 0, 263, 264, 280, 281, 282, 5, 6, 7, 270, 260,
 ];
 
@@ -29,7 +29,7 @@ const SKIPS: [&[&str]; 7] = [
     &["attn_qkv.weight"],
 ];
 
-fn for_each_variant(check: impl Fn(&Tiny)) {
+pub(crate) fn for_each_variant(check: impl Fn(&Tiny)) {
     for architecture in ARCHITECTURES {
         let mut seen: Vec<Vec<String>> = Vec::new();
         for skip in SKIPS {
@@ -99,7 +99,7 @@ fn the_cpu_backend_agrees_with_the_reference() {
 }
 
 /// A GPU, or `None` with a note where there is none and `MINERVA_REQUIRE_GPU` asks for none.
-fn gpu() -> Option<GpuBackend> {
+pub(crate) fn gpu() -> Option<GpuBackend> {
     match GpuBackend::new(&GpuOptions::default()) {
         Ok(backend) => Some(backend),
         Err(error @ OpenError::NoAdapter { .. }) => {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minerva_compute::cpu::CpuOptions;
-use minerva_compute::{Backend, CpuBackend, ReferenceBackend};
+use minerva_compute::{CpuBackend, ReferenceBackend};
 use minerva_engine::model::ARCHITECTURES;
 use minerva_engine::sampler::{SamplingParams, TokenLogprobs};
 use minerva_engine::{
-    Completion, Deadlines, Done, Engine, EngineError, EngineOptions, Event, FinishReason,
+    Backends, Completion, Deadlines, Done, Engine, EngineError, EngineOptions, Event, FinishReason,
     GenerateConfig, GenerateRequest, RequestError, TimeoutPhase, Token,
 };
 
@@ -16,10 +16,10 @@ use crate::tiny::{FIRST_LETTER, Random, Tiny};
 use crate::wait_until;
 
 fn start(options: &EngineOptions) -> Engine {
-    start_on(&ReferenceBackend, options)
+    start_on(Arc::new(ReferenceBackend), options)
 }
 
-fn start_on(backend: &dyn Backend, options: &EngineOptions) -> Engine {
+fn start_on(backend: impl Into<Backends>, options: &EngineOptions) -> Engine {
     let model = Tiny::new(&ARCHITECTURES[0], &[]).open().unwrap();
     Engine::start(Arc::new(model), backend, options).unwrap()
 }
@@ -657,10 +657,10 @@ fn the_same_text_whatever_the_company() {
     let backend = CpuBackend::new(&CpuOptions {
         threads: Some(2),
         ..CpuOptions::default()
-    })
-    .unwrap();
+    });
+    let backend = Arc::new(backend.unwrap());
     let alone = start_on(
-        &backend,
+        backend.clone(),
         &EngineOptions {
             context: Some(128),
             ..EngineOptions::default()
@@ -676,7 +676,7 @@ fn the_same_text_whatever_the_company() {
         .collect();
     for (batch_tokens, max_sequences, cache_tokens) in [(512, 32, None), (24, 8, Some(160))] {
         let engine = start_on(
-            &backend,
+            backend.clone(),
             &EngineOptions {
                 context: Some(128),
                 batch_tokens,

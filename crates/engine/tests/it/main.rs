@@ -4,10 +4,12 @@ mod files;
 mod tiny;
 mod variants;
 
+mod faults;
 mod forward;
 mod generate;
 mod loading;
 mod models;
+mod split;
 mod verify;
 
 /// Waits for what another thread does; what never happens fails a test instead of holding it up.

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use minerva_compute::{Backend, CpuBackend, cpu::CpuOptions};
+use minerva_compute::{
+    Backend, BackendError, CpuBackend, DType, DeviceMemory, Executable, Limits, Memory, OnDevice,
+    Program, cpu::CpuOptions,
+};
 use minerva_engine::chat::renderer::in_process;
 use minerva_engine::model::ARCHITECTURES;
 use minerva_engine::{
-    EngineOptions, GenerateConfig, MemoryPlan, Model, ModelConfig, ModelState, Models, ModelsError,
+    Backends, EngineOptions, GenerateConfig, MemoryPlan, Model, ModelConfig, ModelState, Models,
+    ModelsError,
 };
 
 use crate::files::TempFile;
@@ -131,7 +135,7 @@ fn pinned_models_stay_and_what_cannot_fit_is_refused() {
     let error = models.blocking_get("m1").unwrap_err();
     let needed = setup.n_bytes;
     let wanted = format!(
-        "the model needs {needed} bytes, expected at most 0 of the budget of {needed} \
+        "the model needs {needed} bytes of the machine's memory, expected at most 0 of the budget of {needed} \
          ({needed} are pinned)"
     );
     assert_eq!(error.to_string(), wanted);
@@ -249,4 +253,90 @@ fn many_users_of_many_models() {
     assert!(list.iter().all(|status| status.n_users == 0));
     let bytes: u64 = list.iter().map(|status| status.n_bytes).sum();
     assert!(bytes <= models.budget_bytes());
+}
+
+/// The processor as a device with so many bytes of its own, as far as plans go.
+struct Device {
+    backend: Arc<dyn Backend>,
+    budget_bytes: u64,
+}
+
+impl Backend for Device {
+    fn description(&self) -> String {
+        "device".into()
+    }
+
+    fn kernel(&self, dtype: DType) -> String {
+        self.backend.kernel(dtype)
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        Some(DeviceMemory {
+            budget_bytes: Some(self.budget_bytes),
+            is_shared: false,
+        })
+    }
+
+    fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
+        let memory = self.backend.plan(program, limits)?;
+        let weights = program.weights().iter().map(|w| w.bytes().len() as u64);
+        Ok(Memory {
+            kv_bytes: 0,
+            scratch_bytes: 0,
+            device: OnDevice {
+                n_layers: program.n_layers(),
+                weights_bytes: weights.sum(),
+                kv_bytes: memory.kv_bytes as u64,
+                scratch_bytes: memory.scratch_bytes as u64,
+            },
+        })
+    }
+
+    fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
+        self.backend.load(program, limits)
+    }
+}
+
+#[test]
+fn a_device_has_a_budget_of_its_own() {
+    let setup = Setup::new(2);
+    let on_device = |budget_bytes| {
+        Arc::new(Device {
+            backend: setup.backend.clone(),
+            budget_bytes,
+        })
+    };
+    let model = Model::open(&setup.files[0].path).unwrap();
+    let plan = MemoryPlan::new(&model, &*on_device(0), &EngineOptions::default()).unwrap();
+    let needed = plan.device.total_bytes();
+    assert!(needed > 0 && plan.total_bytes() < needed / 2, "{plan:?}");
+    // The machine has room for many, the device for one.
+    let budget = 10 * setup.n_bytes;
+    let configs = || setup.configs(|_, _| {});
+    let models = Models::new(on_device(needed), in_process, budget, configs()).unwrap();
+    drop(models.blocking_get("m0").unwrap());
+    let status = models.status("m0").unwrap();
+    assert_eq!(
+        (status.n_device_bytes, status.n_bytes),
+        (needed, plan.total_bytes())
+    );
+    assert_eq!(status.device.as_deref(), Some("device"));
+    drop(models.blocking_get("m1").unwrap());
+    assert_eq!(states(&models), [Unloaded, Ready]);
+    let models = Models::new(on_device(needed - 1), in_process, budget, configs()).unwrap();
+    let error = models.blocking_get("m0").unwrap_err().to_string();
+    let wanted = format!(
+        "the model needs {needed} bytes of the device's memory, expected at most {0} of the budget of \
+         {0} (0 are pinned)",
+        needed - 1
+    );
+    assert_eq!(error, wanted);
+    // A fallback needs room too, before it is needed.
+    let backends = Backends {
+        first: on_device(needed),
+        fallback: Some(setup.backend.clone()),
+    };
+    let models = Models::new(backends, in_process, setup.n_bytes - 1, configs()).unwrap();
+    let error = models.blocking_get("m0").unwrap_err().to_string();
+    assert!(error.contains("of the machine's memory"), "{error}");
 }

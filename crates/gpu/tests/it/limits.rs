@@ -1,12 +1,12 @@
 //! What the device's limits and other sequences do to a program: nothing but what is said.
 
+use minerva_compute::conformance::{TOLERANCE, error};
 use minerva_compute::{
     AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError, Executable, KvType,
     KvTypes, Limits, Program, ReferenceBackend, Sequence, Weight,
 };
 use minerva_gpu::GpuOptions;
-use minerva_gpu::conformance::{TOLERANCE, error};
-use minerva_gpu::speed::{Size, speed};
+use minerva_gpu::speed::{Size, copy_speed, speed};
 
 use crate::open;
 
@@ -76,9 +76,10 @@ fn three_sequences(model: &mut dyn Executable) -> Vec<f32> {
             sequence(3, 0, &[0]),
         ],
         outputs: &[0, 18, 21],
+        input: &[],
     };
-    let mut logits = model.run(&first).to_vec();
-    model.copy_block(9, 11);
+    let mut logits = model.run(&first).unwrap().to_vec();
+    model.copy_block(9, 11).unwrap();
     let second = Batch {
         tokens: &tokens[..5],
         sequences: &[
@@ -87,14 +88,15 @@ fn three_sequences(model: &mut dyn Executable) -> Vec<f32> {
             sequence(1, 3, &[0]),
         ],
         outputs: &[0, 3, 4],
+        input: &[],
     };
-    logits.extend_from_slice(model.run(&second));
+    logits.extend_from_slice(model.run(&second).unwrap());
     // A step whose logits nobody wants.
     let third = Batch {
         outputs: &[],
         ..second
     };
-    assert_eq!(model.run(&third), []);
+    assert_eq!(model.run(&third).unwrap(), []);
     logits
 }
 
@@ -132,14 +134,16 @@ fn tensors_above_the_binding_limit_are_cut() {
             blocks: &[2],
         }],
         outputs: &[0, 1, 2],
+        input: &[],
     };
     let want = ReferenceBackend
         .load(program(), limits)
         .unwrap()
         .run(&batch)
+        .unwrap()
         .to_vec();
     let mut model = backend.load(program(), limits).unwrap();
-    let error = error(model.run(&batch), &want);
+    let error = error(model.run(&batch).unwrap(), &want);
     assert!(error < TOLERANCE, "error {error:e}");
 }
 
@@ -165,8 +169,11 @@ fn what_does_not_fit_is_refused_with_numbers() {
     };
     let memory = backend.plan(&program(), LIMITS).unwrap();
     let weights = 4 * (2 * VOCAB * DIM + 4 * DIM * DIM);
-    let wanted = weights + memory.kv_bytes + memory.scratch_bytes;
-    assert_eq!((wanted_bytes, available_bytes), (wanted as u64, 1 << 20));
+    assert_eq!(memory.device.weights_bytes, weights as u64);
+    let wanted = memory.device.total_bytes();
+    assert_eq!((wanted_bytes, available_bytes), (wanted, 1 << 20));
+    // The processor has nothing of it.
+    assert_eq!((memory.kv_bytes, memory.scratch_bytes), (0, 0));
 }
 
 #[test]
@@ -239,9 +246,10 @@ fn random_steps_agree_with_the_reference() {
             tokens: &tokens,
             sequences: &sequences,
             outputs: &outputs,
+            input: &[],
         };
-        let want = reference.run(&batch).to_vec();
-        let got = gpu.run(&batch);
+        let want = reference.run(&batch).unwrap().to_vec();
+        let got = gpu.run(&batch).unwrap();
         if !outputs.is_empty() {
             let error = error(got, &want);
             assert!(error < 1e-6, "step {step}: error {error:e}");
@@ -255,10 +263,12 @@ fn products_are_measured() {
         return;
     };
     let size = Size {
-        width: 256,
+        shape: (256, 512),
         bytes: 1 << 16,
         duration: std::time::Duration::ZERO,
     };
+    let copied = copy_speed(&backend, size).unwrap();
+    assert!(copied.is_finite() && copied > 0.0);
     for dtype in [DType::F16, DType::Q4K] {
         let speed = speed(&backend, dtype, size).unwrap();
         assert!(speed.bytes_per_s.is_finite() && speed.bytes_per_s > 0.0);

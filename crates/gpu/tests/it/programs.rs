@@ -1,7 +1,7 @@
 //! Programs on the device against the reference backend.
 
+use minerva_compute::conformance::cases;
 use minerva_gpu::GpuOptions;
-use minerva_gpu::conformance::cases;
 
 use crate::open;
 

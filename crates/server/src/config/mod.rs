@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use minerva_compute::{KvType, KvTypeError};
+use minerva_compute::{DeviceLayers, KvType, KvTypeError};
 use serde::{Deserialize, Serialize};
 
 use crate::conversations::Bounds;
@@ -47,6 +47,15 @@ pub struct ServerConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
+    /// What computes: `cpu`, `gpu`, `auto`, or a part of an adapter's name.
+    pub device: String,
+    /// Layers on the GPU, from the first on.
+    pub gpu_layers: GpuLayers,
+    /// Bytes of the GPU's memory for all loaded models; nine tenths of what its driver says if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_bytes: Option<u64>,
+    /// What a model is loaded on once its device has failed.
+    pub device_fallback: DeviceFallback,
     /// Bytes for all loaded models, their caches and scratch memory; nine tenths of the machine's
     /// if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +93,49 @@ impl From<CacheType> for String {
     fn from(cache_type: CacheType) -> String {
         cache_type.0.name().to_owned()
     }
+}
+
+/// Layers on the GPU, as the file writes them: a number, `all` or `auto`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "NumberOrWord", into = "NumberOrWord")]
+pub struct GpuLayers(pub DeviceLayers);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum NumberOrWord {
+    Number(usize),
+    Word(String),
+}
+
+impl From<GpuLayers> for NumberOrWord {
+    fn from(layers: GpuLayers) -> NumberOrWord {
+        match layers.0 {
+            DeviceLayers::First(n) => NumberOrWord::Number(n),
+            word => NumberOrWord::Word(word.to_string()),
+        }
+    }
+}
+
+impl TryFrom<NumberOrWord> for GpuLayers {
+    type Error = String;
+
+    fn try_from(value: NumberOrWord) -> Result<GpuLayers, String> {
+        Ok(GpuLayers(match value {
+            NumberOrWord::Number(n) => DeviceLayers::First(n),
+            NumberOrWord::Word(word) => word.parse()?,
+        }))
+    }
+}
+
+/// What a model is loaded on once its device has failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceFallback {
+    /// The same device, opened again.
+    #[default]
+    None,
+    /// The processor, until the model is unloaded.
+    Cpu,
 }
 
 /// How requests are read.
@@ -349,6 +401,10 @@ impl Responses {
 impl Default for EngineSettings {
     fn default() -> Self {
         Self {
+            device: "cpu".into(),
+            gpu_layers: GpuLayers::default(),
+            gpu_memory_bytes: None,
+            device_fallback: DeviceFallback::None,
             memory_bytes: None,
             context: None,
             parallel: 4,

@@ -26,8 +26,12 @@ pub struct Setting {
 enum Kind {
     /// A whole number in a range.
     Integer { min: i64, max: i64 },
+    /// A number of layers, `all` or `auto`.
+    Layers,
     /// One of these words.
     Word(&'static [&'static str]),
+    /// Text that is not empty.
+    Text,
     /// A path that is not empty.
     Path,
     /// An IP address or `localhost`.
@@ -191,6 +195,41 @@ pub const SETTINGS: &[Setting] = &[
         help: "Longest time from a request to the end of its answer, in the same way",
         is_reloaded: true,
         kind: Kind::Integer { min: 0, max: 86400 },
+    },
+    Setting {
+        key: "engine.device",
+        flag: "device",
+        value_name: "DEVICE",
+        help: "What computes: cpu; gpu, the best adapter; auto, a GPU where there is one; or a part of an adapter's name (minerva devices lists them)",
+        is_reloaded: false,
+        kind: Kind::Text,
+    },
+    Setting {
+        key: "engine.gpu_layers",
+        flag: "gpu-layers",
+        value_name: "LAYERS",
+        help: "Layers on the GPU, from the first on, with the rest on the processor: all, auto (as many as its memory holds) or a number",
+        is_reloaded: false,
+        kind: Kind::Layers,
+    },
+    Setting {
+        key: "engine.gpu_memory_bytes",
+        flag: "gpu-memory-budget",
+        value_name: "BYTES",
+        help: "Memory of the GPU for loaded models [default: 90% of what its driver says]",
+        is_reloaded: false,
+        kind: Kind::Integer {
+            min: 1,
+            max: i64::MAX,
+        },
+    },
+    Setting {
+        key: "engine.device_fallback",
+        flag: "device-fallback",
+        value_name: "DEVICE",
+        help: "What a model is loaded on once its device has failed: none (the device, opened again), cpu (until it is unloaded)",
+        is_reloaded: false,
+        kind: Kind::Word(&["none", "cpu"]),
     },
     Setting {
         key: "engine.memory_bytes",
@@ -358,7 +397,7 @@ impl Setting {
     pub(super) fn parse(&self, text: &str) -> Value {
         match self.kind {
             // What is no number stays text, which `check` refuses.
-            Kind::Integer { .. } => text
+            Kind::Integer { .. } | Kind::Layers => text
                 .parse()
                 .map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
             Kind::HostNames | Kind::Origins => Value::Array(
@@ -368,7 +407,7 @@ impl Setting {
                     .map(|part| Value::String(part.to_owned()))
                     .collect(),
             ),
-            Kind::Word(_) | Kind::Path | Kind::Host => Value::String(text.to_owned()),
+            Kind::Word(_) | Kind::Text | Kind::Path | Kind::Host => Value::String(text.to_owned()),
         }
     }
 
@@ -376,8 +415,10 @@ impl Setting {
     pub(super) fn check(&self, value: &Value) -> Result<(), String> {
         let is_right = match (&self.kind, value) {
             (Kind::Integer { min, max }, Value::Integer(n)) => (min..=max).contains(&n),
+            (Kind::Layers, Value::Integer(n)) => *n >= 0,
+            (Kind::Layers, Value::String(word)) => word == "all" || word == "auto",
             (Kind::Word(words), Value::String(word)) => words.contains(&word.as_str()),
-            (Kind::Path, Value::String(path)) => !path.is_empty(),
+            (Kind::Text | Kind::Path, Value::String(text)) => !text.is_empty(),
             (Kind::Host, Value::String(host)) => parse_host(host).is_some(),
             (Kind::HostNames, Value::Array(names)) => all(names, is_host_name),
             (Kind::Origins, Value::Array(origins)) => all(origins, is_origin),
@@ -388,7 +429,9 @@ impl Setting {
         }
         Err(match &self.kind {
             Kind::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::Layers => "a number of layers, all or auto".to_owned(),
             Kind::Word(words) => format!("one of {}", words.join(", ")),
+            Kind::Text => "a name".to_owned(),
             Kind::Path => "a path".to_owned(),
             Kind::Host => "an IP address or localhost".to_owned(),
             Kind::HostNames => "a list of host names without ports, or *".to_owned(),

@@ -422,6 +422,7 @@ mod tests {
         config.auth.keys_file = Some("f".into());
         config.auth.shared_keys = Some("s".into());
         config.engine.memory_bytes = Some(1);
+        config.engine.gpu_memory_bytes = Some(1);
         config.engine.context = Some(2);
         config.engine.cache_tokens = Some(2);
         let table = Table::try_from(&config).unwrap();

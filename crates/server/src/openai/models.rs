@@ -30,6 +30,10 @@ pub(crate) struct ModelObject {
     pub(crate) state: &'static str,
     /// Most tokens of a prompt and its answer; what follows is null until it is loaded.
     pub(crate) context_window: Option<usize>,
+    /// What computes it.
+    pub(crate) device: Option<String>,
+    /// Whether its device has failed, and another one computes it.
+    pub(crate) is_on_fallback: Option<bool>,
     /// Answers that are computed at once.
     pub(crate) max_parallel: usize,
     /// The kind of model.
@@ -42,4 +46,6 @@ pub(crate) struct ModelObject {
     pub(crate) size_bytes: Option<u64>,
     /// Bytes that it takes of the budget.
     pub(crate) memory_bytes: u64,
+    /// Bytes that it takes of the device's memory.
+    pub(crate) device_memory_bytes: u64,
 }

@@ -89,6 +89,8 @@ fn object(status: &ModelStatus) -> ModelObject {
         aliases: status.config.aliases.clone(),
         state: status.state.name(),
         context_window: status.context,
+        device: status.device.clone(),
+        is_on_fallback: status.stats.map(|stats| stats.is_on_fallback),
         max_parallel: status.config.options.max_sequences,
         architecture: info.map(|info| info.architecture),
         parameters: info.map(|info| info.n_parameters),
@@ -96,5 +98,6 @@ fn object(status: &ModelStatus) -> ModelObject {
         quantization: info.and_then(|info| Some(info.types.first()?.ggml_type.name())),
         size_bytes: info.map(|info| info.file_bytes),
         memory_bytes: status.n_bytes,
+        device_memory_bytes: status.n_device_bytes,
     }
 }

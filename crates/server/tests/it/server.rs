@@ -15,12 +15,14 @@ use axum::{Extension, Json};
 use futures_util::stream;
 use minerva_compute::cpu::CpuOptions;
 use minerva_compute::{
-    Backend, BackendError, Batch, CpuBackend, DType, Executable, Limits, Memory, Program,
+    Backend, BackendError, Batch, CpuBackend, DType, DeviceError, Executable, Limits, Memory,
+    Program,
 };
+use minerva_engine::Backends;
 use minerva_engine::chat::renderer::in_process;
 use minerva_server::{
-    Access, ApiError, ApiJson, AppState, Caller, Clock, KeyLimits, KeyStore, Loaded, NewKey,
-    ROUTES, Route, Scope, ServeError, Server, TokensUsed, open_models, router_of,
+    Access, ApiError, ApiJson, AppState, Caller, Clock, DeviceFallback, KeyLimits, KeyStore,
+    Loaded, NewKey, ROUTES, Route, Scope, ServeError, Server, TokensUsed, open_models, router_of,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -172,20 +174,22 @@ impl Answer {
     }
 }
 
-/// The backend, whose steps panic when they are told to.
+/// The backend, whose steps panic or fail when they are told to.
 struct Faulty {
     backend: CpuBackend,
     is_faulty: Arc<AtomicBool>,
+    is_lost: Arc<AtomicBool>,
 }
 
 struct FaultyProgram {
     program: Box<dyn Executable>,
     is_faulty: Arc<AtomicBool>,
+    is_lost: Arc<AtomicBool>,
 }
 
 impl Backend for Faulty {
     fn description(&self) -> String {
-        self.backend.description()
+        "GPU".into()
     }
 
     fn kernel(&self, dtype: DType) -> String {
@@ -200,18 +204,22 @@ impl Backend for Faulty {
         Ok(Box::new(FaultyProgram {
             program: self.backend.load(program, limits)?,
             is_faulty: Arc::clone(&self.is_faulty),
+            is_lost: Arc::clone(&self.is_lost),
         }))
     }
 }
 
 impl Executable for FaultyProgram {
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
+        if self.is_lost.swap(false, Ordering::SeqCst) {
+            return Err(DeviceError::Lost("told to go".into()));
+        }
         assert!(!self.is_faulty.load(Ordering::SeqCst), "told to fail");
         self.program.run(batch)
     }
 
-    fn copy_block(&mut self, from: u32, to: u32) {
-        self.program.copy_block(from, to);
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
+        self.program.copy_block(from, to)
     }
 
     fn limits(&self) -> Limits {
@@ -231,6 +239,8 @@ pub(crate) struct TestServer {
     pub(crate) folder: Folder,
     /// While it is set, every step panics.
     pub(crate) is_faulty: Arc<AtomicBool>,
+    /// Once it is set, the next step loses the device.
+    pub(crate) is_lost: Arc<AtomicBool>,
     now_ms: Arc<AtomicU64>,
     agent: ureq::Agent,
     running: Option<JoinHandle<Result<(), ServeError>>>,
@@ -258,16 +268,29 @@ impl TestServer {
             .build()
             .unwrap();
         let clock = Clock::Manual(Arc::clone(&now_ms));
-        let backend = CpuBackend::new(&CpuOptions {
-            threads: Some(1),
-            ..CpuOptions::default()
-        });
-        let is_faulty = Arc::new(AtomicBool::new(false));
-        let backend = Faulty {
-            backend: backend.unwrap(),
-            is_faulty: Arc::clone(&is_faulty),
+        let cpu = || {
+            let options = CpuOptions {
+                threads: Some(1),
+                ..CpuOptions::default()
+            };
+            CpuBackend::new(&options).unwrap()
         };
-        let models = open_models(&settings.config, Arc::new(backend), in_process).unwrap();
+        let is_faulty = Arc::new(AtomicBool::new(false));
+        let is_lost = Arc::new(AtomicBool::new(false));
+        let faulty = Faulty {
+            backend: cpu(),
+            is_faulty: Arc::clone(&is_faulty),
+            is_lost: Arc::clone(&is_lost),
+        };
+        let fallback: Option<Arc<dyn Backend>> = match settings.config.engine.device_fallback {
+            DeviceFallback::None => None,
+            DeviceFallback::Cpu => Some(Arc::new(cpu())),
+        };
+        let backends = Backends {
+            first: Arc::new(faulty),
+            fallback,
+        };
+        let models = open_models(&settings.config, backends, in_process).unwrap();
         let state = AppState::new(settings, clock, models).unwrap();
         let server = runtime.block_on(Server::bind(state.clone())).unwrap();
         let address = server.address();
@@ -284,6 +307,7 @@ impl TestServer {
             store,
             folder,
             is_faulty,
+            is_lost,
             now_ms,
             agent,
             running: Some(running),

@@ -1,6 +1,6 @@
 //! What an execution will take, computed without taking it.
 
-use crate::backend::{BackendError, Limits, Memory};
+use crate::backend::{BackendError, Limits, Memory, OnDevice};
 use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Plan, TILE, lower};
 use crate::cpu::ops::float_matmul::ROWS;
@@ -43,6 +43,7 @@ pub(in crate::cpu) fn plan(
     Ok(Memory {
         kv_bytes: limits.n_kv_blocks.saturating_mul(block_bytes),
         scratch_bytes: parts.into_iter().fold(0, usize::saturating_add),
+        device: OnDevice::default(),
     })
 }
 

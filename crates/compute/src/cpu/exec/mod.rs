@@ -20,7 +20,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::backend::{BackendError, Batch, Executable, KV_BLOCK_LEN, Limits, Memory};
+use crate::backend::{
+    BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Memory, OnDevice,
+    ProgramWidths,
+};
 use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Slot, SlotShape, Step, TILE, lower};
@@ -55,7 +58,7 @@ struct Core {
     pool: Arc<Pool>,
     plan: Plan,
     limits: Limits,
-    vocab_size: usize,
+    widths: ProgramWidths,
     ropes: Vec<Rope>,
     caches: Vec<LayerCache>,
     scratch: Vec<Mutex<Scratch>>, // one for each thread
@@ -167,6 +170,7 @@ struct Line(AtomicUsize);
 struct Work {
     max_cut_units: usize,
     tokens: Vec<u32>,
+    input: Vec<f32>,       // of each token, where the program begins with rows
     positions: Vec<usize>, // of each token
     outputs: Vec<u32>,
     sequences: Vec<(usize, Vec<u32>)>, // first token, blocks
@@ -260,7 +264,7 @@ pub(super) fn load(
             kernels: backend.kernels,
             pool: backend.pool.clone(),
             limits,
-            vocab_size: program.vocab_size(),
+            widths: ProgramWidths::of(program),
             ropes: program.ropes.clone(),
             caches,
             scratch,
@@ -335,7 +339,7 @@ impl Pass {
     }
 
     fn begin(&mut self, core: &Core, batch: &Batch<'_>) {
-        batch.check(&core.limits, core.vocab_size);
+        batch.check(&core.limits, &core.widths);
         self.work.set(batch, core.plan.max_kv_heads);
         let n_turns = match core.ropes.is_empty() {
             true => 0,
@@ -371,11 +375,13 @@ impl Pass {
         self.next_step.is_none()
     }
 
-    /// The logits of a batch that has ended.
-    fn logits(&self, core: &Core) -> &[f32] {
-        let len = self.work.outputs.len() * core.vocab_size;
+    /// What a batch that has ended gives.
+    fn result(&self, core: &Core) -> &[f32] {
+        let result = core.plan.result;
+        let n_rows = Run { core, pass: self }.n_rows(result);
+        let len = n_rows * core.plan.slots[result].width;
         // SAFETY: no run is going on, and the next one needs `&mut self`.
-        unsafe { self.slots[core.plan.logits].f32.get(0..len) }
+        unsafe { self.slots[result].f32.get(0..len) }
     }
 
     fn scratch_bytes(&self) -> usize {
@@ -412,7 +418,7 @@ impl Stop<'_> {
 }
 
 impl Executable for Executor {
-    fn run(&mut self, batch: &Batch<'_>) -> &[f32] {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
         let is_short = batch.tokens.len().max(batch.outputs.len()) <= self.core.limits.max_between;
         let pass = match is_short {
             true => &mut self.short,
@@ -420,16 +426,20 @@ impl Executable for Executor {
         };
         pass.begin(&self.core, batch);
         pass.go_on(&self.core, None);
-        pass.logits(&self.core)
+        Ok(pass.result(&self.core))
     }
 
-    fn run_for(&mut self, batch: &Batch<'_>, time: Duration) -> Option<&[f32]> {
+    fn run_for(
+        &mut self,
+        batch: &Batch<'_>,
+        time: Duration,
+    ) -> Result<Option<&[f32]>, DeviceError> {
         let deadline = Instant::now() + time;
         if self.long.next_step.is_none() {
             self.long.begin(&self.core, batch);
         }
         let has_ended = self.long.go_on(&self.core, Some(deadline));
-        has_ended.then(|| self.long.logits(&self.core))
+        Ok(has_ended.then(|| self.long.result(&self.core)))
     }
 
     fn can_pause(&self) -> bool {
@@ -440,7 +450,7 @@ impl Executable for Executor {
         self.long.next_step = None;
     }
 
-    fn copy_block(&mut self, from: u32, to: u32) {
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
         let n_blocks = self.core.limits.n_kv_blocks;
         assert!((from.max(to) as usize) < n_blocks, "block");
         for tiles in self
@@ -465,6 +475,7 @@ impl Executable for Executor {
                 }
             }
         }
+        Ok(())
     }
 
     fn limits(&self) -> Limits {
@@ -489,6 +500,7 @@ impl Executable for Executor {
         Memory {
             kv_bytes,
             scratch_bytes: scratch.sum::<usize>() + passes,
+            device: OnDevice::default(),
         }
     }
 }
@@ -592,6 +604,8 @@ impl Work {
     fn set(&mut self, batch: &Batch<'_>, max_kv_heads: usize) {
         self.tokens.clear();
         self.tokens.extend(batch.tokens);
+        self.input.clear();
+        self.input.extend(batch.input);
         self.outputs.clear();
         self.outputs.extend(batch.outputs);
         self.positions.clear();
@@ -675,7 +689,8 @@ impl Run<'_> {
             _ => n_rows.div_ceil(TILE),
         };
         match step {
-            Step::Embed { out, .. }
+            Step::Input { out, .. }
+            | Step::Embed { out, .. }
             | Step::RmsNorm { out, .. }
             | Step::LayerNorm { out, .. }
             | Step::Map { out, .. }

@@ -62,6 +62,13 @@ impl Run<'_> {
     pub(super) fn chunk(&self, step: &Step, chunk: usize, scratch: &mut Scratch) {
         let width = |slot: Slot| self.core.plan.slots[slot].width;
         match step {
+            Step::Input { out, quantize } => {
+                let n = width(*out);
+                // SAFETY: see the module's doc; row `chunk`.
+                let y = unsafe { self.row_mut(*out, chunk, 0..n) };
+                y.copy_from_slice(&self.pass.work.input[chunk * n..][..n]);
+                self.quantize_row(*out, chunk, *quantize);
+            }
             Step::Embed {
                 table,
                 out,

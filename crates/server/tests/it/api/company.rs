@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use minerva_server::{KeyLimits, NewKey, Scope};
+use minerva_server::{DeviceFallback, KeyLimits, NewKey, Scope};
 use serde_json::{Value, json};
 
 use super::{ApiServer, chat, chunks, completion, texts};
@@ -158,6 +158,55 @@ fn a_step_that_panics_fails_its_requests_alone() {
     let metrics = server.get("/metrics").text;
     assert!(metrics.contains("\nminerva_panics_total 2\n"), "{metrics}");
     assert_eq!(server.stats().n_blocks_used, 0);
+}
+
+#[test]
+fn a_lost_device_fails_its_requests_and_the_server_goes_on() {
+    for (fallback, device) in [(DeviceFallback::None, "GPU"), (DeviceFallback::Cpu, "CPU")] {
+        let server = ApiServer::endless("lost", |settings| {
+            settings.config.engine.device_fallback = fallback;
+        });
+        let wanted = server.chat(json!({})).json()["choices"].clone();
+        assert_eq!(server.get("/v1/models").json()["data"][0]["device"], "GPU");
+        let mut stream = server.endless_stream("");
+        server.is_lost.store(true, Ordering::SeqCst);
+        let mut last = String::new();
+        loop {
+            match stream.line() {
+                line if line.is_empty() => break,
+                line if line == "\n" => {}
+                line => last = line,
+            }
+        }
+        let error: Value = serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(error["error"]["code"], "device_failed", "{error}");
+        server.is_lost.store(true, Ordering::SeqCst);
+        if fallback == DeviceFallback::None {
+            // The next request too: it is told to try again, and when.
+            let answer = server.chat(json!({}));
+            let message = answer.fails(503, "device_failed");
+            assert!(!message.contains("told to go"), "{message}");
+            assert_eq!(answer.header("retry-after"), "1");
+        }
+        assert_eq!(server.chat(json!({})).json()["choices"], wanted);
+        let model = &server.get("/v1/models").json()["data"][0];
+        assert!(
+            model["device"].as_str().unwrap().starts_with(device),
+            "{model}"
+        );
+        let is_on_fallback = fallback == DeviceFallback::Cpu;
+        assert_eq!(model["is_on_fallback"], is_on_fallback);
+        let metrics = server.get("/metrics").text;
+        let line = format!(
+            "\nminerva_model_on_fallback{{model=\"tiny\"}} {}\n",
+            u8::from(is_on_fallback)
+        );
+        assert!(metrics.contains(&line), "{metrics}");
+        let n_failed = if is_on_fallback { 1 } else { 2 };
+        let line = format!("\nminerva_errors_total{{code=\"device_failed\"}} {n_failed}\n");
+        assert!(metrics.contains(&line), "{metrics}");
+        assert_eq!(server.stats().n_blocks_used, 0);
+    }
 }
 
 #[test]

@@ -1,12 +1,17 @@
-//! What a device must answer: programs over every data type and operation, judged by the reference
-//! backend. The tests run them on the adapter that is there; `minerva selftest` runs them on a
+//! What a backend must answer: programs over every data type and operation, judged by the reference
+//! backend. The tests of every backend run them; `minerva selftest` runs the cases of devices on a
 //! user's machine.
 
-use minerva_compute::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, Builder, DType, Executable,
-    ExpertsSpec, Function, KV_BLOCK_LEN, KvType, KvTypes, Limits, Pairing, Program,
-    ReferenceBackend, Rope, Sequence, Weight, WeightId,
+use crate::backend::{
+    Backend, BackendError, Batch, DeviceError, Executable, KV_BLOCK_LEN, Limits, Sequence,
 };
+use crate::dtype::DType;
+use crate::kv::{KvType, KvTypes};
+use crate::program::{
+    Activation, AttentionSpec, Builder, ExpertsSpec, Function, Pairing, Program, Rope, WeightId,
+};
+use crate::reference::ReferenceBackend;
+use crate::weight::Weight;
 
 /// The largest error of logits against the reference backend: squared difference over squared size.
 /// Both compute in f32, in other orders of sums, so that some 1e-12 is usual.
@@ -23,7 +28,8 @@ pub fn tolerance(kv_types: KvTypes) -> f64 {
     of(kv_types.k).max(of(kv_types.v))
 }
 
-const VOCAB: usize = 50;
+/// Tokens of the programs' vocabularies.
+pub const VOCAB: usize = 50;
 
 /// A program with what is run of it.
 pub struct Case {
@@ -36,19 +42,45 @@ pub struct Case {
 }
 
 /// Why a case failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum Failure {
     /// The program could not be loaded.
-    #[error(transparent)]
-    Load(#[from] BackendError),
+    Load(BackendError),
+    /// The device failed.
+    Run(DeviceError),
     /// The logits are too far from the reference's.
-    #[error("error {found:.1e}, expected below {wanted:.0e}")]
     Error {
         /// What it is.
         found: f64,
         /// What it may be.
         wanted: f64,
     },
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Load(error) => error.fmt(f),
+            Failure::Run(error) => error.fmt(f),
+            Failure::Error { found, wanted } => {
+                write!(f, "error {found:.1e}, expected below {wanted:.0e}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<BackendError> for Failure {
+    fn from(error: BackendError) -> Failure {
+        Failure::Load(error)
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Failure {
+        Failure::Run(error)
+    }
 }
 
 impl Case {
@@ -66,13 +98,12 @@ impl Case {
         // In no order.
         let blocks: Vec<u32> = (0..n_kv_blocks as u32).rev().collect();
         let random = &mut Random(n as u64);
-        let tokens: Vec<u32> = (0..n)
-            .map(|_| (random.next() % self.program.vocab_size() as u64) as u32)
-            .collect();
+        let mut token = || (random.number() % self.program.vocab_size() as u64) as u32;
+        let tokens: Vec<u32> = (0..n).map(|_| token()).collect();
         let mut reference = ReferenceBackend.load(self.program.clone(), limits)?;
-        let want = run(&mut *reference, &tokens, &[n], &blocks);
+        let want = run(&mut *reference, &tokens, &[n], &blocks)?;
         let mut model = backend.load(self.program.clone(), limits)?;
-        let got = run(&mut *model, &tokens, &self.slices, &blocks);
+        let got = run(&mut *model, &tokens, &self.slices, &blocks)?;
         let (found, wanted) = (error(&got, &want), tolerance(self.kv_types));
         match found < wanted {
             true => Ok(found),
@@ -81,8 +112,13 @@ impl Case {
     }
 }
 
-/// Logits of every token.
-fn run(model: &mut dyn Executable, tokens: &[u32], slices: &[usize], blocks: &[u32]) -> Vec<f32> {
+/// Logits of every token of one sequence, run in slices of these lengths.
+pub fn run(
+    model: &mut dyn Executable,
+    tokens: &[u32],
+    slices: &[usize],
+    blocks: &[u32],
+) -> Result<Vec<f32>, DeviceError> {
     let mut logits = Vec::new();
     let mut start = 0;
     for &n in slices {
@@ -96,10 +132,11 @@ fn run(model: &mut dyn Executable, tokens: &[u32], slices: &[usize], blocks: &[u
             tokens: &tokens[start..start + n],
             sequences: &[sequence],
             outputs: &outputs,
-        }));
+            input: &[],
+        })?);
         start += n;
     }
-    logits
+    Ok(logits)
 }
 
 /// Squared difference over squared size; not a number where a logit is none.
@@ -112,10 +149,20 @@ pub fn error(got: &[f32], want: &[f32]) -> f64 {
     differences.sum::<f64>() / size
 }
 
-/// Every case.
+/// Everything that depends on a data type, for one token, a few, and more than one tile of them.
+pub fn products(dtype: DType) -> Case {
+    Case {
+        name: dtype.to_string(),
+        program: one_type(dtype),
+        kv_types: KvTypes::both(KvType::F32),
+        slices: vec![1, 2, 7, 41],
+    }
+}
+
+/// Every case of a device that computes with activations of f32.
 pub fn cases() -> Vec<Case> {
     let f32_cache = KvTypes::both(KvType::F32);
-    let mut cases = Vec::new();
+    let mut cases: Vec<Case> = DType::ALL.iter().map(|&dtype| products(dtype)).collect();
     let mut add = |name: String, program: Program, kv_types, slices: &[usize]| {
         cases.push(Case {
             name,
@@ -124,16 +171,12 @@ pub fn cases() -> Vec<Case> {
             slices: slices.to_vec(),
         });
     };
-    for &dtype in DType::ALL {
-        // One token, a few, and more than one tile.
-        let slices = [1, 2, 7, 41];
-        add(format!("{dtype}"), one_type(dtype), f32_cache, &slices);
-    }
     for &k in KvType::ALL {
         for &v in KvType::ALL {
             let slices = [5, 1, 2, 29];
             let types = KvTypes { k, v };
-            add(format!("cache {k} {v}"), layer(4, 2, 96), types, &slices);
+            let program = heads(4, 2, 96);
+            add(format!("cache {k} {v}"), program, types, &slices);
         }
     }
     for (n_heads, n_kv_heads, head_dim) in [
@@ -148,13 +191,13 @@ pub fn cases() -> Vec<Case> {
         let types = KvTypes::default();
         add(
             format!("{name}, f16"),
-            layer(n_heads, n_kv_heads, head_dim),
+            heads(n_heads, n_kv_heads, head_dim),
             types,
             &[18, 1],
         );
         add(
             name,
-            layer(n_heads, n_kv_heads, head_dim),
+            heads(n_heads, n_kv_heads, head_dim),
             f32_cache,
             &[18, 1],
         );
@@ -162,16 +205,14 @@ pub fn cases() -> Vec<Case> {
     // One token after many: its attention is split into spans.
     for kv_types in [f32_cache, KvTypes::default()] {
         let name = format!("long context {}", kv_types.k);
-        add(name, layer(4, 2, 32), kv_types, &[700, 1, 3]);
+        add(name, heads(4, 2, 32), kv_types, &[700, 1, 3]);
     }
-    for (window, n) in [(1, 40), (5, 40), (300, 600), (256, 600)] {
-        let name = format!("every operation, window {window}");
-        add(
-            name,
-            every_operation(window),
-            f32_cache,
-            &[n - 33, 9, 1, 23],
-        );
+    for dtype in [DType::F32, DType::Q8_0] {
+        for (window, n) in [(1, 40), (5, 40), (300, 600), (256, 600)] {
+            let name = format!("every operation, {dtype}, window {window}");
+            let program = every_operation(dtype, window);
+            add(name, program, f32_cache, &[n - 33, 9, 1, 23]);
+        }
     }
     for (dtype, inner, normalizes, is_plain) in [
         (DType::F32, 40, true, true),
@@ -206,45 +247,89 @@ fn one_type(dtype: DType) -> Program {
     b.finish(logits)
 }
 
-/// A layer of a decoder.
-fn layer(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Program {
-    let random = &mut Random(5);
+/// A layer of a decoder with these heads, in f32.
+fn heads(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Program {
+    let shape = Shape {
+        dim: 64,
+        ffn: 64,
+        n_heads,
+        n_kv_heads,
+        head_dim,
+    };
+    decoder(DType::F32, &shape, Pairing::Adjacent)
+}
+
+/// The sizes of a decoder.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Elements of the stream.
+    pub dim: usize,
+    /// Elements within feed-forward.
+    pub ffn: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+}
+
+/// A decoder of one layer, with all matrices but the embeddings of one type.
+pub fn decoder(dtype: DType, shape: &Shape, pairing: Pairing) -> Program {
+    let random = &mut Random(u64::from(dtype.id()) + 1);
     let mut b = Builder::new();
-    let (dim, kv) = (64, n_kv_heads * head_dim);
+    let Shape {
+        dim,
+        ffn,
+        n_heads,
+        n_kv_heads,
+        head_dim,
+    } = *shape;
     let mut matrix =
-        |b: &mut Builder, rows, row_len| b.weight(weight(random, DType::F32, (rows, row_len)));
-    let embd = matrix(&mut b, VOCAB, dim);
-    let [wq, wk, wv, wo, output] = [
-        (n_heads * head_dim, dim),
-        (kv, dim),
-        (kv, dim),
-        (dim, n_heads * head_dim),
-        (VOCAB, dim),
-    ]
-    .map(|(rows, row_len)| matrix(&mut b, rows, row_len));
+        |b: &mut Builder, rows, row_len| b.weight(weight(random, dtype, (rows, row_len)));
+    let embd = {
+        let mut random = Random(7);
+        let values: Vec<f32> = (0..VOCAB * dim).map(|_| random.unit()).collect();
+        b.weight(Weight::from_f32("embd", (VOCAB, dim), &values))
+    };
+    let wq = matrix(&mut b, n_heads * head_dim, dim);
+    let wk = matrix(&mut b, n_kv_heads * head_dim, dim);
+    let wv = matrix(&mut b, n_kv_heads * head_dim, dim);
+    let wo = matrix(&mut b, dim, n_heads * head_dim);
+    let gate = matrix(&mut b, ffn, dim);
+    let up = matrix(&mut b, ffn, dim);
+    let down = matrix(&mut b, dim, ffn);
+    let output = matrix(&mut b, VOCAB, dim);
+    let norm = b.weight(Weight::from_f32("norm", (1, dim), &vec![1.25; dim]));
+    let bias = b.weight(Weight::from_f32("bias", (1, dim), &vec![0.125; dim]));
     let inv_freq = (0..head_dim / 2).map(|i| 0.5f32.powi(i as i32)).collect();
     let rope = b.rope(Rope {
-        pairing: Pairing::Adjacent,
+        pairing,
         inv_freq,
         magnitude: 1.0,
     });
+
     let x = b.embed(embd);
-    let qkv = b.matmul_parts(x, [(wq, None), (wk, None), (wv, None)]);
-    let a = b.attention(
-        qkv,
-        &AttentionSpec {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            scale: 1.0,
-            rope: Some(rope),
-            soft_cap: None,
-            window: None,
-            sinks: None,
-        },
-    );
-    let x = b.matmul_add(a, wo, None, x);
+    let h = b.rms_norm(x, norm, 1e-5);
+    let qkv = b.matmul_parts(h, [(wq, None), (wk, None), (wv, None)]);
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let spec = AttentionSpec {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        scale,
+        rope: Some(rope),
+        soft_cap: None,
+        window: None,
+        sinks: None,
+    };
+    let a = b.attention(qkv, &spec);
+    let x = b.matmul_add(a, wo, Some(bias), x);
+    let h = b.rms_norm(x, norm, 1e-5);
+    let h = b.gated_matmul(h, (gate, None), (up, None), Activation::Silu);
+    let x = b.matmul_add(h, down, None, x);
     let x = b.outputs(x);
+    let x = b.rms_norm(x, norm, 1e-5);
     let logits = b.matmul(x, output);
     b.finish(logits)
 }
@@ -255,13 +340,24 @@ const CLAMPED_SWIGLU: Activation = Activation::ClampedSwiglu {
     limit: 0.7,
 };
 
-/// Two layers of all operations but experts, with all their options.
-fn every_operation(window: usize) -> Program {
+/// Two layers of all operations but experts, with all their options; of odd sizes, where the type's
+/// rows may have them.
+pub fn every_operation(dtype: DType, window: usize) -> Program {
     let random = &mut Random(11);
     let mut b = Builder::new();
-    let (dim, inner, n_heads, n_kv_heads, head_dim) = (66, 90, 4, 2, 24);
-    let kv = n_kv_heads * head_dim;
-    let embd = b.weight(weight(random, DType::F32, (VOCAB, dim)));
+    let (n_heads, n_kv_heads, head_dim) = (4, 2, 24);
+    let (dim, ffn) = match dtype.block_len() {
+        1 => (66, 90),
+        _ => (64, 96),
+    };
+    let mut vector = |b: &mut Builder, len, mean| vector(b, random, len, mean);
+    let weights = &mut Random(12);
+    let mut matrix =
+        |b: &mut Builder, rows, row_len| b.weight(weight(weights, dtype, (rows, row_len)));
+    let embd = {
+        let values: Vec<f32> = (0..VOCAB * dim).map(|i| (i as f32 * 0.7).sin()).collect();
+        b.weight(Weight::from_f32("embd", (VOCAB, dim), &values))
+    };
     let inv_freq = (0..head_dim / 4).map(|i| 0.5f32.powi(i as i32)).collect();
     let rope = b.rope(Rope {
         pairing: Pairing::Halves,
@@ -271,23 +367,17 @@ fn every_operation(window: usize) -> Program {
     let x = b.embed(embd);
     let mut x = b.map(x, Function::Scale(3.0));
     for window in [Some(window), None] {
-        let (norm, bias) = (
-            vector(&mut b, random, dim, 1.0),
-            vector(&mut b, random, dim, 0.0),
-        );
+        let (norm, bias) = (vector(&mut b, dim, 1.0), vector(&mut b, dim, 0.0));
         let h = b.layer_norm(x, norm, bias, 1e-5);
+        let kv = n_kv_heads * head_dim;
         let projections = [n_heads * head_dim, kv, kv].map(|rows| {
-            let matrix = b.weight(weight(random, DType::F32, (rows, dim)));
-            (matrix, Some(vector(&mut b, random, rows, 0.0)))
+            let weight = matrix(&mut b, rows, dim);
+            (weight, Some(vector(&mut b, rows, 0.0)))
         });
         let [q, k, v] = b.matmul_parts(h, projections);
-        let (by_head, whole) = (
-            vector(&mut b, random, head_dim, 1.0),
-            vector(&mut b, random, kv, 1.0),
-        );
+        let (by_head, whole) = (vector(&mut b, head_dim, 1.0), vector(&mut b, kv, 1.0));
         let q = b.rms_norm(q, by_head, 1e-5);
         let k = b.rms_norm(k, whole, 1e-5);
-        let sinks = window.map(|_| vector(&mut b, random, n_heads, 1.0));
         let spec = AttentionSpec {
             n_heads,
             n_kv_heads,
@@ -296,28 +386,26 @@ fn every_operation(window: usize) -> Program {
             rope: Some(rope),
             soft_cap: Some(3.0),
             window,
-            sinks,
+            sinks: window.map(|_| vector(&mut b, n_heads, 1.0)),
         };
         let a = b.attention([q, k, v], &spec);
-        let wo = b.weight(weight(random, DType::F32, (dim, n_heads * head_dim)));
-        let y = b.matmul(a, wo);
-        let beside = b.add(x, y);
-        let [up, gate, down] = [(inner, dim), (inner, dim), (dim, inner)]
-            .map(|shape| b.weight(weight(random, DType::F32, shape)));
-        let wide = b.matmul(h, up);
-        let wide = b.map(wide, Function::Gelu);
-        let y = b.matmul_add(wide, down, None, beside);
+        let output = matrix(&mut b, dim, n_heads * head_dim);
+        let y = b.matmul(a, output);
+        let x_beside = b.add(x, y);
+        let [up, gate, down] =
+            [(ffn, dim), (ffn, dim), (dim, ffn)].map(|(n, m)| matrix(&mut b, n, m));
+        let inner = b.matmul(h, up);
+        let inner = b.map(inner, Function::Gelu);
+        let y = b.matmul_add(inner, down, None, x_beside);
         let (activation, bias) = match window {
-            Some(_) => (CLAMPED_SWIGLU, Some(vector(&mut b, random, inner, 0.0))),
+            Some(_) => (CLAMPED_SWIGLU, Some(vector(&mut b, ffn, 0.0))),
             None => (Activation::Gelu, None),
         };
-        let wide = b.gated_matmul(y, (gate, bias), (up, bias), activation);
-        let y = b.matmul_add(wide, down, None, y);
-        let norm = vector(&mut b, random, dim, 1.0);
-        x = b.rms_norm(y, norm, 1e-6);
+        let inner = b.gated_matmul(y, (gate, bias), (up, bias), activation);
+        x = b.matmul_add(inner, down, None, y);
     }
     let x = b.outputs(x);
-    let output = b.weight(weight(random, DType::F32, (VOCAB, dim)));
+    let output = matrix(&mut b, VOCAB, dim);
     let logits = b.matmul(x, output);
     let logits = b.map(logits, Function::SoftCap(2.0));
     b.finish(logits)
@@ -325,7 +413,7 @@ fn every_operation(window: usize) -> Program {
 
 /// A mixture of experts beside a gated path; the third expert's scores are the second's. The plain
 /// one has one type throughout, the other an expert of f32, biases, and the clamped activation.
-fn experts(dtype: DType, inner: usize, normalizes: bool, is_plain: bool) -> Program {
+pub fn experts(dtype: DType, inner: usize, normalizes: bool, is_plain: bool) -> Program {
     let random = &mut Random(21);
     let mut b = Builder::new();
     let (dim, n_experts) = (64, 5);
@@ -378,7 +466,7 @@ fn vector(b: &mut Builder, random: &mut Random, len: usize, mean: f32) -> Weight
 
 /// A weight whose numbers are of the size that weights are: quantized blocks are random bytes, as
 /// long as their numbers are not too large.
-fn weight(random: &mut Random, dtype: DType, (n_rows, row_len): (usize, usize)) -> Weight {
+pub fn weight(random: &mut Random, dtype: DType, (n_rows, row_len): (usize, usize)) -> Weight {
     // Evenly spread up to this they keep the size of what they multiply.
     let limit = (3.0 / row_len as f32).sqrt();
     let n_blocks = n_rows * row_len / dtype.block_len();
@@ -387,7 +475,7 @@ fn weight(random: &mut Random, dtype: DType, (n_rows, row_len): (usize, usize)) 
     for _ in 0..n_blocks {
         let mut block = vec![0; dtype.block_bytes()];
         let x = random.unit() * limit;
-        let integer = (random.next() % 3) as i8 - 1;
+        let integer = (random.number() % 3) as i8 - 1;
         match dtype {
             DType::F32 => block.copy_from_slice(&x.to_le_bytes()),
             DType::F64 => block.copy_from_slice(&f64::from(x).to_le_bytes()),
@@ -395,7 +483,7 @@ fn weight(random: &mut Random, dtype: DType, (n_rows, row_len): (usize, usize)) 
             // fraction: sign, exponent 10 to 13 of 15, ten random bits.
             DType::BF16 => block.copy_from_slice(&x.to_le_bytes()[2..]),
             DType::F16 => {
-                let bits = random.next() as u16;
+                let bits = random.number() as u16;
                 let exponent = 10 + (bits >> 10 & 3);
                 let half = bits & 0x8000 | exponent << 10 | bits & 0x03ff;
                 block.copy_from_slice(&half.to_le_bytes());
@@ -408,7 +496,7 @@ fn weight(random: &mut Random, dtype: DType, (n_rows, row_len): (usize, usize)) 
                 let is_fit = (0..100).any(|_| {
                     block
                         .iter_mut()
-                        .for_each(|byte| *byte = random.next() as u8);
+                        .for_each(|byte| *byte = random.number() as u8);
                     dtype.dequantize_row(&block, &mut numbers);
                     numbers.iter().all(|x| x.abs() < limit)
                 });
@@ -424,17 +512,19 @@ fn weight(random: &mut Random, dtype: DType, (n_rows, row_len): (usize, usize)) 
 }
 
 /// A small generator (SplitMix64), the same numbers in every run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    /// A number from -1 to 1.
+    pub fn unit(&mut self) -> f32 {
+        (self.number() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }

@@ -1,0 +1,113 @@
+enable wgpu_cooperative_matrix;
+// A matrix times many tokens with the device's matrix units: out[t] = w * x[t] (+ bias) (+ residual[t]).
+//
+//   for each group of 32 elements of the rows:
+//       64 rows of w and 32 tokens of x into workgroup memory, w as f32
+//       each of two subgroups: 32 tokens times 32 rows, in products of 8 by 8 by 8
+//
+// 1. A group is unpacked once for 32 tokens, by one lane each.
+// 2. The sums stay in the matrix units' registers, and leave through workgroup memory.
+struct Params {
+    n_rows: u32,
+    row_len: u32,
+    row_bytes: u32,
+    first_row: u32,
+    n_tokens: u32,
+    x_stride: u32, // in vec4
+    out_stride: u32,
+    has_bias: u32,
+    has_residual: u32,
+}
+
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> w: array<u32>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read> residual: array<f32>;
+@group(0) @binding(4) var<storage, read> grid: array<u32>;
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+
+var<workgroup> w_tile: array<f32, 2048>; // [32 elements][64 rows], and at the end [32 tokens][64 rows]
+var<workgroup> x_tile: array<f32, 1024>; // [32 tokens][32 elements]
+
+#include weight
+#include unpack
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let first_row = wid.x * 64u;
+    let first_token = wid.y * 32u;
+    let row_at = min(first_row + lid, p.n_rows - 1u) * p.row_bytes;
+    let half = lid / 32u * 32u; // rows of this subgroup
+    let n_groups = (p.row_len + 31u) / 32u;
+    // Nothing says that a matrix without a value is zero.
+    x_tile[lid] = 0.0;
+    workgroupBarrier();
+#for i 4
+    var sum0_$i = coopLoadT<coop_mat8x8<f32, C>>(&x_tile[0], 8u);
+    var sum1_$i = coopLoadT<coop_mat8x8<f32, C>>(&x_tile[0], 8u);
+    var sum2_$i = coopLoadT<coop_mat8x8<f32, C>>(&x_tile[0], 8u);
+    var sum3_$i = coopLoadT<coop_mat8x8<f32, C>>(&x_tile[0], 8u);
+#end
+    workgroupBarrier();
+    for (var g = 0u; g < n_groups; g += 1u) {
+        let e = unpack(row_at, g);
+#for k 8
+        w_tile[($ku * 4u) * 64u + lid] = e.v$k.x;
+        w_tile[($ku * 4u + 1u) * 64u + lid] = e.v$k.y;
+        w_tile[($ku * 4u + 2u) * 64u + lid] = e.v$k.z;
+        w_tile[($ku * 4u + 3u) * 64u + lid] = e.v$k.w;
+#end
+#for i 4
+        {
+            let token = $iu * 8u + lid / 8u;
+            let at = 8u * g + lid % 8u;
+            var v = vec4<f32>(0.0);
+            if first_token + token < p.n_tokens && (!IS_PLAIN || 4u * at < p.row_len) {
+                v = x[(first_token + token) * p.x_stride + at];
+            }
+            let to = token * 32u + lid % 8u * 4u;
+            x_tile[to] = v.x;
+            x_tile[to + 1u] = v.y;
+            x_tile[to + 2u] = v.z;
+            x_tile[to + 3u] = v.w;
+        }
+#end
+        workgroupBarrier();
+        for (var k = 0u; k < 32u; k += 8u) {
+#for i 4
+            let x$i = coopLoadT<coop_mat8x8<f32, A>>(&x_tile[$iu * 256u + k], 32u);
+            let w$i = coopLoadT<coop_mat8x8<f32, B>>(&w_tile[k * 64u + half + $iu * 8u], 64u);
+#end
+#for i 4
+            sum0_$i = coopMultiplyAdd(x0, w$i, sum0_$i);
+            sum1_$i = coopMultiplyAdd(x1, w$i, sum1_$i);
+            sum2_$i = coopMultiplyAdd(x2, w$i, sum2_$i);
+            sum3_$i = coopMultiplyAdd(x3, w$i, sum3_$i);
+#end
+        }
+        workgroupBarrier();
+    }
+#for i 4
+    coopStoreT(sum0_$i, &w_tile[half + $iu * 8u], 64u);
+    coopStoreT(sum1_$i, &w_tile[512u + half + $iu * 8u], 64u);
+    coopStoreT(sum2_$i, &w_tile[1024u + half + $iu * 8u], 64u);
+    coopStoreT(sum3_$i, &w_tile[1536u + half + $iu * 8u], 64u);
+#end
+    workgroupBarrier();
+    let row = first_row + lid;
+    if row >= p.n_rows {
+        return;
+    }
+    for (var token = 0u; token < min(32u, p.n_tokens - first_token); token += 1u) {
+        let at = (first_token + token) * p.out_stride + p.first_row + row;
+        var y = w_tile[token * 64u + lid];
+        if p.has_bias != 0u {
+            y += bias[p.first_row + row];
+        }
+        if p.has_residual != 0u {
+            y += residual[at];
+        }
+        out[at] = y;
+    }
+}

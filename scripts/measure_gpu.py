@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""How fast a GPU is, beside the processor of the same machine: one command, a report in Markdown.
+
+    scripts/measure_gpu.py [--device gpu] [--shapes 1B,3B,7B] [--types Q4_0,Q4_K,Q8_0,F16]
+        [-p 512] [-n 64] [-r 3] [--folder DIR] [--minerva PATH --synthesize PATH]
+
+Builds what it needs with cargo, unless it is told where it is. First every kernel is held against the
+reference; then come a copy, the matrix products of a 7B model's feed-forward, and prefill and decode of
+SmolLM2 and of models of the shapes, whose weights are random and made on the spot. A model needs its
+size on the disk, one after the other (7B in F16: 13.5 GB), and as much memory; `--shapes tiny` tries it
+out. Nothing else should run. What fails, such as a model that does not fit, is a line of the table.
+"""
+import argparse
+import datetime
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(command, may_fail=False):
+    print("+", *command, file=sys.stderr)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode != 0 and not may_fail:
+        sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
+    return done
+
+
+def build():
+    subprocess.run(["cargo", "build", "--release", "-p", "minerva"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "-p", "minerva-engine", "--example", "synthesize"], cwd=ROOT, check=True)
+
+
+def processor():
+    """The processor's name, where the system tells it."""
+    if platform.system() == "Darwin":
+        return run(["sysctl", "-n", "machdep.cpu.brand_string"]).stdout.strip()
+    try:
+        names = re.findall(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+        return names[0] if names else platform.processor()
+    except OSError:
+        return platform.processor()
+
+
+def machine(a):
+    devices = json.loads(run([a.minerva, "devices", "--format", "json"]).stdout)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    print(f"## {datetime.date.today()}, {platform.system()} {platform.release()}, {platform.machine()}\n")
+    print(f"* Minerva {run([a.minerva, '--version']).stdout.split()[-1]} {commit}".rstrip())
+    print(f"* {processor()}; {devices['cpu']}")
+    for gpu in devices["gpus"]:
+        memory = f"{gpu['memory_bytes'] / 2**30:.1f} GiB" if gpu["memory_bytes"] else "memory unknown"
+        how = gpu["error"] or f"adds up by {gpu['reduction']}, multiplies in {gpu['multiplication']}"
+        print(f"* {gpu['name']}, {gpu['interface']}, {gpu['kind']}, {gpu['driver']}, {memory}, {how}")
+    print()
+
+
+def kernels(a):
+    done = run([a.minerva, "selftest", "--device", a.device, f"--speed={','.join(a.types)}"], may_fail=True)
+    print("### Kernels\n")
+    for line in done.stdout.splitlines():
+        if "FAILED" in line or re.match(r"\d+ cases", line):
+            print(f"Against the reference: {line.strip()}.")
+    copied = re.search(r"^copy +([\d.]+) GB/s", done.stdout, re.M)
+    if not copied:
+        print(f"\nNo speed: {(done.stderr or done.stdout).strip()[-500:]}\n")
+        return
+    copied = float(copied[1])
+    print(f"A copy reads and writes {copied:.1f} GB/s. Matrices of 4096 by 11008:\n")
+    print("| type | one token, GB/s | share of the copy | 128 tokens, TFLOP/s |\n|---|--:|--:|--:|")
+    rows = re.findall(r"^(\w+) +([\d.]+) GB/s for one token, +([\d.]+) GFLOP/s", done.stdout, re.M)
+    for dtype, read, operations in rows:
+        print(f"| {dtype} | {float(read):.1f} | {float(read) / copied:.0%} | {float(operations) / 1e3:.3f} |")
+    if len(rows) < len(a.types):
+        print(f"\nThen it ended: {done.stderr.strip()[-500:]}")
+    print()
+
+
+def bench(a, model, device):
+    """Tokens per second of prefill and decode, or why there are none."""
+    done = run([a.minerva, "bench", model, "-p", a.p, "-n", a.n, "-r", a.r, "--device", device, "--format", "json"], may_fail=True)
+    if done.returncode != 0:
+        return done.stderr.strip().splitlines()[-1][:120]
+    tests = json.loads(done.stdout)
+    return next(t["avg_ts"] for t in tests if t["n_prompt"]), next(t["avg_ts"] for t in tests if t["n_gen"])
+
+
+def row(a, name, model):
+    gpu, cpu = bench(a, model, a.device), bench(a, model, "cpu")
+    if isinstance(gpu, str) or isinstance(cpu, str):
+        print(f"| {name} | {gpu if isinstance(gpu, str) else cpu} | | | | | |", flush=True)
+        return
+    cells = [f"{g:.1f} | {c:.1f} | {g / c:.2f}" for g, c in zip(gpu, cpu)]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = lambda text: text.split(",")
+    parser.add_argument("--device", default="gpu", help="the GPU, or a part of its name")
+    parser.add_argument("--shapes", type=names, default=["1B", "3B", "7B"])
+    parser.add_argument("--types", type=names, default=["Q4_0", "Q4_K", "Q8_0", "F16"])
+    parser.add_argument("--model", default="smollm2", help="a real model; empty for none")
+    parser.add_argument("-p", type=int, default=512, help="tokens of the prompt")
+    parser.add_argument("-n", type=int, default=64, help="tokens generated")
+    parser.add_argument("-r", type=int, default=3, help="repetitions")
+    parser.add_argument("--folder", help="where models are made; by default the system's folder for such")
+    parser.add_argument("--minerva", type=Path, help="a binary that is built already")
+    parser.add_argument("--synthesize", type=Path, help="the example synthesize, likewise")
+    a = parser.parse_args()
+    if not (a.minerva and a.synthesize):
+        build()
+        a.minerva = a.minerva or ROOT / "target/release/minerva"
+        a.synthesize = a.synthesize or ROOT / "target/release/examples/synthesize"
+    machine(a)
+    kernels(a)
+    print(f"### Models\n\nTokens per second, prefill of {a.p} and decode of {a.n}, GPU and CPU.\n")
+    print("| model | prefill GPU | CPU | ratio | decode GPU | CPU | ratio |\n|---|--:|--:|--:|--:|--:|--:|")
+    if a.model:
+        run([a.minerva, "pull", a.model])
+        row(a, a.model, a.model)
+    with tempfile.TemporaryDirectory(dir=a.folder) as folder:
+        for shape in a.shapes:
+            for dtype in a.types:
+                model = Path(folder) / f"{shape}-{dtype}.gguf"
+                run([a.synthesize, shape, dtype, model])
+                row(a, f"{shape} {dtype}", model)
+                model.unlink()
+
+
+main()
