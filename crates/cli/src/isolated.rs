@@ -43,7 +43,7 @@ const REFUSED: u8 = 1;
 /// Compiles a template in a process of its own, which will render it.
 pub(crate) fn isolated(source: &str) -> Result<Box<dyn Renderer>, LoadError> {
     let (process, variables) = Process::start(source).map_err(|failure| match failure {
-        Failure::Template(text) => LoadError::ChatTemplate(text),
+        Failure::Template(text) | Failure::Ended(text) => LoadError::ChatTemplate(text),
         Failure::Start(error) => LoadError::Process(error),
     })?;
     Ok(Box::new(Isolated {
@@ -65,6 +65,8 @@ struct Isolated {
 enum Failure {
     /// The template refused, or went over a limit.
     Template(String),
+    /// The process has ended, and not of a limit of its own.
+    Ended(String),
     /// There is no process or thread to be had.
     Start(io::Error),
 }
@@ -81,14 +83,23 @@ impl Renderer for Isolated {
         if process.has_ended() {
             *process = Process::start(&self.source)?.0;
         }
-        Ok(process.ask(&message)?)
+        match process.ask(&message) {
+            // Somebody else may have ended it, as a system does that is short of memory.
+            Err(Failure::Ended(_)) => {
+                *process = Process::start(&self.source)?.0;
+                Ok(process.ask(&message)?)
+            }
+            replied => Ok(replied?),
+        }
     }
 }
 
 impl From<Failure> for EngineError {
     fn from(failure: Failure) -> EngineError {
         match failure {
-            Failure::Template(text) => RequestError::ChatTemplate(text).into(),
+            Failure::Template(text) | Failure::Ended(text) => {
+                RequestError::ChatTemplate(text).into()
+            }
             Failure::Start(error) => {
                 EngineError::Failed(format!("cannot start a process for the template: {error}"))
             }
@@ -147,25 +158,27 @@ impl Process {
             drop(done);
             Ok(replied)
         })?;
-        let problem = match replied {
+        match replied {
             Ok(reply) => {
                 if start.elapsed() >= TIME_LIMIT {
                     // What it gave up still runs in it.
                     self.end();
                 }
-                return reply.map_err(Failure::Template);
+                reply.map_err(Failure::Template)
             }
             Err(_) if start.elapsed() >= PATIENCE => {
                 self.end();
-                format!("it ran for {} s, expected less", PATIENCE.as_secs())
+                let limit = PATIENCE.as_secs();
+                Err(Failure::Template(format!(
+                    "it ran for {limit} s, expected less"
+                )))
             }
-            Err(_) => self.end(),
-        };
-        Err(Failure::Template(problem))
+            Err(_) => Err(self.end()),
+        }
     }
 
     /// Ends the process if it has not ended by itself, and says what it ended of.
-    fn end(&mut self) -> String {
+    fn end(&mut self) -> Failure {
         // What has ended needs no killing.
         let _ = self.child.kill();
         let ended = match self.child.wait() {
@@ -179,11 +192,13 @@ impl Process {
         }
         if last_words.contains("memory allocation of ") {
             let limit = MEMORY_LIMIT >> 20;
-            format!("it needs more memory than the {limit} MiB that it may have")
+            Failure::Template(format!(
+                "it needs more memory than the {limit} MiB that it may have"
+            ))
         } else if last_words.contains("overflowed its stack") {
-            "it is nested deeper than its stack allows".to_owned()
+            Failure::Template("it is nested deeper than its stack allows".to_owned())
         } else {
-            format!("its process ended: {ended}")
+            Failure::Ended(format!("its process ended: {ended}"))
         }
     }
 }

@@ -205,7 +205,7 @@ fn a_lost_device_fails_its_requests_and_the_server_goes_on() {
         let n_failed = if is_on_fallback { 1 } else { 2 };
         let line = format!("\nminerva_errors_total{{code=\"device_failed\"}} {n_failed}\n");
         assert!(metrics.contains(&line), "{metrics}");
-        assert_eq!(server.stats().n_blocks_used, 0);
+        server.wait_until(|stats| stats.n_blocks_used == 0);
     }
 }
 
