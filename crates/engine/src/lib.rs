@@ -51,8 +51,9 @@
 //! # let architecture = &minerva_engine::model::ARCHITECTURES[0];
 //! # std::fs::write(&path, tiny::Tiny::with(architecture, &[], |_| {}).bytes())?;
 //! # let model = minerva_engine::Model::open(&path)?;
+//! # use std::sync::Arc;
 //! # let backend = minerva_compute::ReferenceBackend;
-//! # let engine = Engine::start(model.into(), &backend, &Default::default())?;
+//! # let engine = Engine::start(model.into(), Arc::new(backend), &Default::default())?;
 //! # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
 //! # assert!(!runtime.block_on(answer(&engine, "The sky is"))?.is_empty());
 //! # std::fs::remove_file(path)?;
