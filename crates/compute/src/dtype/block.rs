@@ -164,11 +164,23 @@ pub(super) fn byte_to_f32<S: Simd>(s: S, x: S::I, i: usize) -> S::F {
 
 /// Bits 4 c to 4 c + 4 of each lane, each as bit `to` of a byte.
 #[inline(always)]
-pub(super) fn spread_bits<S: Simd>(s: S, x: S::I, c: usize, to: u32) -> S::I {
+fn spread_bits<S: Simd>(s: S, x: S::I, c: usize, to: u32) -> S::I {
     let four = s.and(s.shr(x, 4 * c as u32), s.splat_i32(0x0f));
     // Four copies, seven bits apart, have bit i at bit 8 i.
     let copies = s.mul_i32(four, s.splat_i32(0x0020_4081));
     s.shl(s.and(copies, s.splat_i8(1)), to)
+}
+
+/// Puts a block of 32 codes of five bits: nibbles, and the upper bits of all in `fifths`.
+#[inline(always)]
+pub(super) fn put_fifths<S: Simd>(s: S, nibbles: [S::I; 4], fifths: S::I, out: &mut impl Lanes<S>) {
+    let (mut low, mut high) = (low_nibbles(s, nibbles), high_nibbles(s, nibbles));
+    for i in 0..4 {
+        low[i] = s.or(low[i], spread_bits(s, fifths, i, 4));
+        high[i] = s.or(high[i], spread_bits(s, fifths, 4 + i, 4));
+    }
+    out.put(s, 0, low);
+    out.put(s, 1, high);
 }
 
 /// The longest block that any type has.

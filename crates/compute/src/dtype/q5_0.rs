@@ -4,7 +4,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_bits, spread_nibbles};
+use super::block::{Block, Form, Lanes, put_fifths, spread_nibbles};
 
 /// A block of Q5_0.
 pub(super) struct Q5_0;
@@ -37,12 +37,6 @@ impl Block for Q5_0 {
         out.put_scale(s, 0, s.f16_to_f32(head));
         let fifths = s.or(s.shr(head, 16), s.shl(next, 16));
         let codes = s.load_rows(&rows[6..], stride);
-        let (mut low, mut high) = (low_nibbles(s, codes), high_nibbles(s, codes));
-        for i in 0..4 {
-            low[i] = s.or(low[i], spread_bits(s, fifths, i, 4));
-            high[i] = s.or(high[i], spread_bits(s, fifths, 4 + i, 4));
-        }
-        out.put(s, 0, low);
-        out.put(s, 1, high);
+        put_fifths(s, codes, fifths, out);
     }
 }

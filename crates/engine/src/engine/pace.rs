@@ -19,6 +19,8 @@ const MAX_SLOWDOWN: f64 = 1.5;
 const MAX_TIME: f64 = 0.05; // seconds
 /// How long the parts of prompts that are in work together may take in all: others wait for them.
 const MAX_WORK: f64 = 0.25; // seconds
+/// The most that prompts pay back, as a multiple of what they get after a step.
+const MAX_DEBT: f64 = 8.0;
 /// How much a new time counts.
 const WEIGHT: f64 = 0.1;
 /// Tokens of prompts that are worked on together, before anything was measured; never fewer where they
@@ -48,18 +50,20 @@ impl Pace {
         // What was measured of more sequences may be of shorter ones, and old: never less than of these.
         let to_come = self.decode_time(n_to_come.max(n_decoding)).max(decode);
         let allowed = MAX_SLOWDOWN * to_come - decode;
-        // What was too little is not saved: a pause would follow.
-        self.credit = (self.credit + allowed).min(allowed);
+        // What was too little is not saved: a pause would follow. What was far too much, as where a file
+        // is read for the first time, is not paid for in full: prompts would wait for long.
+        self.credit = (self.credit.max(-MAX_DEBT * allowed) + allowed).min(allowed);
         Duration::from_secs_f64(self.credit.max(0.0))
     }
 
-    /// Most tokens of prompts that should be worked on together. Where they cannot be left in the
-    /// middle, as many as take `time`.
-    pub(super) fn max_tokens(&self, time: Duration, can_pause: bool) -> usize {
+    /// Most tokens of prompts that should be worked on together. Where nobody waits for them, since
+    /// nothing decodes or they can be left in the middle, these may be many; else as many as take
+    /// `time`.
+    pub(super) fn max_tokens(&self, time: Duration, nobody_waits: bool) -> usize {
         let Some(token) = self.token else {
             return MIN_TOKENS;
         };
-        match can_pause {
+        match nobody_waits {
             true => ((MAX_WORK / token) as usize).max(MIN_TOKENS),
             false => ((time.as_secs_f64() / token) as usize).max(1),
         }
@@ -154,6 +158,16 @@ mod tests {
         }
         assert!((1.45..1.55).contains(&(sum / 1e4)), "{sum}");
         assert!(n_tokens > 1000, "{n_tokens}");
+    }
+
+    #[test]
+    fn a_stall_does_not_keep_prompts_waiting_for_long() {
+        let mut pace = Pace::default();
+        pace.decoded(1, ms(10.0));
+        let time = pace.time_for_prompts(1, 1);
+        pace.prompts_took(time + ms(60_000.0));
+        let n_steps = (0..100).take_while(|_| pace.time_for_prompts(1, 1).is_zero());
+        assert!((4..12).contains(&n_steps.count()));
     }
 
     #[test]

@@ -463,12 +463,12 @@ impl Worker {
         }
         let n_to_come = self.scheduler.n_to_come(SHORT_PROMPT);
         let time = self.pace.time_for_prompts(n_decoding, n_to_come);
-        let has_prompts = !time.is_zero() && self.go_on_with_prompts(time);
+        let has_prompts = !time.is_zero() && self.go_on_with_prompts(time, n_decoding);
         has_prompts || n_decoding > 0
     }
 
-    /// Computes prompts for about `time`; `false` if there are none.
-    fn go_on_with_prompts(&mut self, time: Duration) -> bool {
+    /// Computes prompts for about `time`, while `n_decoding` sequences wait; `false` if there are none.
+    fn go_on_with_prompts(&mut self, time: Duration, n_decoding: usize) -> bool {
         if self.prompts.is_some() && !self.scheduler.has_work() {
             // Nobody wants them any more, or another sequence took their blocks.
             if let Some(executable) = &mut self.executable {
@@ -476,7 +476,11 @@ impl Worker {
             }
             self.prompts = None;
         }
-        let Some(mut prompts) = self.prompts.take().or_else(|| self.begin_prompts(time)) else {
+        let Some(mut prompts) = self
+            .prompts
+            .take()
+            .or_else(|| self.begin_prompts(time, n_decoding))
+        else {
             return false;
         };
         let start = Instant::now();
@@ -500,9 +504,9 @@ impl Worker {
         true
     }
 
-    fn begin_prompts(&mut self, time: Duration) -> Option<Prompts> {
+    fn begin_prompts(&mut self, time: Duration, n_decoding: usize) -> Option<Prompts> {
         let can_pause = self.executable.as_ref().is_some_and(|e| e.can_pause());
-        let max_tokens = self.pace.max_tokens(time, can_pause);
+        let max_tokens = self.pace.max_tokens(time, can_pause || n_decoding == 0);
         let step = self.scheduler.schedule_prompts(max_tokens);
         for &(id, n_cached) in &step.started {
             if let Some(request) = self.requests.get_mut(&id) {
@@ -598,6 +602,10 @@ impl Worker {
         let mut rows = logits.chunks(vocab_size);
         for slice in &step.slices {
             let rows: Vec<&[f32]> = rows.by_ref().take(slice.n_outputs).collect();
+            if !self.scheduler.runs(slice.id) {
+                // It ended while its prompt was in work, and was told so.
+                continue;
+            }
             let id = self.request_of(slice.id);
             if let Err(error) = self.outputs(id, slice, &rows) {
                 self.fail(id, error.into());

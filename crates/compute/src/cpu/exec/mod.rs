@@ -12,11 +12,12 @@
 //! and keys that a `Store` chunk turns in place, row by row. `steps.rs` says what each step does.
 
 mod memory;
+mod progress;
 mod steps;
+mod work;
 
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use crate::backend::{
 };
 use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
-use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Slot, SlotShape, Step, TILE, lower};
+use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
 use crate::cpu::ops::attention::UNIT;
 use crate::cpu::ops::float_matmul::ROWS;
 use crate::cpu::ops::group_matmul::{Ahead, Panels};
@@ -34,6 +35,9 @@ use crate::cpu::ops::quantize::QuantBuf;
 use crate::cpu::threads::{Pool, SharedBuf, Wait};
 use crate::kv::{KvType, kv_block_bytes};
 use crate::program::{Program, Rope, Rows};
+
+use progress::{Progress, weights_in_order};
+use work::{QueryPart, Work};
 
 pub(super) use memory::plan;
 
@@ -149,56 +153,6 @@ struct Target<'a> {
     width: usize,
     first: usize,
     first_row: usize,
-}
-
-/// How far a step is. A line of the cache for each number that threads write, so that they don't
-/// disturb each other.
-#[derive(Default)]
-struct Progress {
-    n_chunks: usize,
-    /// Of each thread's share of the chunks, the next one.
-    next: Vec<Line>,
-    done: Line,
-}
-
-#[repr(align(64))]
-#[derive(Default)]
-struct Line(AtomicUsize);
-
-/// What a batch means for the steps.
-#[derive(Default)]
-struct Work {
-    max_cut_units: usize,
-    tokens: Vec<u32>,
-    input: Vec<f32>,       // of each token, where the program begins with rows
-    positions: Vec<usize>, // of each token
-    outputs: Vec<u32>,
-    sequences: Vec<(usize, Vec<u32>)>, // first token, blocks
-    /// Tokens of one sequence in one block: (sequence, first token, number).
-    block_spans: Vec<(usize, usize, usize)>,
-    query_parts: Vec<QueryPart>,
-    /// How often a chunk of a cut part ended, `[cut][kv head]`.
-    ended: Vec<AtomicUsize>,
-}
-
-/// Tokens of one sequence, whose queries are one chunk for each head of the cache, and the units of
-/// positions (`ops/attention.rs`) that it goes through.
-#[derive(Clone)]
-struct QueryPart {
-    sequence: usize,
-    first: usize,
-    n: usize,
-    units: Range<usize>,
-    cut: Option<Cut>,
-}
-
-/// How the positions of some tokens are shared among chunks, one for each unit.
-#[derive(Clone, Copy)]
-struct Cut {
-    index: usize,
-    n_units: usize,
-    /// Where the results of the first unit lie, in tokens.
-    at: usize,
 }
 
 pub(super) fn load(
@@ -424,6 +378,7 @@ impl Executable for Executor {
             true => &mut self.short,
             false => &mut self.long,
         };
+        assert!(pass.next_step.is_none(), "another batch is in work");
         pass.begin(&self.core, batch);
         pass.go_on(&self.core, None);
         Ok(pass.result(&self.core))
@@ -438,6 +393,10 @@ impl Executable for Executor {
         if self.long.next_step.is_none() {
             self.long.begin(&self.core, batch);
         }
+        assert!(
+            self.long.work.tokens == batch.tokens,
+            "another batch is in work"
+        );
         let has_ended = self.long.go_on(&self.core, Some(deadline));
         Ok(has_ended.then(|| self.long.result(&self.core)))
     }
@@ -501,174 +460,6 @@ impl Executable for Executor {
             kv_bytes,
             scratch_bytes: scratch.sum::<usize>() + passes,
             device: OnDevice::default(),
-        }
-    }
-}
-
-impl Progress {
-    fn new(n_threads: usize) -> Progress {
-        Progress {
-            next: std::iter::repeat_with(Line::default)
-                .take(n_threads)
-                .collect(),
-            ..Progress::default()
-        }
-    }
-
-    /// The next chunk for a thread, and whether it is of its own share, which goes first: so a thread
-    /// reads weights that lie beside each other. The shares of others are for those that are done.
-    fn claim(&self, worker: usize) -> Option<(usize, bool)> {
-        let n_threads = self.next.len();
-        (0..n_threads).find_map(|i| {
-            let of = (worker + i) % n_threads;
-            let (next, end) = (&self.next[of].0, share(self.n_chunks, of, n_threads).end);
-            if next.load(Ordering::Relaxed) >= end {
-                return None;
-            }
-            let chunk = next.fetch_add(1, Ordering::Relaxed);
-            (chunk < end).then_some((chunk, i == 0))
-        })
-    }
-
-    fn has_ended(&self) -> bool {
-        self.done.0.load(Ordering::Acquire) >= self.n_chunks
-    }
-
-    fn reset(&mut self, n_chunks: usize) {
-        self.n_chunks = n_chunks;
-        *self.done.0.get_mut() = 0;
-        let n_threads = self.next.len();
-        for (i, next) in self.next.iter_mut().enumerate() {
-            *next.0.get_mut() = share(n_chunks, i, n_threads).start;
-        }
-    }
-}
-
-/// The chunks that one of some threads begins with.
-fn share(n_chunks: usize, thread: usize, n_threads: usize) -> Range<usize> {
-    n_chunks * thread / n_threads..n_chunks * (thread + 1) / n_threads
-}
-
-/// The quantized weights that a thread reads in its own shares of all steps, as addresses, and for
-/// each step which of them is the first; but for experts, which are chosen late.
-fn weights_in_order(
-    plan: &Plan,
-    thread: usize,
-    n_threads: usize,
-) -> (Vec<Range<usize>>, Vec<usize>) {
-    let mut parts: Vec<Range<usize>> = Vec::new();
-    let mut firsts = Vec::new();
-    for step in &plan.steps {
-        let first = parts.len();
-        firsts.push(first);
-        let mut add = |matrix: &Matrix, tile: usize| {
-            let n_rows = matrix.weight.n_rows();
-            let rows = tile * TILE..n_rows.min((tile + 1) * TILE);
-            let start = matrix.weight.bytes().as_ptr().addr();
-            let row_bytes = matrix.weight.row_bytes();
-            let bytes = start + rows.start * row_bytes..start + rows.end * row_bytes;
-            match parts[first..].last_mut() {
-                _ if !matches!(matrix.kernel, MatrixKernel::Group(_)) => {}
-                Some(last) if last.end == bytes.start => last.end = bytes.end,
-                _ => parts.push(bytes),
-            }
-        };
-        let n_tiles = |matrix: &Matrix| matrix.weight.n_rows().div_ceil(TILE);
-        match step {
-            Step::MatMul { parts, .. } => {
-                let matrices = parts.iter().map(|part| &part.matrix);
-                let tiles = matrices.flat_map(|m| (0..n_tiles(m)).map(move |tile| (m, tile)));
-                let tiles: Vec<_> = tiles.collect();
-                for (matrix, tile) in &tiles[share(tiles.len(), thread, n_threads)] {
-                    add(matrix, *tile);
-                }
-            }
-            Step::Gated {
-                gate,
-                up,
-                is_grouped: false,
-                ..
-            } => {
-                for tile in share(n_tiles(&gate[0]), thread, n_threads) {
-                    add(&gate[0], tile);
-                    add(&up[0], tile);
-                }
-            }
-            _ => {}
-        }
-    }
-    (parts, firsts)
-}
-
-impl Work {
-    fn set(&mut self, batch: &Batch<'_>, max_kv_heads: usize) {
-        self.tokens.clear();
-        self.tokens.extend(batch.tokens);
-        self.input.clear();
-        self.input.extend(batch.input);
-        self.outputs.clear();
-        self.outputs.extend(batch.outputs);
-        self.positions.clear();
-        self.block_spans.clear();
-        self.query_parts.clear();
-        self.sequences
-            .resize_with(batch.sequences.len(), Default::default);
-        let mut first = 0;
-        for (index, sequence) in batch.sequences.iter().enumerate() {
-            let (start, blocks) = &mut self.sequences[index];
-            *start = first;
-            blocks.clear();
-            blocks.extend(sequence.blocks);
-            let end = sequence.start + sequence.n_tokens;
-            self.positions.extend(sequence.start..end);
-            let mut position = sequence.start;
-            while position < end {
-                let n = (KV_BLOCK_LEN - position % KV_BLOCK_LEN).min(end - position);
-                self.block_spans
-                    .push((index, first + position - sequence.start, n));
-                position += n;
-            }
-            for i in (0..sequence.n_tokens).step_by(QUERY_TOKENS) {
-                let n = QUERY_TOKENS.min(sequence.n_tokens - i);
-                self.query_parts.push(QueryPart {
-                    sequence: index,
-                    first: first + i,
-                    n,
-                    units: 0..(sequence.start + i + n).div_ceil(UNIT),
-                    cut: None,
-                });
-            }
-            first += sequence.n_tokens;
-        }
-        self.cut_units(max_kv_heads);
-    }
-
-    /// Shares long contexts among chunks where there are few tokens.
-    fn cut_units(&mut self, max_kv_heads: usize) {
-        let is_long = |part: &&QueryPart| part.units.len() > 1;
-        let long = || self.query_parts.iter().filter(is_long);
-        let n_units: usize = long().map(|part| part.n * part.units.len()).sum();
-        if n_units > self.max_cut_units {
-            return;
-        }
-        let n_ended = long().count() * max_kv_heads;
-        self.ended.clear();
-        self.ended.resize_with(n_ended, AtomicUsize::default);
-        let (mut index, mut at) = (0, 0);
-        for part in std::mem::take(&mut self.query_parts) {
-            if !is_long(&&part) {
-                self.query_parts.push(part);
-                continue;
-            }
-            let n_units = part.units.len();
-            let cut = Some(Cut { index, n_units, at });
-            index += 1;
-            at += part.n * n_units;
-            self.query_parts.extend(part.units.map(|unit| QueryPart {
-                units: unit..unit + 1,
-                cut,
-                ..part
-            }));
         }
     }
 }
