@@ -9,10 +9,11 @@ use crate::kv::KvType;
 use crate::program::Pairing;
 
 use super::isa::Isa;
+use super::ops::ahead::Ahead;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind};
-use super::ops::group_matmul::{self, Ahead, Direct, GroupKernel, Operands, Panel, Rows, offsets};
+use super::ops::group_matmul::{self, Direct, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;

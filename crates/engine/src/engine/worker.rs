@@ -455,7 +455,7 @@ impl Worker {
             let start = Instant::now();
             let batch = BatchData::new(&step, &self.scheduler);
             let logits = self.compute(&step, |executable| {
-                batch.with(|batch| Ok(Some(executable.run(batch)?.to_vec())))
+                batch.with(|batch| Ok(executable.run(batch)?.to_vec()))
             });
             if self.finish_step(&step, logits) {
                 self.pace.decoded(n_decoding, start.elapsed());
@@ -492,10 +492,10 @@ impl Worker {
         self.pace.prompts_took(start.elapsed());
         prompts.time += start.elapsed();
         prompts.step.copies.clear();
-        if let Ok(None) = logits {
+        let Some(logits) = logits.transpose() else {
             self.prompts = Some(prompts);
             return true;
-        }
+        };
         let n_tokens = prompts.step.n_tokens();
         if self.finish_step(&prompts.step, logits) {
             self.stats.n_prompt_tokens += n_tokens as u64;
@@ -566,11 +566,11 @@ impl Worker {
 
     /// Copies the blocks that a step wants to be copied, and runs it: on a device that has failed,
     /// once the program is loaded again.
-    fn compute(
+    fn compute<T>(
         &mut self,
         step: &Step,
-        run: impl FnOnce(&mut dyn Executable) -> Result<Option<Vec<f32>>, DeviceError>,
-    ) -> Result<Option<Vec<f32>>, EngineError> {
+        run: impl FnOnce(&mut dyn Executable) -> Result<T, DeviceError>,
+    ) -> Result<T, EngineError> {
         self.load()?;
         let executable = &mut **self.executable.as_mut().expect("loaded above");
         let run = || {
@@ -588,9 +588,9 @@ impl Worker {
     }
 
     /// Deals with the logits of a step, or fails its requests; whether it was computed.
-    fn finish_step(&mut self, step: &Step, logits: Result<Option<Vec<f32>>, EngineError>) -> bool {
+    fn finish_step(&mut self, step: &Step, logits: Result<Vec<f32>, EngineError>) -> bool {
         let logits = match logits {
-            Ok(logits) => logits.unwrap_or_default(),
+            Ok(logits) => logits,
             Err(error) => {
                 self.step_failed(step, &error);
                 return false;

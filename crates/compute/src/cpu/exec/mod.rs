@@ -28,9 +28,10 @@ use crate::backend::{
 use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
+use crate::cpu::ops::ahead::Ahead;
 use crate::cpu::ops::attention::UNIT;
 use crate::cpu::ops::float_matmul::ROWS;
-use crate::cpu::ops::group_matmul::{Ahead, Panels};
+use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
 use crate::cpu::threads::{Pool, SharedBuf, Wait};
 use crate::kv::{KvType, kv_block_bytes};

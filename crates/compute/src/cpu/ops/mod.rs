@@ -6,6 +6,7 @@
 //! token's results are the same bits in any batch, in any slicing of a prompt, on any number of
 //! threads and on any instruction set.
 
+pub(crate) mod ahead;
 pub(crate) mod attention;
 pub(crate) mod experts;
 pub(crate) mod float_matmul;
