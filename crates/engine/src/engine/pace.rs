@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// The mean distance of two tokens, as a multiple of one without prompts. Twice is the aim; times vary, and a step
 /// that follows prompts finds less in the caches.
-const MAX_SLOWDOWN: f64 = 1.5;
+const MAX_SLOWDOWN: f64 = 1.4;
 /// How long prompts are computed before requests that were cancelled are noticed, where nothing
 /// decodes.
 const MAX_TIME: f64 = 0.05; // seconds
@@ -133,7 +133,7 @@ mod tests {
                 gaps.push((decode + took) / decode);
             }
             let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-            assert!((1.49..1.51).contains(&mean), "{mean}");
+            assert!((1.39..1.41).contains(&mean), "{mean}");
             assert!(gaps.iter().all(|gap| *gap < 2.0));
         }
     }
@@ -156,7 +156,7 @@ mod tests {
             }
             sum += 10.0 + took;
         }
-        assert!((1.45..1.55).contains(&(sum / 1e4)), "{sum}");
+        assert!((1.35..1.45).contains(&(sum / 1e4)), "{sum}");
         assert!(n_tokens > 1000, "{n_tokens}");
     }
 
@@ -188,7 +188,7 @@ mod tests {
         for _ in 0..100 {
             pace.decoded(1, ms(50.0));
         }
-        assert_eq!(pace.time_for_prompts(1, 2), ms(25.0));
+        assert_eq!(pace.time_for_prompts(1, 2), ms(20.0));
     }
 
     #[test]
@@ -197,8 +197,8 @@ mod tests {
         pace.decoded(1, ms(10.0));
         pace.decoded(16, ms(30.0));
         let alone = pace.time_for_prompts(1, 1);
-        assert_eq!(alone, ms(5.0));
+        assert_eq!(alone, ms(4.0));
         let before_many = pace.time_for_prompts(1, 16);
-        assert_eq!(before_many, ms(35.0));
+        assert_eq!(before_many, ms(32.0));
     }
 }

@@ -43,7 +43,7 @@ use work::{QueryPart, Work};
 pub(super) use memory::plan;
 
 /// Tokens in one chunk of attention.
-const QUERY_TOKENS: usize = 16;
+const QUERY_TOKENS: usize = 8;
 
 /// How many units of positions, all tokens together, are cut into chunks of their own: enough for a
 /// chunk's tokens with this many units each.
