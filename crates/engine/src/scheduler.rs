@@ -134,6 +134,8 @@ struct Sequence {
     tokens: Vec<u32>,
     /// How many of the tokens are in the cache.
     n_computed: usize,
+    /// How many of them were there when it was let in, the last time.
+    n_found: usize,
     /// How many tokens' logits were wanted and given: prompts that are scored are not scored again.
     n_scored: usize,
     prompt_len: usize,
@@ -287,6 +289,7 @@ impl Scheduler {
             prompt_len: tokens.len(),
             tokens,
             n_computed: 0,
+            n_found: 0,
             n_scored: 0,
             n_choices,
             scores_prompt,
@@ -497,6 +500,7 @@ impl Scheduler {
             (None, tenant) => tenant.and_then(|tenant| self.take_turn(tenant)),
         };
         let mut sequence = taken.expect("found above");
+        sequence.n_found = sequence.n_computed;
         if !sequence.has_started {
             sequence.has_started = true;
             sequence.age = self.n_turns;
@@ -667,12 +671,14 @@ impl Scheduler {
         )
     }
 
-    /// How many sequences will soon go on together: those that do, and those of which at most
-    /// `max_pending` tokens are not computed yet.
-    pub(crate) fn n_to_come(&self, max_pending: usize) -> usize {
+    /// How many sequences will soon go on together: those that do, and those of which no more than
+    /// `max_tokens` had to be computed when they came. The end of a long one does not count: streams
+    /// would wait longer for it than for its beginning.
+    pub(crate) fn n_to_come(&self, max_tokens: usize) -> usize {
         let waiting = self.waiting.values().flatten();
         let all = self.running.iter().chain(&self.preempted).chain(waiting);
-        let soon = all.filter(|s| s.n_pending() <= max_pending);
+        let soon = all
+            .filter(|s| s.is_decoding() || s.tokens.len().saturating_sub(s.n_found) <= max_tokens);
         let n = soon.map(|s| s.n_choices).sum::<usize>();
         n.min(self.limits.max_sequences)
     }

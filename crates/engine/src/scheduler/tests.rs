@@ -402,6 +402,26 @@ fn prompts_are_cut_and_what_decodes_goes_on_meanwhile() {
 }
 
 #[test]
+fn the_end_of_a_long_prompt_is_not_a_short_one() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    let prompt: Vec<u32> = (0..40).collect();
+    scheduler.add(new(1, vec![1; 5]));
+    step(&mut scheduler);
+    scheduler.add(new(2, prompt.clone()));
+    for _ in 0..2 {
+        assert_eq!(scheduler.n_to_come(20), 1);
+        step(&mut scheduler);
+    }
+    assert_eq!(scheduler.n_to_come(20), 2);
+    // What is found is not computed.
+    scheduler.remove(2);
+    scheduler.add(new(3, prompt));
+    assert_eq!(scheduler.n_to_come(20), 1);
+    scheduler.schedule_prompts(4);
+    assert_eq!(scheduler.n_to_come(20), 2);
+}
+
+#[test]
 fn blocks_of_prompts_in_work_belong_to_nobody_else() {
     let mut scheduler = Scheduler::new(LIMITS);
     scheduler.add(new(1, vec![1; 5]));
