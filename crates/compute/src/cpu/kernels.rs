@@ -12,7 +12,7 @@ use super::isa::Isa;
 use super::ops::ahead::Ahead;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
-use super::ops::float_matmul::{self, FloatKind};
+use super::ops::float_matmul::{self, FloatKind, FloatScratch};
 use super::ops::group_matmul::{self, Direct, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
@@ -26,7 +26,7 @@ pub(crate) type LayerNorm = fn(&[f32], (&[f32], &[f32]), f32, &mut [f32]);
 type Multiply = fn(&Operands<'_>, &mut Tile<'_, f32>);
 /// [`float_matmul::float_matmul`].
 pub(crate) type FloatMatMul =
-    fn((FloatKind, &[u8]), (&[f32], usize), &mut [f32], &mut Tile<'_, f32>);
+    fn((FloatKind, &[u8]), (&[f32], usize), &mut FloatScratch, &mut Tile<'_, f32>);
 /// [`attention::attend`].
 pub(crate) type Attend = fn(&HeadCache<'_>, usize, &mut [QueryRow<'_>]);
 /// [`kv_tile::store_key`].
@@ -157,9 +157,9 @@ macro_rules! instance {
                     rows::rotate(head, turns, pairing)),
                 group_kernel: |dtype| dtype.visit::<Choose>(),
                 float_matmul: enter!($isa, [$($feature)?],
-                    |weight: (FloatKind, &[u8]), x: (&[f32], usize), wide: &mut [f32],
-                     out: &mut Tile<'_, f32>| s =>
-                    float_matmul::float_matmul(s, weight, x, wide, out)),
+                    |weight: (FloatKind, &[u8]), x: (&[f32], usize),
+                     scratch: &mut FloatScratch, out: &mut Tile<'_, f32>| s =>
+                    float_matmul::float_matmul(s, weight, x, scratch, out)),
                 attend: enter!($isa, [$($feature)?],
                     |cache: &HeadCache<'_>, unit: usize, rows: &mut [QueryRow<'_>]| s =>
                     attention::attend(s, cache, unit, rows)),

@@ -203,8 +203,6 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     pub(super) slots: Vec<SlotShape>,
     pub(super) result: Slot,
-    /// The longest row of a matrix.
-    pub(super) max_row_len: usize,
     /// The most experts to choose from, and the most that a token goes through.
     pub(super) max_experts: (usize, usize),
     /// The most floats that attention's result for a unit of positions and a token takes.
@@ -218,8 +216,6 @@ pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
         lowering.op(i, op);
     }
     let result = lowering.slot(program.result);
-    let matrices = program.weights.iter().map(|w| w.row_len());
-    let max_row_len = matrices.max().unwrap_or(0);
     let attentions = || {
         program.ops.iter().filter_map(|op| match op {
             Op::Attention(spec) => Some(spec),
@@ -232,7 +228,6 @@ pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
         steps: lowering.steps,
         slots: lowering.slots,
         result,
-        max_row_len,
         max_experts: lowering.max_experts,
         max_unit_result: unit_results.max().unwrap_or(0),
         max_kv_heads: attentions().map(|spec| spec.n_kv_heads).max().unwrap_or(0),

@@ -305,6 +305,15 @@ impl<T: Plain> SharedBuf<T> {
     }
 }
 
+#[cfg(test)]
+impl<T: Plain> SharedBuf<T> {
+    /// All of it as rows of `width`.
+    pub(crate) fn whole(&mut self, width: usize) -> Tile<'_, T> {
+        // SAFETY: the borrow keeps everybody else away.
+        unsafe { self.tile(0..self.len / width, width, 0..width) }
+    }
+}
+
 impl<T> Drop for SharedBuf<T> {
     fn drop(&mut self) {
         if self.len > 0 {

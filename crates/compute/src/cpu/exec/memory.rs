@@ -3,7 +3,7 @@
 use crate::backend::{BackendError, Limits, Memory, OnDevice};
 use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Plan, TILE, lower};
-use crate::cpu::ops::float_matmul::ROWS;
+use crate::cpu::ops::float_matmul::FloatScratch;
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
 use crate::kv::kv_block_bytes;
@@ -20,8 +20,7 @@ pub(in crate::cpu) fn plan(
 ) -> Result<Memory, BackendError> {
     let plan = lower(program, kernels);
     let max_rows = limits.max_tokens.max(limits.max_outputs);
-    let thread = Panels::BYTES
-        .saturating_add(product(&[ROWS, plan.max_row_len, 4]))
+    let thread = (Panels::BYTES + FloatScratch::BYTES)
         .saturating_add(product(&[max_rows, TILE, 4]))
         .saturating_add(product(&[QUERY_TOKENS, plan.max_unit_result, 4]));
     let parts = [

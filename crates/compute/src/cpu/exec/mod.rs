@@ -30,7 +30,7 @@ use crate::cpu::kernels::Kernels;
 use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
 use crate::cpu::ops::ahead::Ahead;
 use crate::cpu::ops::attention::UNIT;
-use crate::cpu::ops::float_matmul::ROWS;
+use crate::cpu::ops::float_matmul::FloatScratch;
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
 use crate::cpu::threads::{Pool, SharedBuf, Wait};
@@ -142,7 +142,7 @@ impl Routing {
 struct Scratch {
     panels: Panels,
     first_weights: Vec<usize>, // of each step, among what the panels read in order
-    wide: Vec<f32>,
+    floats: FloatScratch,
     up: SharedBuf<f32>, // [max rows, TILE]
     unit_result: Vec<f32>,
 }
@@ -208,7 +208,7 @@ pub(super) fn load(
         Ok(Mutex::new(Scratch {
             panels: Panels::new(Ahead::new(weights)),
             first_weights,
-            wide: vec![0.0; ROWS * plan.max_row_len],
+            floats: FloatScratch::new(),
             up: up.ok_or_else(|| no_memory("a tile", max_rows * TILE * 4))?,
             unit_result: vec![0.0; QUERY_TOKENS * plan.max_unit_result],
         }))
@@ -453,8 +453,8 @@ impl Executable for Executor {
             let scratch = scratch
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
-            let floats = scratch.wide.len() + scratch.unit_result.len();
-            Panels::BYTES + floats * 4 + scratch.up.bytes()
+            let unit_result = scratch.unit_result.len() * 4;
+            Panels::BYTES + FloatScratch::BYTES + unit_result + scratch.up.bytes()
         });
         let passes = self.long.scratch_bytes() + self.short.scratch_bytes();
         Memory {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::backend::KV_BLOCK_LEN;
 use crate::cpu::lower::{AttentionSlots, Matrix, MatrixKernel, Part, Slot, Step, TILE};
 use crate::cpu::ops::attention::{HeadCache, QueryRow, UNIT, Weight};
+use crate::cpu::ops::float_matmul::FloatScratch;
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::kv_tile::Tiles;
 use crate::program::{Activation, Attention, Function};
@@ -187,13 +188,19 @@ impl Run<'_> {
                     first: 0,
                     first_row: 0,
                 };
-                let (panels, wide) = (&mut scratch.panels, &mut scratch.wide[..]);
+                let (panels, floats) = (&mut scratch.panels, &mut scratch.floats);
                 let x = (*x, x_rows.clone());
                 // SAFETY: see the module's doc; these columns of these rows, and a tile of this
                 // thread.
                 unsafe {
-                    self.product(gate, x.clone(), columns.clone(), (panels, wide), &gate_out);
-                    self.product(up, x, columns.clone(), (panels, wide), &up_out);
+                    self.product(
+                        gate,
+                        x.clone(),
+                        columns.clone(),
+                        (panels, floats),
+                        &gate_out,
+                    );
+                    self.product(up, x, columns.clone(), (panels, floats), &up_out);
                 }
                 for (i, row) in x_rows.enumerate() {
                     // SAFETY: as above.
@@ -247,7 +254,7 @@ impl Run<'_> {
                     first,
                     first_row: x_rows.start,
                 };
-                let scratch = (&mut scratch.panels, &mut scratch.wide[..]);
+                let scratch = (&mut scratch.panels, &mut scratch.floats);
                 // SAFETY: see the module's doc; these columns of this expert's rows.
                 unsafe { self.product(&matrices[expert], (*x, x_rows), rows, scratch, &target) };
             }
@@ -368,7 +375,7 @@ impl Run<'_> {
         matrix: &Matrix,
         (x, x_rows): (Slot, Range<usize>),
         rows: Range<usize>,
-        (panels, wide): (&mut Panels, &mut [f32]),
+        (panels, floats): (&mut Panels, &mut FloatScratch),
         out: &Target<'_>,
     ) {
         let Matrix {
@@ -405,7 +412,7 @@ impl Run<'_> {
                         .get(x_rows.start * width..x_rows.end * width)
                 };
                 let (bytes, mut tile) = part(rows.start, rows.end);
-                (self.core.kernels.float_matmul)((*kind, bytes), (x, width), wide, &mut tile);
+                (self.core.kernels.float_matmul)((*kind, bytes), (x, width), floats, &mut tile);
             }
         }
         if let Some(bias) = bias {
@@ -426,7 +433,7 @@ impl Run<'_> {
         let first = tile * TILE;
         let rows = first..matrix.weight.n_rows().min(first + TILE);
         let width = self.core.plan.slots[*out].width;
-        let (panels, wide) = (&mut scratch.panels, &mut scratch.wide[..]);
+        let (panels, floats) = (&mut scratch.panels, &mut scratch.floats);
         let target = Target {
             buf: &self.pass.slots[*out].f32,
             width,
@@ -435,7 +442,7 @@ impl Run<'_> {
         };
         let all = 0..self.n_rows(x);
         // SAFETY: see the module's doc; columns `rows`.
-        unsafe { self.product(matrix, (x, all), rows.clone(), (panels, wide), &target) };
+        unsafe { self.product(matrix, (x, all), rows.clone(), (panels, floats), &target) };
         if residual.is_none() && !quantize {
             return;
         }
