@@ -38,6 +38,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn prefetch(self, at: *const u8) {
         let _ = at;
     }
+    /// The same, into the first cache.
+    fn prefetch_near(self, at: *const u8) {
+        let _ = at;
+    }
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
     fn store(self, x: Self::F, out: &mut [f32; LANES]);

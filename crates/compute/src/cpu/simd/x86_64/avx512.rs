@@ -87,6 +87,10 @@ macro_rules! common {
             unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
         }
         #[inline(always)]
+        fn prefetch_near(self, at: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+        #[inline(always)]
         fn splat(self, x: f32) -> Self::F {
             unsafe { _mm512_set1_ps(x) }
         }
