@@ -12,6 +12,8 @@ pub enum Isa {
     Neon,
     /// 256-bit vectors with FMA and F16C.
     Avx2,
+    /// The same with byte dot products.
+    AvxVnni,
     /// AVX-512 F, BW, VL and DQ.
     Avx512,
     /// AVX-512 with byte dot products.
@@ -20,10 +22,11 @@ pub enum Isa {
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Isa; 5] = [
+    pub const ALL: [Isa; 6] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::Avx2,
+        Isa::AvxVnni,
         Isa::Avx512,
         Isa::Avx512Vnni,
     ];
@@ -34,6 +37,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
         }
@@ -87,3 +91,16 @@ impl fmt::Display for IsaError {
 }
 
 impl std::error::Error for IsaError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_is_last_and_names_are_unique() {
+        assert!(Isa::ALL.is_sorted());
+        for (i, isa) in Isa::ALL.into_iter().enumerate() {
+            assert!(Isa::ALL[..i].iter().all(|other| other.name() != isa.name()));
+        }
+    }
+}

@@ -68,6 +68,8 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::get(),
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avxvnni::get(),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::get(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::get(),
@@ -247,6 +249,12 @@ instance!(scalar, Scalar, []);
 instance!(neon, Neon, []);
 #[cfg(target_arch = "x86_64")]
 instance!(avx2, Avx2, [target_feature(enable = "avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+instance!(
+    avxvnni,
+    AvxVnni,
+    [target_feature(enable = "avx2,fma,f16c,avxvnni")]
+);
 #[cfg(target_arch = "x86_64")]
 instance!(
     avx512,

@@ -17,7 +17,7 @@ mod x86_64;
 pub(crate) use neon::Neon;
 pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{avx2::Avx2, avx512::Avx512, avx512::Avx512Vnni};
+pub(crate) use x86_64::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, avx512::Avx512Vnni};
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
@@ -143,3 +143,6 @@ fn interleave_plain(rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut 
 fn check_rows(rows: &[u8], stride: usize) {
     assert!(rows.len() >= 15 * stride + 16, "sixteen bytes of every row");
 }
+
+#[cfg(test)]
+mod tests;
