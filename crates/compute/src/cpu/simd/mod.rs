@@ -98,6 +98,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn add_i8(self, a: Self::I, b: Self::I) -> Self::I;
     /// For each byte, at most 15, the entry of the table.
     fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I;
+    /// For each lane, the entry that its low bits choose; `N` is a power of two.
+    fn gather<const N: usize>(self, table: &[[i8; 4]; N], codes: Self::I) -> Self::I;
+    /// The same for entries of eight bytes: the first four and the last four of each.
+    fn gather_eight<const N: usize>(self, table: &[[i8; 8]; N], codes: Self::I) -> [Self::I; 2];
+    /// Byte i of a lane, i in 0..4, with the other sign where bit i of the lane of `signs` is set.
+    fn negate_i8(self, x: Self::I, signs: Self::I) -> Self::I;
     /// The half-precision numbers in the lower halves of the lanes.
     fn f16_to_f32(self, x: Self::I) -> Self::F;
 
@@ -136,6 +142,15 @@ fn interleave_plain(rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut 
             }
         }
     }
+}
+
+/// What leaves an index into a table of `N` entries of a number.
+const fn index_mask(n: usize) -> i32 {
+    assert!(
+        n.is_power_of_two() && n <= 1 << 30,
+        "an index is some low bits"
+    );
+    n as i32 - 1
 }
 
 /// Asserts that 16 bytes can be read at each of 16 rows.

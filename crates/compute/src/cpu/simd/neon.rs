@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use super::{LANES, RUN, Simd, check_rows, interleave_plain};
+use super::{LANES, RUN, Simd, check_rows, index_mask, interleave_plain};
 use crate::dtype::f16_to_f32;
 
 /// 64-bit Arm.
@@ -247,6 +247,65 @@ impl Simd for Neon {
                 let table = vld1q_s8(table.as_ptr());
                 vreinterpretq_s32_s8(vqtbl1q_s8(table, vreinterpretq_u8_s32(codes[i])))
             };
+        }
+        out
+    }
+    #[inline(always)]
+    fn gather<const N: usize>(self, table: &[[i8; 4]; N], codes: Self::I) -> Self::I {
+        let mut out = codes;
+        for (i, out) in out.iter_mut().enumerate() {
+            unsafe {
+                // All that is read is in the table: an index is masked to its length.
+                let mask = vdupq_n_s32(const { index_mask(N) });
+                let mut at = [0i32; 4];
+                vst1q_s32(at.as_mut_ptr(), vandq_s32(codes[i], mask));
+                let mut entries = [0i32; 4];
+                for (entry, at) in entries.iter_mut().zip(at) {
+                    *entry = table
+                        .as_ptr()
+                        .add(at as usize)
+                        .cast::<i32>()
+                        .read_unaligned();
+                }
+                *out = vld1q_s32(entries.as_ptr());
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn gather_eight<const N: usize>(self, table: &[[i8; 8]; N], codes: Self::I) -> [Self::I; 2] {
+        let mut out = [codes; 2];
+        for i in 0..4 {
+            unsafe {
+                // All that is read is in the table: an index is masked to its length.
+                let mask = vdupq_n_s32(const { index_mask(N) });
+                let mut at = [0i32; 4];
+                vst1q_s32(at.as_mut_ptr(), vandq_s32(codes[i], mask));
+                let p = table.as_ptr();
+                let a = vld1_s8(p.add(at[0] as usize).cast());
+                let b = vld1_s8(p.add(at[1] as usize).cast());
+                let c = vld1_s8(p.add(at[2] as usize).cast());
+                let d = vld1_s8(p.add(at[3] as usize).cast());
+                let (a, c) = (vcombine_s8(a, b), vcombine_s8(c, d));
+                let (a, c) = (vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(c));
+                out[0][i] = vuzp1q_s32(a, c);
+                out[1][i] = vuzp2q_s32(a, c);
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn negate_i8(self, x: Self::I, signs: Self::I) -> Self::I {
+        const COPIES: [u8; 16] = [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12];
+        let mut out = x;
+        for (i, out) in out.iter_mut().enumerate() {
+            unsafe {
+                let signs = vqtbl1q_u8(vreinterpretq_u8_s32(signs[i]), vld1q_u8(COPIES.as_ptr()));
+                let bits = vreinterpretq_u8_s32(vdupq_n_s32(0x0804_0201));
+                let negative = vtstq_u8(signs, bits);
+                let x = vreinterpretq_s8_s32(x[i]);
+                *out = vreinterpretq_s32_s8(vbslq_s8(negative, vnegq_s8(x), x));
+            }
         }
         out
     }

@@ -178,10 +178,27 @@ fn integers<S: Simd>(s: S, all: &mut Answers) {
 fn tables<S: Simd>(s: S, all: &mut Answers) {
     let mut next = random();
     let table = random_bytes(&mut next).map(|q: u8| q as i8);
+    let fours: [[i8; 4]; 512] =
+        std::array::from_fn(|_| random_bytes(&mut next).map(|q: u8| q as i8));
+    let eights: [[i8; 8]; 2048] =
+        std::array::from_fn(|_| random_bytes(&mut next).map(|q: u8| q as i8));
     for i in 0..300 {
-        let bytes: [u8; 4 * LANES] = random_bytes(&mut next);
+        let bytes = random_bytes(&mut next);
+        let x = s.load_i8x4(&bytes);
         let codes = s.load_i8x4(&bytes.map(|byte| byte & 15));
         all.push((format!("lookup {i}"), lanes(s, s.lookup(&table, codes))));
+        all.push((format!("gather {i}"), lanes(s, s.gather(&fours, x))));
+        for (half, x) in s.gather_eight(&eights, x).into_iter().enumerate() {
+            all.push((format!("gather_eight {i}, {half}"), lanes(s, x)));
+        }
+    }
+    for from in 0..16 {
+        for (part, x) in all_bytes(from).enumerate() {
+            // All signs with all bytes.
+            let signs = all_bytes(16 * from).nth(part).unwrap();
+            let x = s.negate_i8(s.load_i8x4(&x), s.load_i8x4(&signs));
+            all.push((format!("negate_i8 {from}, {part}"), lanes(s, x)));
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{LANES, RUN, Simd, check_rows};
+use super::super::{LANES, RUN, Simd, check_rows, index_mask};
 
 /// The processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -259,6 +259,65 @@ macro_rules! common {
                     _mm256_shuffle_epi8(table, codes[1]),
                 ]
             }
+        }
+        #[inline(always)]
+        fn gather<const N: usize>(self, table: &[[i8; 4]; N], codes: Self::I) -> Self::I {
+            unsafe {
+                // All that is read is in the table: an index is masked to its length.
+                let mask = _mm256_set1_epi32(const { index_mask(N) });
+                let (low, high) = (
+                    _mm256_and_si256(codes[0], mask),
+                    _mm256_and_si256(codes[1], mask),
+                );
+                let p = table.as_ptr().cast();
+                [
+                    _mm256_i32gather_epi32::<4>(p, low),
+                    _mm256_i32gather_epi32::<4>(p, high),
+                ]
+            }
+        }
+        #[inline(always)]
+        fn gather_eight<const N: usize>(
+            self,
+            table: &[[i8; 8]; N],
+            codes: Self::I,
+        ) -> [Self::I; 2] {
+            let mut out = [codes; 2];
+            for (i, codes) in codes.into_iter().enumerate() {
+                unsafe {
+                    // All that is read is in the table: an index is masked to its length.
+                    let codes = _mm256_and_si256(codes, _mm256_set1_epi32(const { index_mask(N) }));
+                    let p = table.as_ptr().cast();
+                    let a = _mm256_i32gather_epi64::<8>(p, _mm256_castsi256_si128(codes));
+                    let b = _mm256_i32gather_epi64::<8>(p, _mm256_extracti128_si256::<1>(codes));
+                    // First halves of entries 0, 1, 4, 5, 2, 3, 6, 7, then last halves.
+                    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+                    let first = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+                    let last = _mm256_castps_pd(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+                    let first = _mm256_permute4x64_pd::<0b11_01_10_00>(first);
+                    let last = _mm256_permute4x64_pd::<0b11_01_10_00>(last);
+                    out[0][i] = _mm256_castpd_si256(first);
+                    out[1][i] = _mm256_castpd_si256(last);
+                }
+            }
+            out
+        }
+        #[inline(always)]
+        fn negate_i8(self, mut x: Self::I, signs: Self::I) -> Self::I {
+            for (x, signs) in x.iter_mut().zip(signs) {
+                unsafe {
+                    let copies = _mm256_setr_epi8(
+                        0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12, //
+                        0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12,
+                    );
+                    let bit = _mm256_set1_epi32(0x0804_0201);
+                    let signs = _mm256_and_si256(_mm256_shuffle_epi8(signs, copies), bit);
+                    // All ones where negative: the complement, plus one.
+                    let ones = _mm256_cmpeq_epi8(signs, bit);
+                    *x = _mm256_sub_epi8(_mm256_xor_si256(*x, ones), ones);
+                }
+            }
+            x
         }
         #[inline(always)]
         fn f16_to_f32(self, x: Self::I) -> Self::F {
