@@ -13,7 +13,7 @@ use super::ops::ahead::Ahead;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind};
-use super::ops::group_matmul::{self, Direct, GroupKernel, Operands, Panel, Rows, offsets};
+use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;
@@ -207,18 +207,6 @@ macro_rules! instance {
                     ) {
                         group_matmul::direct::<_, B>(s, rows, x, out, ahead);
                     }
-                    let direct: Option<Direct> = if const { B::HAS_ROWS } {
-                        Some(|rows, x, out, ahead| {
-                            let token = simd::$isa::detect().expect("as for the whole table");
-                            #[allow(unused_unsafe, reason = "a set without features needs none")]
-                            // SAFETY: the token proves that the processor has the features.
-                            unsafe {
-                                inside_direct::<B>(token, rows, x, out, ahead)
-                            }
-                        })
-                    } else {
-                        None
-                    };
                     let offset = match B::OFFSET {
                         Some(0) => offsets::NONE,
                         Some(_) => offsets::UNSIGNED,
@@ -235,7 +223,14 @@ macro_rules! instance {
                         },
                         multiply: MULTIPLY[usize::from(group_len == 32)][usize::from(has_min)]
                             [usize::from(offset)],
-                        direct,
+                        direct: |rows, x, out, ahead| {
+                            let token = simd::$isa::detect().expect("as for the whole table");
+                            #[allow(unused_unsafe, reason = "a set without features needs none")]
+                            // SAFETY: the token proves that the processor has the features.
+                            unsafe {
+                                inside_direct::<B>(token, rows, x, out, ahead)
+                            }
+                        },
                         offset: group_matmul::offset::<simd::$isa, B>(),
                     })
                 }

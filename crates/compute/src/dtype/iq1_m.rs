@@ -41,8 +41,6 @@ impl Block for IQ1M {
         }
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let [_, _, w0, w1] = s.load_rows(&rows[40..], stride);

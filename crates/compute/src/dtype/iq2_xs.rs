@@ -31,8 +31,6 @@ impl Block for IQ2XS {
         }
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let d = s.load_f16_rows(rows, stride);
