@@ -10,6 +10,8 @@ pub enum Isa {
     Scalar,
     /// 64-bit Arm's vectors.
     Neon,
+    /// The same with byte dot products.
+    NeonDotprod,
     /// 256-bit vectors with FMA and F16C.
     Avx2,
     /// The same with byte dot products.
@@ -22,9 +24,10 @@ pub enum Isa {
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Isa; 6] = [
+    pub const ALL: [Isa; 7] = [
         Isa::Scalar,
         Isa::Neon,
+        Isa::NeonDotprod,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512,
@@ -36,6 +39,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
+            Isa::NeonDotprod => "neon-dotprod",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
@@ -101,6 +105,18 @@ mod tests {
         assert!(Isa::ALL.is_sorted());
         for (i, isa) in Isa::ALL.into_iter().enumerate() {
             assert!(Isa::ALL[..i].iter().all(|other| other.name() != isa.name()));
+        }
+    }
+
+    #[test]
+    fn what_is_required_is_there() {
+        let required = std::env::var("MINERVA_REQUIRE_ISA").unwrap_or_default();
+        let available = Isa::available();
+        for name in required.split_whitespace() {
+            assert!(
+                available.iter().any(|isa| isa.name() == name),
+                "no {name} among {available:?}, and MINERVA_REQUIRE_ISA has it"
+            );
         }
     }
 }
