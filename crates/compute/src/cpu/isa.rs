@@ -10,8 +10,12 @@ pub enum Isa {
     Scalar,
     /// 64-bit Arm's vectors.
     Neon,
+    /// The same with byte dot products.
+    NeonDotprod,
     /// 256-bit vectors with FMA and F16C.
     Avx2,
+    /// The same with byte dot products.
+    AvxVnni,
     /// AVX-512 F, BW, VL and DQ.
     Avx512,
     /// AVX-512 with byte dot products.
@@ -20,10 +24,12 @@ pub enum Isa {
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Isa; 5] = [
+    pub const ALL: [Isa; 7] = [
         Isa::Scalar,
         Isa::Neon,
+        Isa::NeonDotprod,
         Isa::Avx2,
+        Isa::AvxVnni,
         Isa::Avx512,
         Isa::Avx512Vnni,
     ];
@@ -33,7 +39,9 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
+            Isa::NeonDotprod => "neon-dotprod",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
         }
@@ -87,3 +95,28 @@ impl fmt::Display for IsaError {
 }
 
 impl std::error::Error for IsaError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_is_last_and_names_are_unique() {
+        assert!(Isa::ALL.is_sorted());
+        for (i, isa) in Isa::ALL.into_iter().enumerate() {
+            assert!(Isa::ALL[..i].iter().all(|other| other.name() != isa.name()));
+        }
+    }
+
+    #[test]
+    fn what_is_required_is_there() {
+        let required = std::env::var("MINERVA_REQUIRE_ISA").unwrap_or_default();
+        let available = Isa::available();
+        for name in required.split_whitespace() {
+            assert!(
+                available.iter().any(|isa| isa.name() == name),
+                "no {name} among {available:?}, and MINERVA_REQUIRE_ISA has it"
+            );
+        }
+    }
+}

@@ -13,7 +13,7 @@ use super::ops::ahead::Ahead;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind, FloatScratch};
-use super::ops::group_matmul::{self, Direct, GroupKernel, Operands, Panel, Rows, offsets};
+use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;
@@ -65,8 +65,12 @@ impl Kernels {
             Isa::Scalar => scalar::get(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::get(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => neon_dotprod::get(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::get(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avxvnni::get(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::get(),
             #[cfg(target_arch = "x86_64")]
@@ -205,18 +209,6 @@ macro_rules! instance {
                     ) {
                         group_matmul::direct::<_, B>(s, rows, x, out, ahead);
                     }
-                    let direct: Option<Direct> = if const { B::HAS_ROWS } {
-                        Some(|rows, x, out, ahead| {
-                            let token = simd::$isa::detect().expect("as for the whole table");
-                            #[allow(unused_unsafe, reason = "a set without features needs none")]
-                            // SAFETY: the token proves that the processor has the features.
-                            unsafe {
-                                inside_direct::<B>(token, rows, x, out, ahead)
-                            }
-                        })
-                    } else {
-                        None
-                    };
                     let offset = match B::OFFSET {
                         Some(0) => offsets::NONE,
                         Some(_) => offsets::UNSIGNED,
@@ -233,7 +225,14 @@ macro_rules! instance {
                         },
                         multiply: MULTIPLY[usize::from(group_len == 32)][usize::from(has_min)]
                             [usize::from(offset)],
-                        direct,
+                        direct: |rows, x, out, ahead| {
+                            let token = simd::$isa::detect().expect("as for the whole table");
+                            #[allow(unused_unsafe, reason = "a set without features needs none")]
+                            // SAFETY: the token proves that the processor has the features.
+                            unsafe {
+                                inside_direct::<B>(token, rows, x, out, ahead)
+                            }
+                        },
                         offset: group_matmul::offset::<simd::$isa, B>(),
                     })
                 }
@@ -245,8 +244,20 @@ macro_rules! instance {
 instance!(scalar, Scalar, []);
 #[cfg(target_arch = "aarch64")]
 instance!(neon, Neon, []);
+#[cfg(target_arch = "aarch64")]
+instance!(
+    neon_dotprod,
+    NeonDotprod,
+    [target_feature(enable = "neon,dotprod")]
+);
 #[cfg(target_arch = "x86_64")]
 instance!(avx2, Avx2, [target_feature(enable = "avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+instance!(
+    avxvnni,
+    AvxVnni,
+    [target_feature(enable = "avx2,fma,f16c,avxvnni")]
+);
 #[cfg(target_arch = "x86_64")]
 instance!(
     avx512,

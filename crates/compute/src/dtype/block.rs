@@ -35,8 +35,6 @@ pub(crate) trait Block {
     /// What, added to a `q`, makes it a number from 0 to 127, where there is such a number: kernels
     /// multiply weights without a sign at less cost.
     const OFFSET: Option<u8> = None;
-    /// Whether [`Block::unpack_rows`] is there, which is much faster than [`Block::unpack`].
-    const HAS_ROWS: bool = false;
 
     /// Turns one block into f32: `bytes.len() == BYTES`, `out.len() == LEN`.
     ///
@@ -94,11 +92,14 @@ pub(crate) trait Block {
     }
 
     /// Takes a block of each of 16 rows apart, side by side: block r begins at `rows[r * stride]`.
-    /// The same numbers as [`Block::unpack`]'s, which is its plain twin.
+    /// The same numbers as [`Block::unpack`]'s, which is its plain twin, and much slower.
+    ///
+    /// # Panics
+    /// [`Form::Float`] types have no integer form.
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let _ = (s, rows, stride, out);
-        unreachable!("only called where HAS_ROWS");
+        unreachable!("a type of Form::Float has no integer form");
     }
 }
 
@@ -164,7 +165,7 @@ pub(super) fn byte_to_f32<S: Simd>(s: S, x: S::I, i: usize) -> S::F {
 
 /// Bits 4 c to 4 c + 4 of each lane, each as bit `to` of a byte.
 #[inline(always)]
-fn spread_bits<S: Simd>(s: S, x: S::I, c: usize, to: u32) -> S::I {
+pub(super) fn spread_bits<S: Simd>(s: S, x: S::I, c: usize, to: u32) -> S::I {
     let four = s.and(s.shr(x, 4 * c as u32), s.splat_i32(0x0f));
     // Four copies, seven bits apart, have bit i at bit 8 i.
     let copies = s.mul_i32(four, s.splat_i32(0x0020_4081));

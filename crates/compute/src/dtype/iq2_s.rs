@@ -3,8 +3,10 @@
 //! Bytes: f16 factor, 32 of lower bits of the codes, 32 of signs, 8 of upper bits of the codes (two
 //! bits each), 8 of scales of 4 bits.
 
-use super::block::{Block, Form, f16_at};
-use super::iq_grids::{self, place, quarter_scales};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, f16_at};
+use super::iq_grids::{self, place, put_quarter_scales, quarter_scales, two_of_eight};
 
 /// A block of IQ2_S.
 pub(super) struct IQ2S;
@@ -26,6 +28,31 @@ impl Block for IQ2S {
             let high = high_bits[i / 4] >> (2 * (i % 4)) & 3;
             let code = usize::from(low_bits[i]) | usize::from(high) << 8;
             place(&iq_grids::IQ2_S[code], signs[i], q);
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let d = s.load_f16_rows(rows, stride);
+        let [h0, h1, s0, s1] = s.load_rows(&rows[66..], stride);
+        put_quarter_scales(s, d, [s0, s1], out);
+        for (four, high) in [h0, h1].into_iter().enumerate() {
+            let low = s.load_rows(&rows[2 + 16 * four..], stride);
+            let signs = s.load_rows(&rows[34 + 16 * four..], stride);
+            for (i, (low, signs)) in low.into_iter().zip(signs).enumerate() {
+                let high = s.shr(high, 8 * i as u32);
+                for half in 0..2 {
+                    let mut parts = [(low, signs); 2];
+                    for (j, (code, signs)) in (2 * half..).zip(&mut parts) {
+                        let low = s.and(s.shr(*code, 8 * j), s.splat_i32(0xff));
+                        let upper = s.and(s.shr(high, 2 * j), s.splat_i32(3));
+                        *code = s.or(low, s.shl(upper, 8));
+                        *signs = s.shr(*signs, 8 * j);
+                    }
+                    let q = two_of_eight(s, &iq_grids::IQ2_S, parts);
+                    out.put(s, 8 * four + 2 * i + half as usize, q);
+                }
+            }
         }
     }
 }

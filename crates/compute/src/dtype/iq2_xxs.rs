@@ -3,8 +3,10 @@
 //! Bytes: f16 factor, then for each group 4 grid codes and 32 bits: four sign codes of 7 bits and, on
 //! top, a scale of 4.
 
-use super::block::{Block, Form, f16_at, u32_at};
-use super::iq_grids::{self, place, signs_of};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, f16_at, u32_at};
+use super::iq_grids::{self, place, signs_of, signs_of_rows, two_of_eight};
 
 /// A block of IQ2_XXS.
 pub(super) struct IQ2XXS;
@@ -28,6 +30,26 @@ impl Block for IQ2XXS {
             for (i, (&code, q)) in codes.iter().zip(q.chunks_exact_mut(8)).enumerate() {
                 let signs = signs_of((signs >> (7 * i)) as u8);
                 place(&iq_grids::IQ2_XXS[usize::from(code)], signs, q);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let d = s.load_f16_rows(rows, stride);
+        for pair in 0..4 {
+            let [c0, p0, c1, p1] = s.load_rows(&rows[2 + 16 * pair..], stride);
+            for (i, (codes, packed)) in [(c0, p0), (c1, p1)].into_iter().enumerate() {
+                let g = 2 * pair + i;
+                let scale = s.fma(s.to_f32(s.shr(packed, 28)), s.splat(1.0), s.splat(0.5));
+                out.put_scale(s, g, s.mul(s.mul(d, scale), s.splat(0.25)));
+                let signs = signs_of_rows(s, packed);
+                for half in 0..2 {
+                    let (codes, signs) = (s.shr(codes, 16 * half), s.shr(signs, 16 * half));
+                    let next = (s.shr(codes, 8), s.shr(signs, 8));
+                    let q = two_of_eight(s, &iq_grids::IQ2_XXS, [(codes, signs), next]);
+                    out.put(s, 2 * g + half as usize, q);
+                }
             }
         }
     }

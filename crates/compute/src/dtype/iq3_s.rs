@@ -3,7 +3,9 @@
 //! Bytes: f16 factor, 64 of lower bits of the codes, 8 of their ninth bits, 32 of signs, 4 of scales of
 //! 4 bits.
 
-use super::block::{Block, Form, f16_at};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, f16_at};
 use super::iq_grids::{self, place};
 
 /// A block of IQ3_S.
@@ -30,6 +32,38 @@ impl Block for IQ3S {
             let high = high_bits[i / 8] >> (i % 8) & 1;
             let code = usize::from(low_bits[i]) | usize::from(high) << 8;
             place(&iq_grids::IQ3_S[code], signs[i / 2] >> (4 * (i % 2)), q);
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let d = s.load_f16_rows(rows, stride);
+        let [h0, h1, s0, s1] = s.load_rows(&rows[66..], stride);
+        let [s2, s3, s4, s5] = s.load_rows(&rows[82..], stride);
+        let [_, s6, s7, scales] = s.load_rows(&rows[94..], stride);
+        for g in 0..8 {
+            let code = s.and(s.shr(scales, 4 * g), s.splat_i32(0x0f));
+            let scale = s.fma(s.to_f32(code), s.splat(2.0), s.splat(1.0));
+            out.put_scale(s, g as usize, s.mul(d, scale));
+        }
+        let signs = [s0, s1, s2, s3, s4, s5, s6, s7];
+        for pair in 0..4 {
+            let codes = s.load_rows(&rows[2 + 16 * pair..], stride);
+            for (i, codes) in codes.into_iter().enumerate() {
+                // Ninth bits and signs of 16 elements.
+                let c = 4 * pair + i;
+                let high = s.shr(if c < 8 { h0 } else { h1 }, (4 * c % 32) as u32);
+                let signs = s.shr(signs[c / 2], (16 * (c % 2)) as u32);
+                let mut q = [codes; 4];
+                for (j, q) in (0..).zip(&mut q) {
+                    let low = s.and(s.shr(*q, 8 * j), s.splat_i32(0xff));
+                    let ninth = s.shl(s.and(s.shr(high, j), s.splat_i32(1)), 8);
+                    let values = s.gather(&iq_grids::IQ3_S, s.or(low, ninth));
+                    let values = s.negate_i8(values, s.shr(signs, 4 * j));
+                    *q = s.add_i8(values, s.splat_i8(16));
+                }
+                out.put(s, c, q);
+            }
         }
     }
 }

@@ -3,8 +3,10 @@
 //! Bytes: f16 factor, 64 grid codes, then for each group 32 bits: four sign codes of 7 bits and, on
 //! top, a scale of 4.
 
-use super::block::{Block, Form, f16_at, u32_at};
-use super::iq_grids::{self, place, signs_of};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, f16_at, u32_at};
+use super::iq_grids::{self, place, signs_of, signs_of_rows};
 
 /// A block of IQ3_XXS.
 pub(super) struct IQ3XXS;
@@ -40,6 +42,37 @@ impl Block for IQ3XXS {
                     signs >> 4,
                     &mut q[4..],
                 );
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let d = s.load_f16_rows(rows, stride);
+        for four in 0..2 {
+            let packed = s.load_rows(&rows[66 + 16 * four..], stride);
+            for (i, packed) in packed.into_iter().enumerate() {
+                let g = 4 * four + i;
+                let scale = s.fma(s.to_f32(s.shr(packed, 28)), s.splat(1.0), s.splat(0.5));
+                out.put_scale(s, g, s.mul(s.mul(d, scale), s.splat(0.5)));
+            }
+            let mut signs = packed;
+            for signs in &mut signs {
+                *signs = signs_of_rows(s, *signs);
+            }
+            for pair in 0..2 {
+                let codes = s.load_rows(&rows[2 + 32 * four + 16 * pair..], stride);
+                for (i, codes) in codes.into_iter().enumerate() {
+                    let signs = s.shr(signs[2 * pair + i / 2], (16 * (i % 2)) as u32);
+                    let mut q = [codes; 4];
+                    for (j, q) in (0..).zip(&mut q) {
+                        let code = s.and(s.shr(*q, 8 * j), s.splat_i32(0xff));
+                        let values = s.gather(&iq_grids::IQ3_XXS, code);
+                        let values = s.negate_i8(values, s.shr(signs, 4 * j));
+                        *q = s.add_i8(values, s.splat_i8(64));
+                    }
+                    out.put(s, 8 * four + 4 * pair + i, q);
+                }
             }
         }
     }

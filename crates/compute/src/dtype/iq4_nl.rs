@@ -23,8 +23,6 @@ impl Block for IQ4NL {
         spread_nibbles(&bytes[2..], q, |code| UNEVEN_STEPS[usize::from(code)]);
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         out.put_scale(s, 0, s.load_f16_rows(rows, stride));

@@ -34,8 +34,6 @@ impl Block for IQ4XS {
         }
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let [head, lower, ..] = s.load_rows(rows, stride);

@@ -9,6 +9,10 @@
 //! the Python package `gguf`, whose bytes are the same digits in the same order:
 //! `numpy.frombuffer(bytes.fromhex(grid_hex.decode()), "<u2")`.
 
+use crate::cpu::simd::Simd;
+
+use super::block::Lanes;
+
 /// The grid of IQ2_XXS.
 pub static IQ2_XXS: [[i8; 8]; 256] = expand(&IQ2_XXS_CODES, [8, 25, 43]);
 
@@ -66,6 +70,93 @@ pub(super) fn place_shifted(code: usize, is_negative: bool, q: &mut [i8]) {
     for (&value, q) in IQ1[code].iter().zip(q) {
         *q = 8 * value + shift;
     }
+}
+
+/// [`signs_of`] of the four codes of 7 bits in each lane, in its four bytes.
+#[inline(always)]
+pub(super) fn signs_of_rows<S: Simd>(s: S, packed: S::I) -> S::I {
+    let mut codes = s.and(packed, s.splat_i32(0x7f));
+    for i in 1..4 {
+        let code = s.and(s.shl(packed, i), s.splat_i32(0x7f << (8 * i)));
+        codes = s.or(codes, code);
+    }
+    with_parity(s, codes)
+}
+
+/// Sets the eighth bit of each byte to the parity of its other bits.
+#[inline(always)]
+pub(super) fn with_parity<S: Simd>(s: S, codes: S::I) -> S::I {
+    /// An eighth bit for each number with an odd number of bits.
+    const ODD: [i8; 16] = {
+        let mut odd = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            odd[i] = if (i as u8).count_ones() % 2 == 1 {
+                i8::MIN
+            } else {
+                0
+            };
+            i += 1;
+        }
+        odd
+    };
+    let nibbles = s.splat_i8(0x0f);
+    let low = s.lookup(&ODD, s.and(codes, nibbles));
+    let high = s.lookup(&ODD, s.and(s.shr(codes, 4), nibbles));
+    s.or(codes, s.add_i8(low, high))
+}
+
+/// The scales of [`quarter_scales`] for 16 rows.
+#[inline(always)]
+pub(super) fn put_quarter_scales<S: Simd>(
+    s: S,
+    d: S::F,
+    packed: [S::I; 2],
+    out: &mut impl Lanes<S>,
+) {
+    for (half, packed) in packed.into_iter().enumerate() {
+        for i in 0..8 {
+            let code = s.and(s.shr(packed, 4 * i), s.splat_i32(0x0f));
+            let scale = s.fma(s.to_f32(code), s.splat(1.0), s.splat(0.5));
+            let scale = s.mul(s.mul(d, scale), s.splat(0.25));
+            out.put_scale(s, 8 * half + i as usize, scale);
+        }
+    }
+}
+
+/// The values of two codes of a grid of IQ2 for each row, negated where the bits of the lower byte
+/// beside a code say so, all plus 64.
+#[inline(always)]
+pub(super) fn two_of_eight<S: Simd, const N: usize>(
+    s: S,
+    grid: &[[i8; 8]; N],
+    parts: [(S::I, S::I); 2],
+) -> [S::I; 4] {
+    let mut q = [s.splat_i32(0); 4];
+    for (q, (codes, signs)) in q.as_chunks_mut::<2>().0.iter_mut().zip(parts) {
+        let [first, second] = s.gather_eight(grid, codes);
+        q[0] = s.add_i8(s.negate_i8(first, signs), s.splat_i8(64));
+        q[1] = s.add_i8(s.negate_i8(second, s.shr(signs, 4)), s.splat_i8(64));
+    }
+    q
+}
+
+/// The values of two IQ1 codes for each row, shifted by 1/8 with the sign of the lane beside them, all
+/// times 8, plus 16.
+#[inline(always)]
+pub(super) fn two_shifted<S: Simd>(s: S, codes: [S::I; 2], signs: [S::I; 2]) -> [S::I; 4] {
+    let mut q = [s.splat_i32(0); 4];
+    let parts = codes.into_iter().zip(signs);
+    for (q, (codes, signs)) in q.as_chunks_mut::<2>().0.iter_mut().zip(parts) {
+        // 16 + 1, or 16 - 1.
+        let less = s.and(s.sar(signs, 31), s.splat_i8(-2));
+        let offset = s.add_i8(less, s.splat_i8(17));
+        for (q, digits) in q.iter_mut().zip(s.gather_eight(&IQ1, codes)) {
+            let eights = s.and(s.shl(digits, 3), s.splat_i8(-8));
+            *q = s.add_i8(eights, offset);
+        }
+    }
+    q
 }
 
 /// Looks every digit of every code up: a code has `W` digits of `16 / W` bits.

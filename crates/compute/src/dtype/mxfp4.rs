@@ -26,8 +26,6 @@ impl Block for MXFP4 {
         spread_nibbles(&bytes[1..], q, |code| DOUBLED_E2M1[usize::from(code)]);
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let mut scales = [0.0; LANES];
@@ -45,7 +43,8 @@ impl Block for MXFP4 {
 pub const DOUBLED_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// [`DOUBLED_E2M1`] plus the offset.
-const OFFSET_E2M1: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+pub(super) const OFFSET_E2M1: [i8; 16] =
+    [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// Half of `2^(exponent - 127)`: the scale of doubled codes. The smallest two are subnormal.
 #[inline(always)]

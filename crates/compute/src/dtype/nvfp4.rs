@@ -2,8 +2,10 @@
 //!
 //! Bytes: 4 scales, 32 of codes, 8 for each group.
 
-use super::block::{Block, Form, spread_nibbles};
-use super::mxfp4::DOUBLED_E2M1;
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, look_up, spread_nibbles};
+use super::mxfp4::{DOUBLED_E2M1, OFFSET_E2M1};
 
 /// A block of NVFP4.
 pub(super) struct NVFP4;
@@ -25,6 +27,24 @@ impl Block for NVFP4 {
             spread_nibbles(codes, q, |code| DOUBLED_E2M1[usize::from(code)]);
         }
     }
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let [scales, ..] = s.load_rows(rows, stride);
+        for g in 0..4 {
+            out.put_scale(s, g as usize, half_e4m3_rows(s, s.shr(scales, 8 * g)));
+        }
+        for pair in 0..2 {
+            let [a, b, c, d] = s.load_rows(&rows[4 + 16 * pair..], stride);
+            for (i, (a, b)) in [(a, b), (c, d)].into_iter().enumerate() {
+                let nibbles = s.splat_i8(0x0f);
+                let low = [s.and(a, nibbles), s.and(b, nibbles)];
+                let high = [s.and(s.shr(a, 4), nibbles), s.and(s.shr(b, 4), nibbles)];
+                let codes = [low[0], low[1], high[0], high[1]];
+                out.put(s, 2 * pair + i, look_up(s, &OFFSET_E2M1, codes));
+            }
+        }
+    }
 }
 
 /// Half the value of an E4M3 code: the scale of doubled codes. The eighth bit, the sign elsewhere,
@@ -39,6 +59,19 @@ fn half_e4m3(code: u8) -> f32 {
     } else {
         (8.0 + mantissa) * power_of_two(exponent as i32 - 11)
     }
+}
+
+/// [`half_e4m3`] of the lowest byte of each lane.
+#[inline(always)]
+fn half_e4m3_rows<S: Simd>(s: S, codes: S::I) -> S::F {
+    // As the bits of an f16 a code is 2^-8 times its value.
+    let magnitude = s.shl(s.and(codes, s.splat_i32(0x7f)), 7);
+    let half = s.mul(s.f16_to_f32(magnitude), s.splat(128.0));
+    // The eighth bit is set where a code is 0x7f: by a carry, and not by the code's own.
+    let own = s.add_i8(codes, s.splat_i8(-128));
+    let carry = s.add_i8(s.and(codes, s.splat_i32(0x7f)), s.splat_i32(1));
+    let is_nan = s.shr(s.and(s.and(own, carry), s.splat_i32(0x80)), 7);
+    s.mul(half, s.fma(s.to_f32(is_nan), s.splat(-1.0), s.splat(1.0)))
 }
 
 /// `2^exponent` for exponents of normal numbers.

@@ -2,7 +2,9 @@
 //!
 //! Bytes: f16 scale, 16 bytes of codes in the order of the elements.
 
-use super::block::{Block, Form, f16_at};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, f16_at};
 
 /// A block of Q2_0.
 pub(super) struct Q2_0;
@@ -23,6 +25,24 @@ impl Block for Q2_0 {
             for (i, q) in q.iter_mut().enumerate() {
                 *q = (byte >> (2 * i) & 3) as i8 - 1;
             }
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let d = s.load_f16_rows(rows, stride);
+        out.put_scale(s, 0, d);
+        out.put_scale(s, 1, d);
+        let codes = s.load_rows(&rows[2..], stride);
+        for (c, codes) in codes.into_iter().enumerate() {
+            let mut q = [codes; 4];
+            for (i, q) in (0..).zip(&mut q) {
+                // Halves of a byte to bits 0 and 16, then pairs of bits to bytes.
+                let byte = s.and(s.shr(*q, 8 * i), s.splat_i32(0xff));
+                let halves = s.and(s.or(byte, s.shl(byte, 12)), s.splat_i32(0x000f_000f));
+                *q = s.and(s.or(halves, s.shl(halves, 6)), s.splat_i8(3));
+            }
+            out.put(s, c, q);
         }
     }
 }

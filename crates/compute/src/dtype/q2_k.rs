@@ -31,8 +31,6 @@ impl Block for Q2K {
         }
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let factors = s.load_rows(&rows[68..], stride)[3];

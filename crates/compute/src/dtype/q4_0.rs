@@ -24,8 +24,6 @@ impl Block for Q4_0 {
         spread_nibbles(&bytes[2..], q, |code| code as i8 - 8);
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         out.put_scale(s, 0, s.load_f16_rows(rows, stride));

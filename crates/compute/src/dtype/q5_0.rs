@@ -29,8 +29,6 @@ impl Block for Q5_0 {
         }
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let [head, next, ..] = s.load_rows(rows, stride);

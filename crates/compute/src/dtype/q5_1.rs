@@ -30,8 +30,6 @@ impl Block for Q5_1 {
         }
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let [header, fifths, ..] = s.load_rows(rows, stride);

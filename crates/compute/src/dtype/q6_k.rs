@@ -38,8 +38,6 @@ impl Block for Q6K {
         }
     }
 
-    const HAS_ROWS: bool = true;
-
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         let d = s.load_f16_rows(&rows[208..], stride);

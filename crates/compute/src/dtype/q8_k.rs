@@ -3,7 +3,9 @@
 //! Bytes: f32 scale, 256 signed bytes, 16 sums of 16 elements each. The sums serve dot products; the
 //! values do not depend on them.
 
-use super::block::{Block, Form, copy_signed, u32_at};
+use crate::cpu::simd::{LANES, Simd};
+
+use super::block::{Block, Form, Lanes, copy_signed, u32_at};
 
 /// A block of Q8_K.
 pub(super) struct Q8K;
@@ -20,5 +22,21 @@ impl Block for Q8K {
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {
         scales.fill(f32::from_bits(u32_at(bytes, 0)));
         copy_signed(&bytes[4..260], q);
+    }
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let mut scales = [0.0; LANES];
+        for (row, scale) in scales.iter_mut().enumerate() {
+            *scale = f32::from_bits(u32_at(rows, row * stride));
+        }
+        let d = s.load(&scales);
+        for g in 0..8 {
+            out.put_scale(s, g, d);
+        }
+        for c in 0..16 {
+            let q = s.load_rows(&rows[4 + 16 * c..], stride);
+            out.put_signed(s, c, q);
+        }
     }
 }

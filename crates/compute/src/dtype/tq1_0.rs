@@ -3,7 +3,9 @@
 //! Bytes: 32 with five digits each, 16 with five digits each, 4 with four digits each, f16 scale. Each
 //! of the three runs holds the first digits of all its bytes, then the second digits, and so on.
 
-use super::block::{Block, Form, f16_at};
+use crate::cpu::simd::Simd;
+
+use super::block::{Block, Form, Lanes, f16_at};
 
 /// A block of TQ1_0.
 pub(super) struct TQ1_0;
@@ -26,6 +28,54 @@ impl Block for TQ1_0 {
         spread_digits(&bytes[32..48], second);
         spread_digits(&bytes[48..52], third);
     }
+
+    #[inline(always)]
+    fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
+        let d = s.load_f16_rows(&rows[52..], stride);
+        for g in 0..8 {
+            out.put_scale(s, g, d);
+        }
+        for run in 0..3 {
+            let mut parts = [(s.splat_i32(0), s.splat_i32(0)); 4];
+            let bytes = s.load_rows(&rows[16 * run..], stride);
+            for (parts, bytes) in parts.iter_mut().zip(bytes) {
+                *parts = fractions(s, bytes);
+            }
+            for digit in 0..5 {
+                let mut q = [s.splat_i32(0); 4];
+                for (q, parts) in q.iter_mut().zip(&mut parts) {
+                    *q = next_digits(s, parts);
+                }
+                out.put(s, [2 * digit, 2 * digit + 1, 10 + digit][run], q);
+            }
+        }
+        let [.., last] = s.load_rows(&rows[36..], stride);
+        let mut parts = fractions(s, last);
+        let mut q = [last; 4];
+        for q in &mut q {
+            *q = next_digits(s, &mut parts);
+        }
+        out.put(s, 15, q);
+    }
+}
+
+/// The bytes of each lane in halves of its own: the even ones, and the odd ones.
+#[inline(always)]
+fn fractions<S: Simd>(s: S, bytes: S::I) -> (S::I, S::I) {
+    let mask = s.splat_i32(0x00ff_00ff);
+    (s.and(bytes, mask), s.and(s.shr(bytes, 8), mask))
+}
+
+/// Takes the first digits of [`fractions`] off, to bytes again.
+#[inline(always)]
+fn next_digits<S: Simd>(s: S, (even, odd): &mut (S::I, S::I)) -> S::I {
+    let three = s.splat_i32(3);
+    (*even, *odd) = (s.mul_i32(*even, three), s.mul_i32(*odd, three));
+    let low = s.and(s.shr(*even, 8), s.splat_i32(0x0003_0003));
+    let high = s.and(*odd, s.splat_i32(0x0300_0300));
+    let rest = s.splat_i32(0x00ff_00ff);
+    (*even, *odd) = (s.and(*even, rest), s.and(*odd, rest));
+    s.or(low, high)
 }
 
 /// Spreads ternary digits: the first digits of all bytes, then the second digits, and so on.

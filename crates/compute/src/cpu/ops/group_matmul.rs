@@ -96,8 +96,8 @@ pub(crate) struct GroupKernel {
     pub(crate) unpack: fn(&Rows<'_>, &mut Panel, &mut Ahead),
     /// [`multiply`] for the type's form.
     pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
-    /// [`direct`] for the type, where it has vector unpacking.
-    pub(crate) direct: Option<Direct>,
+    /// [`direct`] for the type.
+    pub(crate) direct: Direct,
     /// What its panels have added to each weight.
     pub(crate) offset: u8,
 }
@@ -113,7 +113,7 @@ impl GroupKernel {
     ) {
         let Panels { panels, ahead } = panels;
         ahead.begin_rows(rows.as_ptr_range().end.addr(), ROWS * row_bytes);
-        if let (Some(direct), 1) = (self.direct, x.n_rows) {
+        if x.n_rows == 1 {
             let whole = rows.len() / (PANEL * row_bytes) * PANEL;
             let (first, rest) = rows.split_at(whole * row_bytes);
             let out = out.row(0);
@@ -125,7 +125,7 @@ impl GroupKernel {
                         row_bytes,
                         columns: 0..x.width,
                     };
-                    direct(&rows, x, out, ahead);
+                    (self.direct)(&rows, x, out, ahead);
                 }
                 return;
             }
@@ -164,7 +164,7 @@ pub(crate) fn unpack<S: Simd, B: Block>(
     let Form::Groups { group_len, has_min } = B::FORM else {
         unreachable!("chosen by form")
     };
-    if !B::HAS_ROWS || rows.bytes.len() < PANEL * rows.row_bytes {
+    if rows.bytes.len() < PANEL * rows.row_bytes {
         return unpack_row_by_row::<S, B>(s, rows, panel, ahead);
     }
     let (n_q, n_groups) = (B::LEN / 4, B::LEN / group_len);

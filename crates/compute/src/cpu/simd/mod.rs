@@ -14,10 +14,10 @@ mod neon;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub(crate) use neon::Neon;
+pub(crate) use neon::{Neon, NeonDotprod};
 pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{avx2::Avx2, avx512::Avx512, avx512::Avx512Vnni};
+pub(crate) use x86_64::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, avx512::Avx512Vnni};
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
@@ -102,6 +102,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn add_i8(self, a: Self::I, b: Self::I) -> Self::I;
     /// For each byte, at most 15, the entry of the table.
     fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I;
+    /// For each lane, the entry that its low bits choose; `N` is a power of two.
+    fn gather<const N: usize>(self, table: &[[i8; 4]; N], codes: Self::I) -> Self::I;
+    /// The same for entries of eight bytes: the first four and the last four of each.
+    fn gather_eight<const N: usize>(self, table: &[[i8; 8]; N], codes: Self::I) -> [Self::I; 2];
+    /// Byte i of a lane, i in 0..4, with the other sign where bit i of the lane of `signs` is set.
+    fn negate_i8(self, x: Self::I, signs: Self::I) -> Self::I;
     /// The half-precision numbers in the lower halves of the lanes.
     fn f16_to_f32(self, x: Self::I) -> Self::F;
 
@@ -142,8 +148,20 @@ fn interleave_plain(rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut 
     }
 }
 
+/// What leaves an index into a table of `N` entries of a number.
+const fn index_mask(n: usize) -> i32 {
+    assert!(
+        n.is_power_of_two() && n <= 1 << 30,
+        "an index is some low bits"
+    );
+    n as i32 - 1
+}
+
 /// Asserts that 16 bytes can be read at each of 16 rows.
 #[inline(always)]
 fn check_rows(rows: &[u8], stride: usize) {
     assert!(rows.len() >= 15 * stride + 16, "sixteen bytes of every row");
 }
+
+#[cfg(test)]
+mod tests;

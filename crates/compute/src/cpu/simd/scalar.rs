@@ -1,6 +1,6 @@
 //! The specification: plain loops over 16 lanes. Runs on every processor.
 
-use super::{LANES, RUN, Simd, check_rows, interleave_plain};
+use super::{LANES, RUN, Simd, check_rows, index_mask, interleave_plain};
 use crate::dtype::f16_to_f32;
 
 /// No instructions beyond the target's own.
@@ -133,6 +133,33 @@ impl Simd for Scalar {
                     .to_le_bytes()
                     .map(|code| table[usize::from(code)] as u8),
             )
+        })
+    }
+    #[inline(always)]
+    fn gather<const N: usize>(self, table: &[[i8; 4]; N], codes: Self::I) -> Self::I {
+        let mask = const { index_mask(N) };
+        codes.map(|code| i32::from_le_bytes(table[(code & mask) as usize].map(|q| q as u8)))
+    }
+    #[inline(always)]
+    fn gather_eight<const N: usize>(self, table: &[[i8; 8]; N], codes: Self::I) -> [Self::I; 2] {
+        let mask = const { index_mask(N) };
+        [0, 4].map(|half| {
+            codes.map(|code| {
+                let entry = &table[(code & mask) as usize];
+                i32::from_le_bytes(std::array::from_fn(|i| entry[half + i] as u8))
+            })
+        })
+    }
+    #[inline(always)]
+    fn negate_i8(self, x: Self::I, signs: Self::I) -> Self::I {
+        std::array::from_fn(|lane| {
+            let mut bytes = x[lane].to_le_bytes();
+            for (i, byte) in bytes.iter_mut().enumerate() {
+                if signs[lane] >> i & 1 == 1 {
+                    *byte = byte.wrapping_neg();
+                }
+            }
+            i32::from_le_bytes(bytes)
         })
     }
     #[inline(always)]

@@ -5,7 +5,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::{LANES, RUN, Simd, check_rows};
+use super::super::{LANES, RUN, Simd, check_rows, index_mask};
 
 /// The processor has AVX-512 F, BW, VL and DQ.
 #[derive(Clone, Copy)]
@@ -236,6 +236,44 @@ macro_rules! common {
             unsafe {
                 let table = _mm_loadu_si128(table.as_ptr().cast());
                 _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), codes)
+            }
+        }
+        #[inline(always)]
+        fn gather<const N: usize>(self, table: &[[i8; 4]; N], codes: Self::I) -> Self::I {
+            unsafe {
+                // All that is read is in the table: an index is masked to its length.
+                let codes = _mm512_and_si512(codes, _mm512_set1_epi32(const { index_mask(N) }));
+                _mm512_i32gather_epi32::<4>(codes, table.as_ptr().cast())
+            }
+        }
+        #[inline(always)]
+        fn gather_eight<const N: usize>(
+            self,
+            table: &[[i8; 8]; N],
+            codes: Self::I,
+        ) -> [Self::I; 2] {
+            unsafe {
+                // All that is read is in the table: an index is masked to its length.
+                let codes = _mm512_and_si512(codes, _mm512_set1_epi32(const { index_mask(N) }));
+                let p = table.as_ptr().cast();
+                let a = _mm512_i32gather_epi64::<8>(_mm512_castsi512_si256(codes), p);
+                let b = _mm512_i32gather_epi64::<8>(_mm512_extracti64x4_epi64::<1>(codes), p);
+                let first =
+                    _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+                let last = _mm512_or_si512(first, _mm512_set1_epi32(1));
+                [
+                    _mm512_permutex2var_epi32(a, first, b),
+                    _mm512_permutex2var_epi32(a, last, b),
+                ]
+            }
+        }
+        #[inline(always)]
+        fn negate_i8(self, x: Self::I, signs: Self::I) -> Self::I {
+            unsafe {
+                let copies = _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+                let signs = _mm512_shuffle_epi8(signs, _mm512_broadcast_i32x4(copies));
+                let negative = _mm512_test_epi8_mask(signs, _mm512_set1_epi32(0x0804_0201));
+                _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x)
             }
         }
         #[inline(always)]

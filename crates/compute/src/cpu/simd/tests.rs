@@ -1,0 +1,249 @@
+//! Every primitive of every instruction set against its plain twin, bit for bit.
+
+use super::{LANES, RUN, Scalar, Simd};
+use crate::cpu::Isa;
+
+/// What the primitives answer, by their names.
+type Answers = Vec<(String, Vec<u32>)>;
+
+#[test]
+fn every_primitive_is_its_plain_twin() {
+    let want = answers(Scalar);
+    for isa in Isa::available() {
+        let got = match isa {
+            Isa::Scalar => continue,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => answers(super::Neon::detect().unwrap()),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => answers(super::NeonDotprod::detect().unwrap()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => answers(super::Avx2::detect().unwrap()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => answers(super::AvxVnni::detect().unwrap()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => answers(super::Avx512::detect().unwrap()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => answers(super::Avx512Vnni::detect().unwrap()),
+            #[allow(unreachable_patterns, reason = "sets of the other architectures")]
+            _ => unreachable!("{isa} is not of this architecture"),
+        };
+        for ((name, got), (_, want)) in got.iter().zip(&want) {
+            assert!(got == want, "{name} of {isa}: {got:x?}, not {want:x?}");
+        }
+        assert_eq!(got.len(), want.len());
+    }
+}
+
+/// Calls every primitive with the same inputs whatever the set.
+fn answers<S: Simd>(s: S) -> Answers {
+    let mut all = Answers::new();
+    conversions(s, &mut all);
+    floats(s, &mut all);
+    integers(s, &mut all);
+    tables(s, &mut all);
+    products(s, &mut all);
+    rows(s, &mut all);
+    all
+}
+
+/// Numbers without a pattern, the same in every run.
+fn random() -> impl FnMut() -> u32 {
+    let mut state = 1u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+}
+
+/// Vectors that have all values of a byte between them, in `from` + 0..64 and so on.
+fn all_bytes(from: usize) -> impl Iterator<Item = [u8; 4 * LANES]> {
+    (0..4).map(move |part| std::array::from_fn(|i| (from + 64 * part + i) as u8))
+}
+
+fn random_bytes<const N: usize>(next: &mut impl FnMut() -> u32) -> [u8; N] {
+    std::array::from_fn(|_| (next() >> 24) as u8)
+}
+
+/// The bits of numbers, those of all NaN alike.
+fn bits<S: Simd>(s: S, x: S::F) -> Vec<u32> {
+    let mut all = [0.0; LANES];
+    s.store(x, &mut all);
+    all.map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() })
+        .to_vec()
+}
+
+fn lanes<S: Simd>(s: S, x: S::I) -> Vec<u32> {
+    let mut bytes = [0; 4 * LANES];
+    s.store_i8x4(x, &mut bytes);
+    let lanes = bytes.as_chunks::<4>().0;
+    lanes.iter().map(|lane| u32::from_le_bytes(*lane)).collect()
+}
+
+fn conversions<S: Simd>(s: S, all: &mut Answers) {
+    for first in (0..=u16::MAX).step_by(LANES) {
+        let halves = std::array::from_fn(|i| first + i as u16);
+        all.push((format!("load_f16 {first}"), bits(s, s.load_f16(&halves))));
+        all.push((format!("load_bf16 {first}"), bits(s, s.load_bf16(&halves))));
+        let mut upper = 0xabcd_u32;
+        let lanes = halves.map(|half| {
+            upper = upper.wrapping_mul(0x9e37_79b9);
+            upper << 16 | u32::from(half)
+        });
+        let bytes = lanes.map(u32::to_le_bytes);
+        let x = s.load_i8x4(bytes.as_flattened().try_into().unwrap());
+        all.push((format!("f16_to_f32 {first}"), bits(s, s.f16_to_f32(x))));
+    }
+    for first in (0..=u8::MAX).step_by(LANES) {
+        let bytes = std::array::from_fn(|i| first + i as u8);
+        all.push((format!("load_i8 {first}"), bits(s, s.load_i8(&bytes))));
+        for shift in [0, 4] {
+            let x = s.load_i4(&bytes, shift);
+            all.push((format!("load_i4 {first}, {shift}"), bits(s, x)));
+        }
+    }
+    let mut next = random();
+    for i in 0..100 {
+        let x = s.load_i8x4(&random_bytes(&mut next));
+        all.push((format!("to_f32 {i}"), bits(s, s.to_f32(x))));
+        all.push((format!("load_i8x4 {i}"), lanes(s, x)));
+    }
+}
+
+fn floats<S: Simd>(s: S, all: &mut Answers) {
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.5,
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MAX,
+        f32::MIN_POSITIVE,
+        f32::from_bits(1),
+    ];
+    let mut next = random();
+    for i in 0..200 {
+        let mut numbers = || -> [f32; LANES] {
+            std::array::from_fn(|_| match next() % 4 {
+                0 => special[next() as usize % special.len()],
+                1 => f32::from_bits(next()),
+                _ => (next() as i32 as f32) / 1e9,
+            })
+        };
+        let (x, y, z) = (numbers(), numbers(), numbers());
+        let finite = x.map(|x| if x.is_finite() && x != 0.0 { x } else { 0.25 });
+        let (a, b, c) = (s.load(&x), s.load(&y), s.load(&z));
+        all.push((format!("mul {i}"), bits(s, s.mul(a, b))));
+        all.push((format!("fma {i}"), bits(s, s.fma(a, b, c))));
+        all.push((format!("sum {i}"), bits(s, s.splat(s.sum(a)))));
+        let least = s.load(&finite.map(f32::abs));
+        all.push((format!("max_abs {i}"), bits(s, s.max_abs(least, b))));
+        let max = s.max(s.load(&finite));
+        all.push((format!("max {i}"), vec![max.to_bits()]));
+        // At most 127 after the factor, halves and NaN among them.
+        let small = y.map(|y| if y.abs() > 254.0 { 253.0 } else { y });
+        let mut q = [0; LANES];
+        let sum = s.to_i8(s.load(&small), s.splat(0.5), &mut q);
+        let mut answer = vec![sum as u32];
+        answer.extend(q.map(|q| q as u32));
+        all.push((format!("to_i8 {i}"), answer));
+    }
+}
+
+fn integers<S: Simd>(s: S, all: &mut Answers) {
+    let mut next = random();
+    let fixed = all_bytes(0).chain(all_bytes(77));
+    let inputs = fixed.chain((0..50).map(|_| random_bytes(&mut next)));
+    let inputs: Vec<_> = inputs.collect();
+    for (i, (x, y)) in inputs.iter().zip(inputs[1..].iter()).enumerate() {
+        let (a, b) = (s.load_i8x4(x), s.load_i8x4(y));
+        all.push((format!("and {i}"), lanes(s, s.and(a, b))));
+        all.push((format!("or {i}"), lanes(s, s.or(a, b))));
+        all.push((format!("mul_i32 {i}"), lanes(s, s.mul_i32(a, b))));
+        all.push((format!("add_i8 {i}"), lanes(s, s.add_i8(a, b))));
+        for n in 0..32 {
+            all.push((format!("shl {i}, {n}"), lanes(s, s.shl(a, n))));
+            all.push((format!("shr {i}, {n}"), lanes(s, s.shr(a, n))));
+            all.push((format!("sar {i}, {n}"), lanes(s, s.sar(a, n))));
+        }
+    }
+    for i in i8::MIN..=i8::MAX {
+        all.push((format!("splat_i8 {i}"), lanes(s, s.splat_i8(i))));
+        let x = i32::from(i).wrapping_mul(0x0123_4567);
+        all.push((format!("splat_i32 {x}"), lanes(s, s.splat_i32(x))));
+    }
+}
+
+fn tables<S: Simd>(s: S, all: &mut Answers) {
+    let mut next = random();
+    let table = random_bytes(&mut next).map(|q: u8| q as i8);
+    let fours: [[i8; 4]; 512] =
+        std::array::from_fn(|_| random_bytes(&mut next).map(|q: u8| q as i8));
+    let eights: [[i8; 8]; 2048] =
+        std::array::from_fn(|_| random_bytes(&mut next).map(|q: u8| q as i8));
+    for i in 0..300 {
+        let bytes = random_bytes(&mut next);
+        let x = s.load_i8x4(&bytes);
+        let codes = s.load_i8x4(&bytes.map(|byte| byte & 15));
+        all.push((format!("lookup {i}"), lanes(s, s.lookup(&table, codes))));
+        all.push((format!("gather {i}"), lanes(s, s.gather(&fours, x))));
+        for (half, x) in s.gather_eight(&eights, x).into_iter().enumerate() {
+            all.push((format!("gather_eight {i}, {half}"), lanes(s, x)));
+        }
+    }
+    for from in 0..16 {
+        for (part, x) in all_bytes(from).enumerate() {
+            // All signs with all bytes.
+            let signs = all_bytes(16 * from).nth(part).unwrap();
+            let x = s.negate_i8(s.load_i8x4(&x), s.load_i8x4(&signs));
+            all.push((format!("negate_i8 {from}, {part}"), lanes(s, x)));
+        }
+    }
+}
+
+fn products<S: Simd>(s: S, all: &mut Answers) {
+    let groups = (0..64).map(|g| std::array::from_fn(|i| (4 * g + i) as u8));
+    for x in groups.chain([[127; 4], [129; 4], [127, 129, 127, 129]]) {
+        let x = x.map(|x| (x as i8).max(-127));
+        let sum = x.iter().map(|&x| i32::from(x)).sum();
+        let four = s.splat_i32(i32::from_le_bytes(x.map(|x| x as u8)));
+        for (i, w) in (0..4)
+            .flat_map(all_bytes)
+            .chain([[128; 64], [127; 64]])
+            .enumerate()
+        {
+            let signed = w.map(|w| w.wrapping_add(S::SIGNED_OFFSET));
+            let start = s.start(sum, S::SIGNED_OFFSET);
+            let dot = s.dot4_signed(start, s.load_i8x4(&signed), four);
+            all.push((format!("dot4_signed {x:?}, {i}"), lanes(s, dot)));
+            let unsigned = s.load_i8x4(&w.map(|w| w & 127));
+            let dot = s.dot4(s.start(sum, 64), unsigned, four);
+            all.push((format!("dot4 {x:?}, {i}"), lanes(s, dot)));
+        }
+    }
+}
+
+fn rows<S: Simd>(s: S, all: &mut Answers) {
+    let mut next = random();
+    for stride in [16, 17, 34, 110] {
+        let bytes: Vec<u8> = (0..16 * stride).map(|_| (next() >> 24) as u8).collect();
+        for (c, x) in s.load_rows(&bytes, stride).into_iter().enumerate() {
+            all.push((format!("load_rows {stride}, {c}"), lanes(s, x)));
+        }
+        let halves = s.load_f16_rows(&bytes, stride);
+        all.push((format!("load_f16_rows {stride}"), bits(s, halves)));
+    }
+    let rows: [[i8; RUN]; LANES] =
+        std::array::from_fn(|_| random_bytes(&mut next).map(|q: u8| q as i8));
+    for at in [0, 32, 224] {
+        for offset in [0, 1, 64, 128] {
+            let mut out = [[0; 64]; 8];
+            s.interleave(&rows, at, offset, &mut out);
+            let out = out.as_flattened().iter().map(|&q| u32::from(q));
+            all.push((format!("interleave {at}, {offset}"), out.collect()));
+        }
+    }
+}
