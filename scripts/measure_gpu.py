@@ -20,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import machine
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -36,23 +38,12 @@ def build():
     subprocess.run(["cargo", "build", "--release", "-p", "minerva-engine", "--example", "synthesize"], cwd=ROOT, check=True)
 
 
-def processor():
-    """The processor's name, where the system tells it."""
-    if platform.system() == "Darwin":
-        return run(["sysctl", "-n", "machdep.cpu.brand_string"]).stdout.strip()
-    try:
-        names = re.findall(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-        return names[0] if names else platform.processor()
-    except OSError:
-        return platform.processor()
-
-
-def machine(a):
+def describe(a):
     devices = json.loads(run([a.minerva, "devices", "--format", "json"]).stdout)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     print(f"## {datetime.date.today()}, {platform.system()} {platform.release()}, {platform.machine()}\n")
     print(f"* Minerva {run([a.minerva, '--version']).stdout.split()[-1]} {commit}".rstrip())
-    print(f"* {processor()}; {devices['cpu']}")
+    print(f"* {machine.processor()}; {devices['cpu']}")
     for gpu in devices["gpus"]:
         memory = f"{gpu['memory_bytes'] / 2**30:.1f} GiB" if gpu["memory_bytes"] else "memory unknown"
         how = gpu["error"] or f"adds up by {gpu['reduction']}, multiplies in {gpu['multiplication']}"
@@ -117,7 +108,7 @@ def main():
         build()
         a.minerva = a.minerva or ROOT / "target/release/minerva"
         a.synthesize = a.synthesize or ROOT / "target/release/examples/synthesize"
-    machine(a)
+    describe(a)
     kernels(a)
     print(f"### Models\n\nTokens per second, prefill of {a.p} and decode of {a.n}, GPU and CPU.\n")
     print("| model | prefill GPU | CPU | ratio | decode GPU | CPU | ratio |\n|---|--:|--:|--:|--:|--:|--:|")

@@ -69,6 +69,8 @@ pub(crate) struct BackendArgs {
 /// A backend that is ready.
 pub(crate) struct Opened {
     pub(crate) backend: Arc<dyn Backend>,
+    /// The same, where it is the processor alone.
+    pub(crate) cpu: Option<Arc<CpuBackend>>,
     pub(crate) name: &'static str,
     pub(crate) n_threads: usize,
 }
@@ -122,6 +124,7 @@ impl Placement {
                 Ok(Opened {
                     n_threads: self.one_thread("the reference backend")?,
                     backend: Arc::new(ReferenceBackend),
+                    cpu: None,
                     name: "reference",
                 })
             }
@@ -139,6 +142,7 @@ impl Placement {
         if self.layers == DeviceLayers::All {
             return Ok(Opened {
                 backend: gpu,
+                cpu: None,
                 name: "gpu",
                 n_threads: 1,
             });
@@ -146,6 +150,7 @@ impl Placement {
         let processor = cpu(self.n_threads)?;
         Ok(Opened {
             backend: Arc::new(SplitBackend::new(gpu, processor.backend, self.layers)),
+            cpu: None,
             name: "gpu+cpu",
             n_threads: processor.n_threads,
         })
@@ -177,10 +182,11 @@ impl Placement {
 /// The processor, on so many threads.
 pub(crate) fn cpu(n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
     let threads = n_threads.map(NonZeroUsize::get);
-    let backend = CpuBackend::new(&CpuOptions { threads, isa: None })?;
+    let backend = Arc::new(CpuBackend::new(&CpuOptions { threads, isa: None })?);
     let n_threads = backend.n_threads();
     Ok(Opened {
-        backend: Arc::new(backend),
+        backend: backend.clone(),
+        cpu: Some(backend),
         name: "cpu",
         n_threads,
     })

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::dtype::DType;
 use crate::kv::{KvType, KvTypes};
+use crate::profile::StepProfile;
 use crate::program::Program;
 
 /// Positions in one block of the KV cache, for every backend.
@@ -66,6 +67,17 @@ pub trait Executable: Send {
     /// Leaves the batch that [`run_for`](Executable::run_for) has not ended; what the cache holds of
     /// its tokens is undefined.
     fn abandon(&mut self) {}
+
+    /// Measures every step of all batches from now on; answers whether it can.
+    fn start_profile(&mut self) -> bool {
+        false
+    }
+
+    /// What was measured since [`start_profile`](Executable::start_profile), in the order of the steps;
+    /// nothing is measured any more.
+    fn take_profile(&mut self) -> Vec<StepProfile> {
+        Vec::new()
+    }
 
     /// Copies one cache block, of every layer, over another.
     ///

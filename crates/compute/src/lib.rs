@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod cpu;
 pub mod dtype;
 mod kv;
+mod profile;
 mod program;
 mod reference;
 mod split;
@@ -21,6 +22,7 @@ pub use backend::{
 pub use cpu::CpuBackend;
 pub use dtype::DType;
 pub use kv::{KvType, KvTypeError, KvTypes, kv_block_bytes};
+pub use profile::{Cost, StepProfile};
 pub use program::{
     Activation, Attention, AttentionSpec, Biased, BufId, BufShape, Builder, Experts, ExpertsSpec,
     Function, KvShape, MatMulPart, Op, Pairing, Program, Rope, RopeId, Rows, WeightId,

@@ -92,7 +92,7 @@ pub use engine::{
 };
 pub use error::{EngineError, LoadError, ModelsError, RequestError, TimeoutPhase};
 pub use evaluator::{Evaluator, EvaluatorOptions};
-pub use memory::memory_limit;
+pub use memory::{memory_available, memory_limit};
 pub use model::{HParams, Model, ModelInfo, TypeInfo};
 pub use models::{LoadedModel, ModelConfig, ModelState, ModelStatus, Models};
 pub use plan::MemoryPlan;

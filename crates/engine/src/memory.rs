@@ -13,6 +13,13 @@ pub fn memory_limit() -> u64 {
     group_limit(Path::new("/")).map_or(machine, |group| group.min(machine))
 }
 
+/// Bytes of memory that are free, or would be without the caches of files: at most [`memory_limit`].
+pub fn memory_available() -> u64 {
+    let mut system = System::new();
+    system.refresh_memory();
+    system.available_memory().min(memory_limit())
+}
+
 /// The least limit of the control groups that this process is in, and of those around them, as Linux
 /// shows them below `root`. A container may see its own group as the outermost one.
 fn group_limit(root: &Path) -> Option<u64> {
@@ -45,6 +52,7 @@ mod tests {
     #[test]
     fn there_is_some() {
         assert!(memory_limit() > 1 << 20);
+        assert!((1..=memory_limit()).contains(&memory_available()));
     }
 
     /// The limit that a tree of files says.

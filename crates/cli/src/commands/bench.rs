@@ -1,15 +1,19 @@
 //! `minerva bench`: prefill and decode speed, with the tests and the field names of llama-bench.
 //!
 //! A test is a prompt of `n_prompt` tokens in one go (`pp`), or `n_gen` tokens one after the other
-//! (`tg`), after `n_depth` tokens that are not timed. Tokens are random; nothing is tokenized or
-//! sampled. Each test is warmed up once, then timed `repetitions` times.
+//! (`tg`) for each of `n_parallel` sequences, after `n_depth` tokens that are not timed. Tokens are
+//! random; nothing is tokenized or sampled. Each test is warmed up once, then timed `repetitions`
+//! times.
+
+mod limits;
+mod profile;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use minerva_compute::KvTypes;
 use minerva_engine::{Evaluator, EvaluatorOptions, Model};
 use serde_json::{Value, json};
@@ -19,11 +23,13 @@ use crate::model;
 use crate::output::{bytes, count, note_dim, print_json, stdout};
 use crate::session::type_name;
 
+use profile::{Profile, percent};
+
 /// The options of `bench`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    #[arg(value_name = "MODEL", help = model::NAME_HELP)]
-    model: String,
+    #[arg(value_name = "MODEL", help = model::NAME_HELP, required_unless_present = "roofline")]
+    model: Option<String>,
 
     /// Tokens of a prompt; 0 for no such test
     #[arg(
@@ -45,7 +51,17 @@ pub(crate) struct Args {
     )]
     n_gen: Vec<usize>,
 
-    /// Tokens before the test, not timed
+    /// Sequences that are decoded together
+    #[arg(
+        short = 'b',
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "1"
+    )]
+    batch: Vec<NonZeroUsize>,
+
+    /// Tokens before the test, of each sequence, not timed
     #[arg(
         short = 'd',
         long,
@@ -62,6 +78,15 @@ pub(crate) struct Args {
     /// Threads that compute [default: one per physical core]
     #[arg(short, long, value_name = "N,…", value_delimiter = ',')]
     threads: Vec<NonZeroUsize>,
+
+    /// Say where the time goes: what each kind of step takes, reads and computes
+    #[arg(long)]
+    profile: bool,
+
+    /// Measure first how fast this processor reads memory and multiplies, and say what share of it each
+    /// test reaches; without a model only that
+    #[arg(long)]
+    roofline: bool,
 
     #[command(flatten)]
     backend: BackendArgs,
@@ -84,139 +109,215 @@ enum Form {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Test {
     n_prompt: usize,
+    /// Of each sequence.
     n_gen: usize,
+    /// Sequences that are decoded together; 1 for a prompt.
+    n_parallel: usize,
     n_depth: usize,
 }
 
 impl Test {
+    /// Tokens of all sequences.
     fn n_tokens(self) -> usize {
-        self.n_prompt + self.n_gen
+        self.n_prompt + self.n_gen * self.n_parallel
     }
 
-    /// The name that llama-bench gives it: `pp512 @ d1024`.
+    /// The name that llama-bench gives it, `pp512 @ d1024`, with the number of sequences where they
+    /// are several: `tg128 x4`.
     fn name(self) -> String {
-        let name = match self.n_gen {
+        let mut name = match self.n_gen {
             0 => format!("pp{}", self.n_prompt),
             n_gen => format!("tg{n_gen}"),
         };
-        if self.n_depth == 0 {
-            name
-        } else {
-            format!("{name} @ d{}", self.n_depth)
+        if self.n_parallel > 1 {
+            name += &format!(" x{}", self.n_parallel);
         }
+        if self.n_depth > 0 {
+            name += &format!(" @ d{}", self.n_depth);
+        }
+        name
     }
 }
 
-/// Runs every combination of the lists, prompts first.
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let tests: Vec<Test> = args
-        .n_depth
-        .iter()
-        .flat_map(|&n_depth| {
-            let prompt = move |&n_prompt: &usize| Test {
+impl Args {
+    /// Whether steps are measured: for themselves, or for what they read and compute.
+    fn measures_steps(&self) -> bool {
+        self.profile || self.roofline
+    }
+}
+
+/// Every combination of the lists, prompts first; at least one.
+fn tests(args: &Args) -> anyhow::Result<Vec<Test>> {
+    let mut tests = Vec::new();
+    for &n_depth in &args.n_depth {
+        for &n_prompt in args.n_prompt.iter().filter(|&&n| n > 0) {
+            tests.push(Test {
                 n_prompt,
                 n_gen: 0,
+                n_parallel: 1,
                 n_depth,
-            };
-            let generation = move |&n_gen: &usize| Test {
+            });
+        }
+        for &n_gen in args.n_gen.iter().filter(|&&n| n > 0) {
+            tests.extend(args.batch.iter().map(|n_parallel| Test {
                 n_prompt: 0,
                 n_gen,
+                n_parallel: n_parallel.get(),
                 n_depth,
-            };
-            args.n_prompt
-                .iter()
-                .map(prompt)
-                .chain(args.n_gen.iter().map(generation))
-        })
-        .filter(|test| test.n_tokens() > 0)
-        .collect();
-    let longest = tests
-        .iter()
-        .map(|test| test.n_depth + test.n_tokens())
-        .max();
-    ensure!(longest.is_some(), "tests: none, expected -p or -n above 0");
-    let model = Arc::new(model::open(&model::find(&args.model)?)?);
-    let options = EvaluatorOptions {
-        context: longest,
-        kv_types: args.backend.kv_types(),
-        ..EvaluatorOptions::default()
-    };
+            }));
+        }
+    }
+    ensure!(!tests.is_empty(), "tests: none, expected -p or -n above 0");
+    Ok(tests)
+}
+
+/// Runs all tests, with each number of threads.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let threads: Vec<Option<NonZeroUsize>> = match args.threads.is_empty() {
         true => vec![None],
         false => args.threads.iter().copied().map(Some).collect(),
     };
-    let mut results = Vec::new();
+    let Some(name) = &args.model else {
+        return machine(args, &threads);
+    };
+    let tests = tests(args)?;
+    let longest = tests.iter().map(|test| {
+        let n_new = test.n_prompt + test.n_gen;
+        test.n_depth.saturating_add(n_new)
+    });
+    let most = tests.iter().map(|test| test.n_parallel).max();
+    let options = EvaluatorOptions {
+        // A model's context has two positions at least.
+        context: longest.max().map(|n| n.max(2)),
+        sequences: most.unwrap_or(1),
+        kv_types: args.backend.kv_types(),
+        ..EvaluatorOptions::default()
+    };
+    let model = Arc::new(model::open(&model::find(name)?)?);
+    let columns = Columns {
+        kv_types: options.kv_types != KvTypes::default(),
+        each: options.sequences > 1,
+        limits: args.roofline,
+    };
+    let (mut results, mut profiles) = (Vec::new(), String::new());
     let mut out = stdout();
-    if args.format == Form::Table {
-        writeln!(
-            out,
-            "{}",
-            row(
-                ["model", "size", "params", "threads", "test", "t/s"],
-                kv_columns(&options, ["type_k", "type_v"])
-            )
-        )?;
-        let lines = ["---", "--:", "--:", "--:", "--:", "--:"];
-        let line = row(lines, kv_columns(&options, ["--:", "--:"]));
-        writeln!(out, "{line}")?;
-    }
-    for n_threads in threads {
+    for (i, n_threads) in threads.into_iter().enumerate() {
         let opened = args.backend.open(n_threads)?;
         note_dim(&opened.backend.description());
+        let limits = match args.roofline {
+            true => Some(limits::Measured::new(&opened)?),
+            false => None,
+        };
         let mut evaluator = Evaluator::new(model.clone(), opened.backend.as_ref(), &options)?;
+        if args.measures_steps() {
+            start_profile(&mut evaluator, &opened)?;
+        }
+        if args.format == Form::Table {
+            if let Some(limits) = &limits {
+                limits.print()?;
+            }
+            // One table, unless the limits of other threads stand between.
+            if i == 0 || limits.is_some() {
+                write!(out, "{}", columns.heading())?;
+            }
+        }
         for &test in &tests {
-            let samples = time(&mut evaluator, test, args.repetitions)?;
+            let (samples, profile) = time(&mut evaluator, test, args, &opened)?;
             let result = Measured {
                 test,
                 n_threads: opened.n_threads,
                 samples,
+                profile,
             };
-            match args.format {
-                Form::Table => {
-                    writeln!(out, "{}", result.row(&model, &options))?;
-                    out.flush()?;
+            if args.format == Form::Json {
+                let mut object = result.to_json(&model, &opened, &options);
+                if let Some(profile) = result.profile.as_ref().filter(|_| args.profile) {
+                    object["profile"] = profile.to_json();
                 }
-                Form::Json => {
-                    results.push(result.to_json(&model, &opened, &options));
+                if let (Some(limits), Some(profile)) = (&limits, &result.profile) {
+                    let shares = limits.shares(profile.cost(), profile.time());
+                    object["roofline"] = limits.to_json();
+                    object["read_share"] = json!(shares.read);
+                    object["compute_share"] = json!(shares.computed);
                 }
+                results.push(object);
+                continue;
             }
+            let cells = result.cells(&model, &options, &columns, limits.as_ref());
+            writeln!(out, "{}", columns.row(&cells))?;
+            out.flush()?;
+            if let Some(profile) = result.profile.as_ref().filter(|_| args.profile) {
+                let (name, n) = (test.name(), opened.n_threads);
+                let repetitions = args.repetitions;
+                profiles += &format!("\n{name}, threads: {n}, repetitions: {repetitions}\n\n");
+                profiles += &profile.table(limits.as_ref());
+            }
+        }
+        if args.format == Form::Table && limits.is_some() {
+            writeln!(out)?;
+        }
+    }
+    if args.format == Form::Json {
+        return print_json(&Value::Array(results));
+    }
+    write!(out, "{profiles}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Says what the processor can do, without a model.
+fn machine(args: &Args, threads: &[Option<NonZeroUsize>]) -> anyhow::Result<()> {
+    let mut results = Vec::new();
+    for &n_threads in threads {
+        let opened = args.backend.open(n_threads)?;
+        let limits = limits::Measured::new(&opened)?;
+        match args.format {
+            Form::Table => limits.print()?,
+            Form::Json => results.push(limits.to_json()),
         }
     }
     match args.format {
-        Form::Json => print_json(&Value::Array(results)),
         Form::Table => Ok(()),
+        Form::Json => print_json(&Value::Array(results)),
     }
 }
 
-/// Runs a test, and returns the nanoseconds of each repetition.
+/// Runs a test, and returns the nanoseconds of each repetition, and where they went if that is wanted.
 fn time(
     evaluator: &mut Evaluator,
     test: Test,
-    repetitions: NonZeroUsize,
-) -> anyhow::Result<Vec<u64>> {
+    args: &Args,
+    opened: &Opened,
+) -> anyhow::Result<(Vec<u64>, Option<Profile>)> {
     let vocab_size = evaluator.model().hparams().vocab_size;
     let mut tokens = random_tokens(vocab_size);
     let mut take = |n: usize| -> Vec<u32> { tokens.by_ref().take(n).collect() };
     evaluator.reset();
     if test.n_depth > 0 {
-        evaluator.prefill(&take(test.n_depth))?;
+        for sequence in 0..test.n_parallel {
+            evaluator.prefill_sequence(sequence, &take(test.n_depth))?;
+        }
     }
     let mut samples = Vec::new();
-    for repetition in 0..=repetitions.get() {
+    for repetition in 0..=args.repetitions.get() {
         evaluator.truncate(test.n_depth);
         let is_warm_up = repetition == 0;
         let prompt = take(test.n_prompt);
-        let generated = take(if is_warm_up {
+        let n_steps = if is_warm_up {
             test.n_gen.min(1)
         } else {
             test.n_gen
-        });
+        };
+        let steps: Vec<Vec<u32>> = (0..n_steps).map(|_| take(test.n_parallel)).collect();
+        if repetition == 1 && args.measures_steps() {
+            start_profile(evaluator, opened)?;
+        }
         let start = Instant::now();
         if !prompt.is_empty() {
             evaluator.prefill(&prompt)?;
         }
-        for token in generated {
-            evaluator.decode_step(token)?;
+        for tokens in &steps {
+            evaluator.decode_together(tokens)?;
         }
         if !is_warm_up {
             samples.push(
@@ -226,7 +327,22 @@ fn time(
             );
         }
     }
-    Ok(samples)
+    let all = Duration::from_nanos(samples.iter().sum());
+    let profile = args
+        .measures_steps()
+        .then(|| Profile::new(evaluator.take_profile(), all));
+    Ok((samples, profile))
+}
+
+/// Measures steps from now on, or says that the backend cannot.
+fn start_profile(evaluator: &mut Evaluator, opened: &Opened) -> anyhow::Result<()> {
+    if !evaluator.start_profile() {
+        bail!(
+            "profile: {}, expected the processor\n`minerva selftest --speed` measures a GPU's products",
+            opened.backend.description()
+        );
+    }
+    Ok(())
 }
 
 /// Tokens that are the same in every run: a linear congruential generator (Knuth's MMIX).
@@ -245,10 +361,11 @@ struct Measured {
     test: Test,
     n_threads: usize,
     samples: Vec<u64>,
+    profile: Option<Profile>,
 }
 
 impl Measured {
-    /// Tokens per second of each repetition.
+    /// Tokens per second of each repetition, all sequences together.
     fn speeds(&self) -> Vec<f64> {
         self.samples
             .iter()
@@ -256,20 +373,43 @@ impl Measured {
             .collect()
     }
 
-    fn row(&self, model: &Model, options: &EvaluatorOptions) -> String {
+    /// The cells of the table's row.
+    fn cells(
+        &self,
+        model: &Model,
+        options: &EvaluatorOptions,
+        columns: &Columns,
+        limits: Option<&limits::Measured>,
+    ) -> Vec<String> {
         let info = model.info();
         let (avg, stddev) = mean(&self.speeds());
         let n_bytes = info.types.iter().map(|info| info.n_bytes).sum();
-        let cells = [
-            &*type_name(&info),
-            &bytes(n_bytes),
-            &count(info.n_parameters),
-            &self.n_threads.to_string(),
-            &self.test.name(),
-            &format!("{avg:.2} ± {stddev:.2}"),
+        let mut cells = vec![
+            type_name(&info),
+            bytes(n_bytes),
+            count(info.n_parameters),
+            self.n_threads.to_string(),
         ];
         let KvTypes { k, v } = options.kv_types;
-        row(cells, kv_columns(options, [k.name(), v.name()]))
+        if columns.kv_types {
+            cells.extend([k.name().to_owned(), v.name().to_owned()]);
+        }
+        cells.extend([self.test.name(), format!("{avg:.2} ± {stddev:.2}")]);
+        if columns.each {
+            cells.push(format!("{:.2}", avg / self.test.n_parallel as f64));
+        }
+        if let (Some(limits), Some(profile)) = (limits, &self.profile) {
+            let (cost, seconds) = (profile.cost(), profile.time().as_secs_f64());
+            let shares = limits.shares(cost, profile.time());
+            let operations = cost.int8_operations + cost.f32_operations;
+            cells.extend([
+                format!("{:.2}", cost.read_bytes as f64 / seconds / 1e9),
+                percent(shares.read),
+                format!("{:.1}", operations as f64 / seconds / 1e9),
+                percent(shares.computed),
+            ]);
+        }
+        cells
     }
 
     fn to_json(&self, model: &Model, opened: &Opened, options: &EvaluatorOptions) -> Value {
@@ -290,11 +430,13 @@ impl Measured {
             "type_v": options.kv_types.v.name(),
             "n_prompt": self.test.n_prompt,
             "n_gen": self.test.n_gen,
+            "n_parallel": self.test.n_parallel,
             "n_depth": self.test.n_depth,
             "avg_ns": avg_ns.round() as u64,
             "stddev_ns": stddev_ns.round() as u64,
             "avg_ts": avg_ts,
             "stddev_ts": stddev_ts,
+            "avg_ts_each": avg_ts / self.test.n_parallel as f64,
             "samples_ns": self.samples,
             "samples_ts": self.speeds(),
         })
@@ -316,17 +458,51 @@ fn mean(values: &[f64]) -> (f64, f64) {
     )
 }
 
-/// The columns of the cache's types, which are there when the types are not the default.
-fn kv_columns<'a>(options: &EvaluatorOptions, columns: [&'a str; 2]) -> Option<[&'a str; 2]> {
-    (options.kv_types != KvTypes::default()).then_some(columns)
+/// Which columns the table has beside those that it always has.
+struct Columns {
+    /// The cache's types, where they are not the default.
+    kv_types: bool,
+    /// The speed of each sequence, where several are decoded together.
+    each: bool,
+    /// What is read and computed, and its share of the processor's limits.
+    limits: bool,
 }
 
-fn row(cells: [&str; 6], kv: Option<[&str; 2]>) -> String {
-    let [model, size, params, threads, test, speed] = cells;
-    let kv = kv.map_or(String::new(), |[k, v]| format!(" {k:>6} | {v:>6} |"));
-    format!(
-        "| {model:<24} | {size:>10} | {params:>8} | {threads:>7} |{kv} {test:>15} | {speed:>18} |"
-    )
+impl Columns {
+    /// Names and widths.
+    fn all(&self) -> Vec<(&'static str, usize)> {
+        let mut all = vec![("model", 24), ("size", 10), ("params", 8), ("threads", 7)];
+        if self.kv_types {
+            all.extend([("type_k", 6), ("type_v", 6)]);
+        }
+        all.extend([("test", 15), ("t/s", 18)]);
+        if self.each {
+            all.push(("t/s each", 8));
+        }
+        if self.limits {
+            all.extend([("GB/s", 7), ("of memory", 9), ("GOPS", 8), ("of peak", 7)]);
+        }
+        all
+    }
+
+    /// The names, and the line that makes them a heading.
+    fn heading(&self) -> String {
+        let names: Vec<String> = self.all().iter().map(|(name, _)| (*name).into()).collect();
+        let mut lines = vec!["--:".to_owned(); names.len()];
+        lines[0] = "---".into();
+        format!("{}\n{}\n", self.row(&names), self.row(&lines))
+    }
+
+    fn row(&self, cells: &[String]) -> String {
+        let mut row = String::from("|");
+        for (i, (cell, (_, width))) in cells.iter().zip(self.all()).enumerate() {
+            row += &match i {
+                0 => format!(" {cell:<width$} |"),
+                _ => format!(" {cell:>width$} |"),
+            };
+        }
+        row
+    }
 }
 
 #[cfg(test)]
@@ -347,6 +523,7 @@ mod tests {
             Test {
                 n_prompt: 512,
                 n_gen: 0,
+                n_parallel: 1,
                 n_depth: 0
             }
             .name(),
@@ -356,11 +533,19 @@ mod tests {
             Test {
                 n_prompt: 0,
                 n_gen: 128,
+                n_parallel: 1,
                 n_depth: 1024
             }
             .name(),
             "tg128 @ d1024"
         );
+        let test = Test {
+            n_prompt: 0,
+            n_gen: 16,
+            n_parallel: 4,
+            n_depth: 8,
+        };
+        assert_eq!((test.name(), test.n_tokens()), ("tg16 x4 @ d8".into(), 64));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The commands beside `run`, with a model that is right.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::model::TinyModel;
 use crate::{Folder, minerva, minerva_with_input};
@@ -180,6 +180,87 @@ fn bench_has_the_field_names_of_llama_bench() {
     let text = minerva(&folder, &args).ok();
     assert!(text.contains("pp8 @ d5") && text.contains("t/s"), "{text}");
     minerva(&folder, &["bench", &model, "-p", "0", "-n", "0"]).fails(&["tests: none"]);
+}
+
+#[test]
+fn bench_decodes_several_sequences_together() {
+    let folder = Folder::new("bench-batch");
+    let model = TinyModel::new().write(&folder);
+    let args = [
+        "bench", &model, "-p", "4", "-n", "2", "-b", "1,3", "-d", "5", "-r", "1",
+    ];
+    let json = minerva(&folder, &[&args[..], &["--format", "json"]].concat()).json();
+    let tests = json.as_array().unwrap();
+    let parallel: Vec<u64> = tests
+        .iter()
+        .map(|test| test["n_parallel"].as_u64().unwrap())
+        .collect();
+    // A prompt is of one sequence, whatever is decoded after it.
+    assert_eq!(parallel, [1, 1, 3]);
+    let number = |key: &str| tests[2][key].as_f64().unwrap();
+    let n_tokens = number("avg_ts") * number("avg_ns") / 1e9;
+    assert!((n_tokens - 6.0).abs() < 0.01, "{n_tokens}");
+    assert!((number("avg_ts") / number("avg_ts_each") - 3.0).abs() < 1e-9);
+    let table = minerva(&folder, &args).ok();
+    assert!(
+        table.contains("tg2 x3 @ d5") && table.contains("t/s each"),
+        "{table}"
+    );
+    let wrong = minerva(&folder, &["bench", &model, "-b", "0"]);
+    assert_eq!(wrong.status, Some(2), "{wrong:?}");
+}
+
+#[test]
+fn bench_says_where_the_time_goes() {
+    let folder = Folder::new("bench-profile");
+    let model = TinyModel::new().write(&folder);
+    let args = [
+        "bench",
+        &model,
+        "-p",
+        "16",
+        "-n",
+        "3",
+        "-r",
+        "2",
+        "--profile",
+    ];
+    let json = minerva(&folder, &[&args[..], &["--format", "json"]].concat()).json();
+    let steps = |test: usize| json[test]["profile"].as_array().unwrap();
+    let named = |test: usize, name: &str| {
+        let mut steps = steps(test).iter();
+        let step = steps.find(|step| step["step"] == name);
+        step.unwrap_or_else(|| panic!("{name}: {json}"))
+    };
+    // Two layers and two repetitions, of three tokens where they are decoded.
+    let qkv = "product F32 attn_q+attn_k+attn_v";
+    let (prefill, decode) = (named(0, qkv), named(1, qkv));
+    assert_eq!(
+        (&prefill["calls"], &decode["calls"]),
+        (&json!(4), &json!(12))
+    );
+    let qkv_weights = 32 * (32 + 2 * 16);
+    assert_eq!(prefill["read_bytes"], 4 * 4 * qkv_weights);
+    assert_eq!(prefill["f32_operations"], 4 * 16 * 2 * qkv_weights);
+    assert_eq!(decode["f32_operations"], 12 * 2 * qkv_weights);
+    // Positions 0, 1 and 2 see 1, 2 and 3, of two heads of 16 elements in f16, padded.
+    let attention = named(1, "attention");
+    assert_eq!(attention["read_bytes"], 4 * 6 * 2 * (2 * 16 * 2));
+    assert_eq!(attention["f32_operations"], 4 * 6 * 4 * (4 * 8));
+    for test in 0..2 {
+        let shares = steps(test)
+            .iter()
+            .map(|step| step["share"].as_f64().unwrap());
+        let sum: f64 = shares.sum();
+        assert!(sum > 0.0 && sum <= 1.0, "{sum}");
+    }
+    let text = minerva(&folder, &args).ok();
+    assert!(
+        text.contains("\npp16, threads: ") && text.contains("between steps"),
+        "{text}"
+    );
+    let on_reference = [&args[..], &["--device", "reference"]].concat();
+    minerva(&folder, &on_reference).fails(&["profile: ", "expected the processor"]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind, FloatScratch};
 use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
+use super::ops::peak;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;
 use super::simd;
@@ -33,6 +34,10 @@ pub(crate) type Attend = fn(&HeadCache<'_>, usize, &mut [QueryRow<'_>]);
 pub(crate) type StoreKey = fn(KvType, &[f32], &mut [u8], usize);
 /// [`kv_tile::store_value`].
 pub(crate) type StoreValue = fn(KvType, &[f32], &mut [u8], (usize, usize));
+/// [`peak::int8`].
+pub(crate) type PeakInt8 = fn(&peak::Bytes, (usize, usize), &mut [u8; 64]);
+/// [`peak::f32`].
+pub(crate) type PeakF32 = fn(&peak::Floats, (usize, usize), &mut [f32; simd::LANES]);
 
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
@@ -56,6 +61,10 @@ pub(crate) struct Kernels {
     pub(crate) attend: Attend,
     pub(crate) store_key: StoreKey,
     pub(crate) store_value: StoreValue,
+    pub(crate) peak_int8: PeakInt8,
+    pub(crate) peak_f32: PeakF32,
+    /// [`peak::read`].
+    pub(crate) read: fn(&[u8], usize, &mut [u8; 64]),
 }
 
 impl Kernels {
@@ -173,6 +182,16 @@ macro_rules! instance {
                 store_value: enter!($isa, [$($feature)?],
                     |kv_type: KvType, v: &[f32], tile: &mut [u8], at: (usize, usize)| s =>
                     kv_tile::store_value(kv_type, v, tile, at)),
+                peak_int8: enter!($isa, [$($feature)?],
+                    |weights: &peak::Bytes, numbers: (usize, usize), out: &mut [u8; 64]| s =>
+                    peak::int8(s, weights, numbers, out)),
+                peak_f32: enter!($isa, [$($feature)?],
+                    |weights: &peak::Floats, numbers: (usize, usize),
+                     out: &mut [f32; simd::LANES]| s =>
+                    peak::f32(s, weights, numbers, out)),
+                read: enter!($isa, [$($feature)?],
+                    |bytes: &[u8], ahead: usize, out: &mut [u8; 64]| s =>
+                    peak::read(s, bytes, ahead, out)),
             };
 
             /// `[group_len == 32][has_min][offsets]`.

@@ -9,6 +9,7 @@ mod isa;
 mod kernels;
 mod lower;
 mod ops;
+mod roofline;
 pub(crate) mod simd;
 mod threads;
 
@@ -19,6 +20,7 @@ use crate::dtype::DType;
 use crate::program::Program;
 
 pub use isa::{Isa, IsaError};
+pub use roofline::{Peak, Roofline};
 
 use kernels::Kernels;
 use threads::Pool;

@@ -467,6 +467,33 @@ fn experts_may_be_tensors_of_their_own() {
 }
 
 #[test]
+fn sequences_decoded_together_are_as_each_alone() {
+    for_each_backend(|backend, tiny| {
+        let options = EvaluatorOptions {
+            sequences: 3,
+            ..EvaluatorOptions::default()
+        };
+        let mut together = tiny.evaluator_on(backend, &options);
+        let prompts = [&TEXT[..5], &TEXT[5..], &TEXT[2..4]];
+        for (sequence, prompt) in prompts.iter().enumerate() {
+            together.prefill_sequence(sequence, prompt).unwrap();
+        }
+        assert_eq!(together.cached(), prompts[0]);
+        together.decode_together(&[3, 1, 2]).unwrap();
+        let logits = together.decode_together(&[4, 5, 6]).unwrap().to_vec();
+        let rows = logits.chunks(logits.len() / 3);
+        for ((prompt, new), row) in prompts.iter().zip([[3, 4], [1, 5], [2, 6]]).zip(rows) {
+            let mut alone = tiny.evaluator_on(backend, &EvaluatorOptions::default());
+            alone.prefill(prompt).unwrap();
+            alone.decode_step(new[0]).unwrap();
+            assert_eq!(alone.decode_step(new[1]).unwrap(), row);
+        }
+        together.reset();
+        assert!(together.cached().is_empty());
+    });
+}
+
+#[test]
 fn a_split_model_is_the_same_model() {
     for architecture in ARCHITECTURES {
         let tiny = Tiny::new(architecture, &[]);

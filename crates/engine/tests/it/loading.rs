@@ -243,9 +243,14 @@ fn options_outside_of_their_range() {
     check(options, "batch_tokens: 0, expected at least 1");
     let options = EvaluatorOptions {
         batch_outputs: 0,
-        ..default
+        ..default.clone()
     };
     check(options, "batch_outputs: 0, expected at least 1");
+    let options = EvaluatorOptions {
+        sequences: 0,
+        ..default
+    };
+    check(options, "sequences: 0, expected at least 1");
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! and keys that a `Store` chunk turns in place, row by row. `steps.rs` says what each step does.
 
 mod memory;
+mod profile;
 mod progress;
 mod steps;
 mod work;
@@ -35,8 +36,10 @@ use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
 use crate::cpu::threads::{Pool, SharedBuf, Wait};
 use crate::kv::{KvType, kv_block_bytes};
+use crate::profile::{Cost, StepProfile};
 use crate::program::{Program, Rope, Rows};
 
+use profile::{Clock, Profile};
 use progress::{Progress, weights_in_order};
 use work::{QueryPart, Work};
 
@@ -67,6 +70,8 @@ struct Core {
     ropes: Vec<Rope>,
     caches: Vec<LayerCache>,
     scratch: Vec<Mutex<Scratch>>, // one for each thread
+    /// Where steps are measured.
+    profile: Option<Profile>,
 }
 
 /// A batch in work, and the memory that it is computed in.
@@ -224,6 +229,7 @@ pub(super) fn load(
             caches,
             scratch,
             plan,
+            profile: None,
         },
         long,
         short,
@@ -305,7 +311,23 @@ impl Pass {
             let n_chunks = Run { core, pass: self }.n_chunks(&core.plan.steps[i]);
             self.progress[i + 1].reset(n_chunks);
         }
+        if let Some(profile) = &core.profile {
+            self.count(core, profile);
+        }
         self.next_step = Some(0);
+    }
+
+    /// Counts what the batch has for each step.
+    fn count(&self, core: &Core, profile: &Profile) {
+        for (i, progress) in self.progress.iter().enumerate() {
+            let cost = match i.checked_sub(1) {
+                None => Cost::default(),
+                Some(step) => Run { core, pass: self }.cost(&core.plan.steps[step]),
+            };
+            if progress.n_chunks > 0 {
+                profile.count(i, cost);
+            }
+        }
     }
 
     /// Goes on until `deadline`, if there is one; whether the batch has ended.
@@ -404,6 +426,18 @@ impl Executable for Executor {
 
     fn can_pause(&self) -> bool {
         true
+    }
+
+    fn start_profile(&mut self) -> bool {
+        self.core.profile = Some(Profile::new(&self.core.plan));
+        true
+    }
+
+    fn take_profile(&mut self) -> Vec<StepProfile> {
+        match self.core.profile.take() {
+            Some(profile) => profile.into_steps(&self.core),
+            None => Vec::new(),
+        }
     }
 
     fn abandon(&mut self) {
@@ -513,6 +547,8 @@ impl Run<'_> {
         let mut scratch = self.core.scratch[worker]
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let profile = self.core.profile.as_ref();
+        let mut clock = profile.filter(|_| worker == 0).map(Clock::start);
         for (index, progress) in self.pass.progress.iter().enumerate().skip(first) {
             if let Some(step) = index.checked_sub(1) {
                 let part = scratch.first_weights[step];
@@ -529,6 +565,9 @@ impl Run<'_> {
                         None => self.turns(chunk),
                         Some(step) => {
                             self.chunk(&self.core.plan.steps[step], chunk, &mut scratch);
+                            if let Some(profile) = profile {
+                                self.count_experts(profile, step);
+                            }
                         }
                     };
                     if catch_unwind(AssertUnwindSafe(run)).is_err() {
@@ -539,11 +578,14 @@ impl Run<'_> {
                 progress.done.0.fetch_add(1, Ordering::Release);
             }
             let mut wait = Wait::default();
-            while !progress.has_ended() {
-                if stop.is_over() {
-                    return;
-                }
+            while !progress.has_ended() && !stop.is_over() {
                 wait.once();
+            }
+            if let Some(clock) = &mut clock {
+                clock.lap(index);
+            }
+            if !progress.has_ended() {
+                return;
             }
         }
     }

@@ -300,7 +300,7 @@ impl Run<'_> {
     }
 
     /// The `index`-th expert that some row goes through, and its grouped rows.
-    fn expert_rows(&self, index: usize) -> Option<(usize, Range<usize>)> {
+    pub(super) fn expert_rows(&self, index: usize) -> Option<(usize, Range<usize>)> {
         // SAFETY: see the module's doc; written by an earlier step.
         let (spans, n) = unsafe {
             let n = self.pass.routing.n_spans.get(0..1)[0] as usize;
@@ -630,7 +630,7 @@ impl Run<'_> {
     }
 
     /// The positions that a token sees.
-    fn seen(&self, spec: &Attention, row: usize) -> Range<usize> {
+    pub(super) fn seen(&self, spec: &Attention, row: usize) -> Range<usize> {
         let end = self.pass.work.positions[row] + 1;
         spec.window.map_or(0, |n| end.saturating_sub(n))..end
     }

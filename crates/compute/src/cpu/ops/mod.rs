@@ -12,5 +12,6 @@ pub(crate) mod experts;
 pub(crate) mod float_matmul;
 pub(crate) mod group_matmul;
 pub(crate) mod kv_tile;
+pub(crate) mod peak;
 pub(crate) mod quantize;
 pub(crate) mod rows;

@@ -1,0 +1,233 @@
+//! Steps measured, where that is asked for.
+//!
+//! Time is taken by the thread that called, which goes through all steps: the time of a step is from
+//! when it saw the step before end to when it sees this one end. So the times add up to those of the
+//! batches. What a step reads and computes follows from its shapes, its weights' types and the batch.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::backend::KV_BLOCK_LEN;
+use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Step};
+use crate::cpu::ops::attention::UNIT;
+use crate::profile::{Cost, StepProfile};
+use crate::program::{Attention, Function};
+use crate::weight::Weight;
+
+use super::{Core, Run};
+
+/// What has been measured: of the rotations, which come first, and of each step.
+pub(super) struct Profile(Mutex<Vec<Totals>>);
+
+#[derive(Clone, Default)]
+struct Totals {
+    n_calls: u64,
+    time: Duration,
+    cost: Cost,
+}
+
+/// The time of the thread that called.
+pub(super) struct Clock<'a> {
+    profile: &'a Profile,
+    last: Instant,
+}
+
+impl Profile {
+    pub(super) fn new(plan: &Plan) -> Profile {
+        Profile(Mutex::new(vec![Totals::default(); plan.steps.len() + 1]))
+    }
+
+    fn totals(&self) -> MutexGuard<'_, Vec<Totals>> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Counts a batch that step `index`, of those with the rotations, has something to do in.
+    pub(super) fn count(&self, index: usize, cost: Cost) {
+        let totals = &mut self.totals()[index];
+        totals.n_calls += 1;
+        totals.cost += cost;
+    }
+
+    pub(super) fn into_steps(self, core: &Core) -> Vec<StepProfile> {
+        let totals = self.0.into_inner();
+        let totals = totals.unwrap_or_else(|poisoned| poisoned.into_inner());
+        let rotations = ("rotations", Vec::new());
+        let steps = core.plan.steps.iter().map(name);
+        let names = std::iter::once(rotations).chain(steps);
+        let all = names.zip(totals).map(|((op, weights), totals)| {
+            let weights = weights.into_iter();
+            let mut weights: Vec<_> = weights
+                .map(|weight| (weight.name().to_owned(), weight.dtype()))
+                .collect();
+            // Experts of one tensor have its name.
+            weights.dedup();
+            StepProfile {
+                op,
+                weights,
+                n_calls: totals.n_calls,
+                time: totals.time,
+                cost: totals.cost,
+            }
+        });
+        all.collect()
+    }
+}
+
+impl Clock<'_> {
+    pub(super) fn start(profile: &Profile) -> Clock<'_> {
+        let last = Instant::now();
+        Clock { profile, last }
+    }
+
+    /// Gives the time since the last call to a step.
+    pub(super) fn lap(&mut self, index: usize) {
+        let now = Instant::now();
+        self.profile.totals()[index].time += now - self.last;
+        self.last = now;
+    }
+}
+
+/// What a step does, and the matrices that it works with.
+fn name(step: &Step) -> (&'static str, Vec<&Weight>) {
+    match step {
+        Step::Input { .. } => ("input", Vec::new()),
+        Step::Embed { table, .. } => ("embedding", vec![table]),
+        Step::RmsNorm { .. } => ("RMS norm", Vec::new()),
+        Step::LayerNorm { .. } => ("layer norm", Vec::new()),
+        Step::Map { function, .. } => match function {
+            Function::Scale(_) => ("scale", Vec::new()),
+            Function::Gelu => ("GELU", Vec::new()),
+            Function::SoftCap(_) => ("soft cap", Vec::new()),
+        },
+        Step::Add { .. } => ("add", Vec::new()),
+        Step::MatMul { parts, .. } => {
+            let weights = parts.iter().map(|part| &part.matrix.weight);
+            ("product", weights.collect())
+        }
+        Step::Gated { gate, up, .. } => {
+            let weights = gate.iter().chain(up).map(|matrix| &matrix.weight);
+            ("gated product", weights.collect())
+        }
+        Step::Route { .. } => ("choice of experts", Vec::new()),
+        Step::GroupByExpert { .. } => ("order by expert", Vec::new()),
+        Step::Spread { .. } => ("copies for experts", Vec::new()),
+        Step::ExpertMatMul { matrices, .. } => {
+            let weights = matrices.iter().map(|matrix| &matrix.weight);
+            ("product", weights.collect())
+        }
+        Step::Combine { .. } => ("sum of experts", Vec::new()),
+        Step::Gate { .. } => ("gate", Vec::new()),
+        Step::Store { .. } => ("rotation and store", Vec::new()),
+        Step::Attend { .. } => ("attention", Vec::new()),
+        Step::Gather { .. } => ("gather", Vec::new()),
+        Step::Quantize { .. } => ("quantization", Vec::new()),
+    }
+}
+
+/// A product of `n_rows` rows with a matrix.
+fn product(matrix: &Matrix, n_rows: usize) -> Cost {
+    let weight = &matrix.weight;
+    let operations = 2 * (weight.n_rows() * weight.row_len()) as u64 * n_rows as u64;
+    let read_bytes = weight.bytes().len() as u64;
+    match matrix.kernel {
+        MatrixKernel::Group(_) => Cost {
+            read_bytes,
+            int8_operations: operations,
+            f32_operations: 0,
+        },
+        MatrixKernel::Float(_) => Cost {
+            read_bytes,
+            int8_operations: 0,
+            f32_operations: operations,
+        },
+    }
+}
+
+impl Run<'_> {
+    /// What a step costs in this batch; of experts nothing, since they are not chosen yet.
+    pub(super) fn cost(&self, step: &Step) -> Cost {
+        let mut cost = Cost::default();
+        match step {
+            Step::Embed { table, out, .. } => {
+                cost.read_bytes = (table.row_bytes() * self.n_rows(*out)) as u64;
+            }
+            Step::MatMul { x, parts } => {
+                for part in parts {
+                    cost += product(&part.matrix, self.n_rows(*x));
+                }
+            }
+            Step::Gated {
+                x,
+                gate,
+                up,
+                is_grouped: false,
+                ..
+            } => {
+                for matrix in [&gate[0], &up[0]] {
+                    cost += product(matrix, self.n_rows(*x));
+                }
+            }
+            Step::Attend { spec, .. } => cost = self.attention(spec),
+            _ => {}
+        }
+        cost
+    }
+
+    fn attention(&self, spec: &Attention) -> Cost {
+        let cache = &self.core.caches[spec.layer];
+        // A tile has the positions of a block.
+        let position_bytes =
+            spec.n_kv_heads * (cache.k.tile_bytes + cache.v.tile_bytes) / KV_BLOCK_LEN;
+        let mut cost = Cost::default();
+        for part in &self.pass.work.query_parts {
+            let units = part.units.start * UNIT..part.units.end * UNIT;
+            let n_seen = |seen: Range<usize>| {
+                let end = seen.end.min(units.end);
+                end.saturating_sub(seen.start.max(units.start)) as u64
+            };
+            let last = self.seen(spec, part.first + part.n - 1);
+            let read = self.seen(spec, part.first).start..last.end;
+            cost.read_bytes += n_seen(read) * position_bytes as u64;
+            // A key's product with the query, and a value's with its weight.
+            let operations = (4 * spec.n_heads * spec.head_dim) as u64;
+            for row in part.first..part.first + part.n {
+                cost.f32_operations += n_seen(self.seen(spec, row)) * operations;
+            }
+        }
+        cost
+    }
+
+    /// Adds what the experts cost that step `index` has put in order, to the steps that go through
+    /// them. Only for who has run the step's chunk, before it counts as done: later the next mixture
+    /// may be in work.
+    pub(super) fn count_experts(&self, profile: &Profile, index: usize) {
+        let steps = &self.core.plan.steps;
+        if !matches!(steps[index], Step::GroupByExpert { .. }) {
+            return;
+        }
+        let spans: Vec<_> = (0..).map_while(|i| self.expert_rows(i)).collect();
+        let mut totals = profile.totals();
+        for (i, step) in steps.iter().enumerate().skip(index) {
+            let lists: &[&[Matrix]] = match step {
+                Step::Gated {
+                    gate,
+                    up,
+                    is_grouped: true,
+                    ..
+                } => &[gate, up],
+                Step::ExpertMatMul { matrices, .. } => &[matrices],
+                Step::Combine { .. } => break,
+                _ => &[],
+            };
+            for (expert, rows) in &spans {
+                for matrices in lists {
+                    // The rotations come first.
+                    totals[i + 1].cost += product(&matrices[*expert], rows.len());
+                }
+            }
+        }
+    }
+}
