@@ -13,7 +13,7 @@ use super::ops::ahead::Ahead;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind, FloatScratch};
-use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, offsets};
+use super::ops::group_matmul::{self, Few, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
 use super::ops::peak;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
@@ -218,15 +218,28 @@ macro_rules! instance {
                     ) {
                         group_matmul::unpack::<_, B>(s, rows, panel, ahead);
                     }
-                    $(#[$feature])?
-                    fn inside_direct<B: Block>(
-                        s: simd::$isa,
+                    fn direct<B: Block, const N: usize>(
                         rows: &Rows<'_>,
-                        x: &QuantRows<'_>,
-                        out: &mut [f32; simd::LANES],
+                        x: (&QuantRows<'_>, [usize; N]),
+                        out: &mut [[f32; simd::LANES]; N],
                         ahead: &mut Ahead,
                     ) {
-                        group_matmul::direct::<_, B>(s, rows, x, out, ahead);
+                        $(#[$feature])?
+                        fn inside<B: Block, const N: usize>(
+                            s: simd::$isa,
+                            rows: &Rows<'_>,
+                            x: (&QuantRows<'_>, [usize; N]),
+                            out: &mut [[f32; simd::LANES]; N],
+                            ahead: &mut Ahead,
+                        ) {
+                            group_matmul::direct::<_, B, N>(s, rows, x, out, ahead);
+                        }
+                        let token = simd::$isa::detect().expect("as for the whole table");
+                        #[allow(unused_unsafe, reason = "a set without features needs none")]
+                        // SAFETY: the token proves that the processor has the features.
+                        unsafe {
+                            inside::<B, N>(token, rows, x, out, ahead)
+                        }
                     }
                     let offset = match B::OFFSET {
                         Some(0) => offsets::NONE,
@@ -244,14 +257,11 @@ macro_rules! instance {
                         },
                         multiply: MULTIPLY[usize::from(group_len == 32)][usize::from(has_min)]
                             [usize::from(offset)],
-                        direct: |rows, x, out, ahead| {
-                            let token = simd::$isa::detect().expect("as for the whole table");
-                            #[allow(unused_unsafe, reason = "a set without features needs none")]
-                            // SAFETY: the token proves that the processor has the features.
-                            unsafe {
-                                inside_direct::<B>(token, rows, x, out, ahead)
-                            }
-                        },
+                        direct: direct::<B, 1>,
+                        few: (B::LEN / group_len <= 8).then_some(Few {
+                            four: direct::<B, 4>,
+                            eight: direct::<B, 8>,
+                        }),
                         offset: group_matmul::offset::<simd::$isa, B>(),
                     })
                 }

@@ -86,8 +86,16 @@ pub(crate) struct Operands<'a> {
     offset: u8,
 }
 
-/// Sixteen whole rows times one token: rows, the token, sums.
-pub(crate) type Direct = fn(&Rows<'_>, &QuantRows<'_>, &mut [f32; LANES], &mut Ahead);
+/// Sixteen whole rows times `N` tokens: rows, tokens and which of them, sums.
+pub(crate) type Direct<const N: usize> =
+    fn(&Rows<'_>, (&QuantRows<'_>, [usize; N]), &mut [[f32; LANES]; N], &mut Ahead);
+
+/// [`direct`] for a few tokens.
+#[derive(Clone, Copy)]
+pub(crate) struct Few {
+    pub(crate) four: Direct<4>,
+    pub(crate) eight: Direct<8>,
+}
 
 /// The functions of one type.
 #[derive(Clone, Copy)]
@@ -96,8 +104,11 @@ pub(crate) struct GroupKernel {
     pub(crate) unpack: fn(&Rows<'_>, &mut Panel, &mut Ahead),
     /// [`multiply`] for the type's form.
     pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
-    /// [`direct`] for the type.
-    pub(crate) direct: Direct,
+    /// [`direct`] for the type and one token.
+    pub(crate) direct: Direct<1>,
+    /// For more, unless there are so many groups that their sums don't stay in registers: then panels
+    /// are faster for two tokens already.
+    pub(crate) few: Option<Few>,
     /// What its panels have added to each weight.
     pub(crate) offset: u8,
 }
@@ -113,22 +124,21 @@ impl GroupKernel {
     ) {
         let Panels { panels, ahead } = panels;
         ahead.begin_rows(rows.as_ptr_range().end.addr(), ROWS * row_bytes);
-        if x.n_rows == 1 {
-            let whole = rows.len() / (PANEL * row_bytes) * PANEL;
-            let (first, rest) = rows.split_at(whole * row_bytes);
-            let out = out.row(0);
-            if rest.is_empty() {
-                let out = out.as_chunks_mut().0;
-                for (bytes, out) in first.chunks(PANEL * row_bytes).zip(out) {
-                    let rows = Rows {
-                        bytes,
-                        row_bytes,
-                        columns: 0..x.width,
-                    };
-                    (self.direct)(&rows, x, out, ahead);
+        let is_direct = x.n_rows == 1 || self.few.is_some() && x.n_rows <= 8;
+        if is_direct && rows.len().is_multiple_of(PANEL * row_bytes) {
+            for (i, bytes) in rows.chunks(PANEL * row_bytes).enumerate() {
+                let rows = Rows {
+                    bytes,
+                    row_bytes,
+                    columns: 0..x.width,
+                };
+                match (self.few, x.n_rows) {
+                    (Some(few), 5..) => sums(few.eight, &rows, x, (out, i * PANEL), ahead),
+                    (Some(few), 2..) => sums(few.four, &rows, x, (out, i * PANEL), ahead),
+                    _ => sums(self.direct, &rows, x, (out, i * PANEL), ahead),
                 }
-                return;
             }
+            return;
         }
         let n_panels = rows.len().div_ceil(PANEL * row_bytes);
         for first in (0..x.width).step_by(STRIP) {
@@ -150,6 +160,23 @@ impl GroupKernel {
             };
             (self.multiply)(&operands, out);
         }
+    }
+}
+
+/// Sixteen rows, the first of which is row `at` of the tile, times at most `N` tokens.
+fn sums<const N: usize>(
+    direct: Direct<N>,
+    rows: &Rows<'_>,
+    x: &QuantRows<'_>,
+    (out, at): (&mut Tile<'_, f32>, usize),
+    ahead: &mut Ahead,
+) {
+    // Where there are fewer, the last one again.
+    let tokens = std::array::from_fn(|t| t.min(x.n_rows - 1));
+    let mut sums = [[0.0; LANES]; N];
+    direct(rows, (x, tokens), &mut sums, ahead);
+    for (t, sums) in sums[..x.n_rows].iter().enumerate() {
+        out.row(t)[at..at + PANEL].copy_from_slice(sums);
     }
 }
 
@@ -252,14 +279,14 @@ fn unpack_row_by_row<S: Simd, B: Block>(
     ahead.end(&asking);
 }
 
-/// Sixteen rows times one token, without a panel between: where each weight is used once, storing it
-/// would cost as much as all else. The same bits as [`multiply`].
+/// Sixteen rows times few tokens, without a panel between: where each weight is used once or a few
+/// times, storing it would cost as much as all else. The same bits as [`multiply`].
 #[inline(always)]
-pub(crate) fn direct<S: Simd, B: Block>(
+pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
     s: S,
     rows: &Rows<'_>,
-    x: &QuantRows<'_>,
-    out: &mut [f32; LANES],
+    (x, tokens): (&QuantRows<'_>, [usize; N]),
+    out: &mut [[f32; LANES]; N],
     ahead: &mut Ahead,
 ) {
     let Form::Groups { group_len, has_min } = B::FORM else {
@@ -271,11 +298,11 @@ pub(crate) fn direct<S: Simd, B: Block>(
     } else {
         (x.sum16, x.n16)
     };
-    let mut acc = s.splat(0.0);
+    let mut acc = [s.splat(0.0); N];
     // Filled for each block anew: to make them anew costs a fifth of all.
-    let mut products = Products::<S, B> {
-        q: &[],
-        dots: [s.splat_i32(0); MAX_GROUPS],
+    let mut products = Products::<S, B, N> {
+        q: [&[]; N],
+        dots: [[s.splat_i32(0); N]; MAX_GROUPS],
         scales: [s.splat(0.0); MAX_GROUPS],
         mins: [s.splat(0.0); MAX_GROUPS],
         _type: PhantomData,
@@ -283,61 +310,68 @@ pub(crate) fn direct<S: Simd, B: Block>(
     let mut asking = ahead.begin(PANEL * rows.row_bytes);
     for block in 0..x.width / B::LEN {
         asking.read(s, PANEL * B::BYTES, ahead);
-        let groups = block * n_groups..(block + 1) * n_groups;
-        products.q = x.q[block * B::LEN..][..B::LEN].as_chunks().0;
-        let d = &x.d[block * B::LEN / 32..][..B::LEN.div_ceil(32)];
-        let starts = products.dots[..n_groups].iter_mut();
-        for (dot, n) in starts.zip(&ns[groups.clone()]) {
-            *dot = s.start(*n, offset::<S, B>());
+        for t in 0..N {
+            let start = |len: usize| (tokens[t] * x.width + block * B::LEN) / len;
+            products.q[t] = x.q[start(1)..][..B::LEN].as_chunks().0;
+            let ns = &ns[start(group_len)..][..n_groups];
+            for (dots, n) in products.dots[..n_groups].iter_mut().zip(ns) {
+                dots[t] = s.start(*n, offset::<S, B>());
+            }
         }
-        B::unpack_rows(
-            s,
-            &rows.bytes[block * B::BYTES..],
-            rows.row_bytes,
-            &mut products,
-        );
-        for g in 0..n_groups {
-            let factor = s.mul(products.scales[g], s.splat(d[g * group_len / 32]));
-            acc = s.fma(s.to_f32(products.dots[g]), factor, acc);
-            if has_min {
-                acc = s.fma(products.mins[g], s.splat(sums[groups.start + g]), acc);
+        let bytes = &rows.bytes[block * B::BYTES..];
+        B::unpack_rows(s, bytes, rows.row_bytes, &mut products);
+        for t in 0..N {
+            let start = |len: usize| (tokens[t] * x.width + block * B::LEN) / len;
+            let d = &x.d[start(32)..][..B::LEN.div_ceil(32)];
+            let sums = &sums[start(group_len)..][..n_groups];
+            for g in 0..n_groups {
+                let factor = s.mul(products.scales[g], s.splat(d[g * group_len / 32]));
+                acc[t] = s.fma(s.to_f32(products.dots[g][t]), factor, acc[t]);
+                if has_min {
+                    acc[t] = s.fma(products.mins[g], s.splat(sums[g]), acc[t]);
+                }
             }
         }
     }
     ahead.end(&asking);
-    s.store(acc, out);
+    for (acc, out) in acc.into_iter().zip(out) {
+        s.store(acc, out);
+    }
 }
 
 /// The most groups of a block.
 const MAX_GROUPS: usize = 16;
 
 /// A block of sixteen rows, multiplied as it is taken apart.
-struct Products<'a, S: Simd, B> {
-    q: &'a [[i8; 4]],
-    dots: [S::I; MAX_GROUPS],
+struct Products<'a, S: Simd, B, const N: usize> {
+    q: [&'a [[i8; 4]]; N],
+    dots: [[S::I; N]; MAX_GROUPS],
     scales: [S::F; MAX_GROUPS],
     mins: [S::F; MAX_GROUPS],
     _type: PhantomData<B>,
 }
 
-impl<S: Simd, B: Block> Lanes<S> for Products<'_, S, B> {
+impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
     #[inline(always)]
     fn put(&mut self, s: S, c: usize, q: [S::I; 4]) {
         let Form::Groups { group_len, .. } = B::FORM else {
             unreachable!("chosen by form")
         };
-        let x = self.q[4 * c..].first_chunk::<4>();
-        let mut dot = self.dots[16 * c / group_len];
-        for (q, x) in q.into_iter().zip(x.expect("sixteen elements")) {
-            let x = s.splat_i32(i32::from_le_bytes([
-                x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
-            ]));
-            dot = match B::OFFSET {
-                Some(_) => s.dot4(dot, q, x),
-                None => s.dot4_signed(dot, q, x),
-            };
+        let dots = &mut self.dots[16 * c / group_len];
+        for t in 0..N {
+            let x = self.q[t][4 * c..].first_chunk::<4>();
+            let mut dot = dots[t];
+            for (q, x) in q.into_iter().zip(x.expect("sixteen elements")) {
+                let x = s.splat_i32(i32::from_le_bytes([
+                    x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
+                ]));
+                dot = match B::OFFSET {
+                    Some(_) => s.dot4(dot, q, x),
+                    None => s.dot4_signed(dot, q, x),
+                };
+            }
+            dots[t] = dot;
         }
-        self.dots[16 * c / group_len] = dot;
     }
     #[inline(always)]
     fn put_scale(&mut self, _: S, g: usize, scale: S::F) {
