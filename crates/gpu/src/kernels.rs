@@ -190,13 +190,7 @@ impl Kernel {
     /// The whole text.
     pub(crate) fn source(self, reduction: Reduction) -> String {
         let mut text = String::new();
-        for line in self.file().lines() {
-            match line.strip_prefix("#include ") {
-                Some(name) => text += &self.include(name, reduction),
-                None => text += line,
-            }
-            text.push('\n');
-        }
+        self.expand(self.file(), reduction, &mut text);
         let count = |name: &str| match (name, self) {
             ("NR", _) => self.rows_per_group(),
             ("NT", Kernel::MulMv(_, Tokens::Four)) => 4,
@@ -204,6 +198,19 @@ impl Kernel {
             (number, _) => number.parse().expect("a number of lines"),
         };
         unroll(&text, &count)
+    }
+
+    /// Writes a text out with what it includes.
+    fn expand(self, text: &str, reduction: Reduction, out: &mut String) {
+        for line in text.lines() {
+            match line.strip_prefix("#include ") {
+                Some(name) => self.expand(&self.include(name, reduction), reduction, out),
+                None => {
+                    out.push_str(line);
+                    out.push('\n');
+                }
+            }
+        }
     }
 
     fn file(self) -> &'static str {
@@ -226,6 +233,7 @@ impl Kernel {
 
     fn include(self, name: &str, reduction: Reduction) -> String {
         match (name, self) {
+            ("product", _) => include_str!("wgsl/product.wgsl").into(),
             ("weight", _) => include_str!("wgsl/weight.wgsl").into(),
             (
                 "unpack",
@@ -299,10 +307,10 @@ impl Kernel {
     pub(crate) fn bindings(self) -> &'static [bool] {
         match self {
             Kernel::Embed(_) => &[false, false, false, true],
-            Kernel::MulMv(..) | Kernel::MulMvExperts(_) => {
-                &[false, false, false, false, false, false, true]
-            }
-            Kernel::MulMm(_) | Kernel::MulMmCoop(_) => &[false, false, false, false, false, true],
+            Kernel::MulMv(..)
+            | Kernel::MulMvExperts(_)
+            | Kernel::MulMm(_)
+            | Kernel::MulMmCoop(_) => &[false, false, false, false, false, false, true],
             Kernel::RmsNorm
             | Kernel::Elementwise(_)
             | Kernel::Gather

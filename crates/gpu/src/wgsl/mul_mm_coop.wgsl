@@ -7,31 +7,10 @@ enable wgpu_cooperative_matrix;
 //
 // 1. A group is unpacked once for 32 tokens, by one lane each.
 // 2. The sums stay in the matrix units' registers, and leave through workgroup memory.
-struct Params {
-    n_rows: u32,
-    row_len: u32,
-    row_bytes: u32,
-    first_row: u32,
-    n_tokens: u32,
-    x_stride: u32, // in vec4
-    out_stride: u32,
-    has_bias: u32,
-    has_residual: u32,
-}
-
-var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> w: array<u32>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read> residual: array<f32>;
-@group(0) @binding(4) var<storage, read> grid: array<u32>;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+#include product
 
 var<workgroup> w_tile: array<f32, 2048>; // [32 elements][64 rows], and at the end [32 tokens][64 rows]
 var<workgroup> x_tile: array<f32, 1024>; // [32 tokens][32 elements]
-
-#include weight
-#include unpack
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -63,8 +42,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let token = $iu * 8u + lid / 8u;
             let at = 8u * g + lid % 8u;
             var v = vec4<f32>(0.0);
-            if first_token + token < p.n_tokens && (!IS_PLAIN || 4u * at < p.row_len) {
-                v = x[(first_token + token) * p.x_stride + at];
+            if first_token + token < p.n_tokens {
+                v = x4((first_token + token) * p.x_stride, at);
             }
             let to = token * 32u + lid % 8u * 4u;
             x_tile[to] = v.x;
@@ -95,19 +74,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     coopStoreT(sum3_$i, &w_tile[1536u + half + $iu * 8u], 64u);
 #end
     workgroupBarrier();
-    let row = first_row + lid;
-    if row >= p.n_rows {
-        return;
-    }
     for (var token = 0u; token < min(32u, p.n_tokens - first_token); token += 1u) {
-        let at = (first_token + token) * p.out_stride + p.first_row + row;
-        var y = w_tile[token * 64u + lid];
-        if p.has_bias != 0u {
-            y += bias[p.first_row + row];
-        }
-        if p.has_residual != 0u {
-            y += residual[at];
-        }
-        out[at] = y;
+        store(first_row + lid, p.first_row, first_token + token, w_tile[token * 64u + lid]);
     }
 }
