@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use minerva_compute::DeviceError;
 
-use crate::kernels::{Abilities, IMMEDIATE_BYTES, Kernel, Reduction, WORKGROUP};
+use crate::kernels::{Abilities, IMMEDIATE_BYTES, Kernel, MAX_BINDINGS, Reduction, WORKGROUP};
 use crate::memory::memory_bytes;
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
@@ -239,6 +239,15 @@ impl Device {
             return Err(unsuitable(
                 format!("{} bytes of immediate data", limits.max_immediate_size),
                 format!("{IMMEDIATE_BYTES}"),
+            ));
+        }
+        if limits.max_storage_buffers_per_shader_stage < MAX_BINDINGS {
+            return Err(unsuitable(
+                format!(
+                    "{} buffers for a kernel",
+                    limits.max_storage_buffers_per_shader_stage
+                ),
+                format!("{MAX_BINDINGS}"),
             ));
         }
         let has_matrix_units = !options.without_matrix_units && has_matrix_units(adapter);

@@ -17,12 +17,15 @@ pub(crate) use scratch::Slot;
 pub(crate) use weights::Upload;
 
 use crate::batch::Layout;
-use crate::kernels::{Abilities, Elementwise, IMMEDIATE_BYTES, Kernel, MAX_TILES, WORKGROUP};
-use products::Product;
-use weights::Chunk;
+use crate::kernels::{Abilities, Elementwise, IMMEDIATE_BYTES, Kernel, WORKGROUP};
+use products::GatedProduct;
+use weights::{Chunk, Origin};
 
 /// Behind every buffer, for reads of whole words and groups that end beyond their row.
 pub(crate) const PAD_BYTES: u64 = 512;
+
+/// Rows of a buffer that dispatches have room for.
+const MAX_ROWS: usize = 65535;
 
 /// What a binding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +94,12 @@ pub(crate) fn lower(
     abilities: Abilities,
     max_binding_bytes: u64,
 ) -> Result<Plan, DeviceError> {
+    if limits.max_tokens > MAX_ROWS {
+        return Err(DeviceError::Unsupported(format!(
+            "batches of {} tokens, expected at most {MAX_ROWS}",
+            limits.max_tokens
+        )));
+    }
     let mut last_read = vec![0; program.buffers().len()];
     for (i, op) in program.ops().iter().enumerate() {
         for id in op.reads() {
@@ -154,8 +163,8 @@ struct Lowering<'a> {
     is_free: Vec<bool>,
     slot_of: Vec<Option<Slot>>, // by buffer, while it is needed
     uploads: Vec<Upload>,
-    /// By the weight's address, size and type: the same tensor goes to the device once.
-    chunks_of: HashMap<(usize, usize, DType), Vec<Chunk>>,
+    /// The same tensors go to the device once.
+    chunks_of: HashMap<Vec<Origin>, Vec<Chunk>>,
     floats_of: HashMap<WeightId, usize>,
     grids: Vec<DType>,
     shared_heads: Vec<usize>,
@@ -261,17 +270,7 @@ impl Lowering<'_> {
             }
             Op::MatMul { x, parts } => {
                 let (rows, x) = (self.program.shape(*x).rows, self.slot(*x));
-                for part in parts {
-                    let residual = part.residual.map(|id| self.slot(id));
-                    let out = self.write(part.out);
-                    self.product(&Product {
-                        rows,
-                        x,
-                        matrix: (part.weight, part.bias),
-                        residual,
-                        out,
-                    })?;
-                }
+                self.matmul(rows, x, parts)?;
             }
             Op::GatedMatMul {
                 x,
@@ -281,31 +280,15 @@ impl Lowering<'_> {
                 out,
             } => {
                 let (rows, x) = (self.program.shape(*x).rows, self.slot(*x));
-                let width = self.program.weight(gate.0).n_rows();
                 let out = self.write(*out);
-                let halves = [self.take(rows, 1, width), self.take(rows, 1, width)];
-                for (matrix, out) in [*gate, *up].into_iter().zip(halves) {
-                    self.product(&Product {
-                        rows,
-                        x,
-                        matrix,
-                        residual: None,
-                        out,
-                    })?;
-                }
-                let (function, numbers) = Elementwise::of_activation(*activation);
-                self.elementwise(&Each {
-                    function,
-                    numbers,
+                self.gated_matmul(&GatedProduct {
                     rows,
-                    copies: 1,
-                    width,
-                    b_width: width,
-                    slots: [halves[0], halves[1], out],
-                });
-                for slot in halves {
-                    self.is_free[slot] = true;
-                }
+                    x,
+                    gate: *gate,
+                    up: *up,
+                    activation: *activation,
+                    out,
+                })?;
             }
             Op::Experts(experts) => self.experts(experts)?,
             Op::Attention(attention) => self.attention(attention)?,
@@ -326,7 +309,7 @@ impl Lowering<'_> {
         let out = self.write(out);
         let (row_len, row_bytes) = (weight.row_len() as u32, weight.row_bytes() as u32);
         let grid = self.grid(weight.dtype());
-        for chunk in self.chunks(&weight)? {
+        for chunk in self.chunks(std::slice::from_ref(&weight))? {
             let bindings = [
                 Source::Upload(chunk.upload),
                 grid,
@@ -349,6 +332,15 @@ impl Lowering<'_> {
     }
 
     fn elementwise(&mut self, e: &Each) {
+        self.elementwise_where(e, |_| true);
+    }
+
+    /// The same, for batches where it is wanted.
+    fn elementwise_where(
+        &mut self,
+        e: &Each,
+        is_wanted: impl Fn(&Layout) -> bool + Send + 'static,
+    ) {
         let width32 = e.width as u32;
         let numbers = [
             width32,
@@ -360,6 +352,9 @@ impl Lowering<'_> {
         let (rows, copies) = (e.rows, e.copies);
         let bindings = e.slots.map(Source::Slot);
         self.push(Kernel::Elementwise(e.function), &bindings, move |b| {
+            if !is_wanted(b) {
+                return None;
+            }
             launch(&numbers, [groups(width32), copies * b.n_rows(rows), 1])
         });
     }
@@ -378,11 +373,103 @@ impl Lowering<'_> {
     }
 }
 
-/// A grid of row tiles and tokens; more tiles than a dimension takes go to the third.
-fn tiles(n_tiles: u32, n_tokens: u32) -> [u32; 3] {
-    [
-        n_tiles.min(MAX_TILES),
-        n_tokens,
-        n_tiles.div_ceil(MAX_TILES),
-    ]
+#[cfg(test)]
+mod tests {
+    use minerva_compute::conformance::{Shape, decoder, experts};
+    use minerva_compute::{Batch, KvTypes, Pairing, Sequence};
+
+    use super::*;
+    use crate::batch::lay_out;
+    use crate::kernels::Reduction;
+
+    const NARROW: Shape = Shape {
+        dim: 64,
+        ffn: 96,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 16,
+    };
+
+    /// The kernels that a batch of so many tokens takes, by name.
+    fn kernels(program: &Program, n_tokens: usize, max_binding_bytes: u64) -> Vec<String> {
+        let limits = Limits {
+            max_tokens: n_tokens,
+            max_outputs: 1,
+            max_between: 0,
+            n_kv_blocks: 4,
+            kv_types: KvTypes::default(),
+        };
+        let abilities = Abilities {
+            reduction: Reduction::Shared,
+            has_matrix_units: false,
+        };
+        let plan = lower(program, &limits, abilities, max_binding_bytes).unwrap();
+        let sequence = Sequence {
+            n_tokens,
+            start: 0,
+            blocks: &[0, 1, 2, 3],
+        };
+        let batch = Batch {
+            tokens: &vec![0; n_tokens],
+            sequences: &[sequence],
+            outputs: &[0],
+            input: &[],
+        };
+        let layout = lay_out(&batch, program.ropes(), &plan.shared_heads, &mut Vec::new());
+        let steps = plan.steps.iter();
+        let launched = steps.filter(|step| (step.launch)(&layout).is_some());
+        launched.map(|step| step.kernel.to_string()).collect()
+    }
+
+    #[test]
+    fn a_token_takes_one_dispatch_for_queries_keys_and_values_and_one_for_gate_and_up() {
+        let program = decoder(DType::Q8_0, &NARROW, Pairing::Halves);
+        let names = kernels(&program, 1, 1 << 30);
+        let wanted = [
+            "embed_F32",
+            "rms_norm",
+            "mul_mv_Q8_0",
+            "store_f16",
+            "store_f16",
+            "attend_f16_f16",
+            "mul_mv_Q8_0",
+            "rms_norm",
+            "mul_mv_gated_Q8_0",
+            "mul_mv_Q8_0",
+            "gather",
+            "rms_norm",
+            "mul_mv_Q8_0",
+        ];
+        assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn what_no_buffer_holds_together_is_multiplied_apart() {
+        let program = decoder(DType::F32, &NARROW, Pairing::Halves);
+        let count = |max_binding_bytes| {
+            let names = kernels(&program, 1, max_binding_bytes);
+            let is_product = |name: &&String| name.starts_with("mul_mv");
+            names.iter().filter(is_product).count()
+        };
+        assert_eq!(count(1 << 30), 5);
+        // Gate and up of 24 KiB each; then queries with keys, of 24 together, and values of 8.
+        assert_eq!(count(40 << 10), 6);
+        assert_eq!(count(26 << 10), 7);
+    }
+
+    #[test]
+    fn many_rows_are_grouped_by_expert() {
+        let program = experts(DType::Q8_0, 96, true, true);
+        let is_of_experts = |name: &String| name.contains("experts") || name == "group";
+        let of = |n_tokens| {
+            let mut names = kernels(&program, n_tokens, 1 << 30);
+            names.retain(is_of_experts);
+            names
+        };
+        let few = ["mul_mv_experts_gated_Q8_0", "mul_mv_experts_Q8_0"];
+        // Two mixtures, one of tokens and one of outputs, of which there is one.
+        assert_eq!(of(6), few.repeat(2));
+        let many = ["group", "mul_mm_experts_Q8_0", "mul_mm_experts_Q8_0"];
+        assert_eq!(of(7), [&many[..], &few].concat());
+    }
 }

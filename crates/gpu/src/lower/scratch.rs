@@ -23,12 +23,16 @@ impl Lowering<'_> {
 
     /// A slot for so many rows of this width for each token or output.
     pub(super) fn take(&mut self, rows: Rows, copies: usize, width: usize) -> Slot {
-        let n_rows = match rows {
-            Rows::Tokens => self.limits.max_tokens,
-            Rows::Outputs => self.limits.max_outputs,
-        };
+        let n_rows = self.max_rows(rows);
         let len = n_rows.saturating_mul(copies).saturating_mul(stride(width));
         self.take_len(len)
+    }
+
+    pub(super) fn max_rows(&self, rows: Rows) -> usize {
+        match rows {
+            Rows::Tokens => self.limits.max_tokens,
+            Rows::Outputs => self.limits.max_outputs,
+        }
     }
 
     /// The free slot whose size is the nearest, which grows where it must.

@@ -1,6 +1,6 @@
 //! Weights of a program as uploads: what goes to the device once, cut where a buffer ends.
 
-use minerva_compute::{DType, DeviceError, Weight, WeightId};
+use minerva_compute::{Biased, DType, DeviceError, Weight, WeightId};
 
 use super::{Lowering, PAD_BYTES, Source};
 
@@ -21,7 +21,10 @@ impl Upload {
     }
 }
 
-/// Rows of a weight in one upload.
+/// What tells a tensor: its address, its bytes and its type.
+pub(super) type Origin = (usize, usize, DType);
+
+/// Rows in one upload.
 #[derive(Clone, Copy)]
 pub(super) struct Chunk {
     pub(super) upload: usize,
@@ -30,13 +33,36 @@ pub(super) struct Chunk {
 }
 
 impl Lowering<'_> {
-    /// The uploads of a weight: one, unless it is larger than a binding.
-    pub(super) fn chunks(&mut self, weight: &Weight) -> Result<Vec<Chunk>, DeviceError> {
-        let bytes = weight.bytes();
-        let key = (bytes.as_ptr() as usize, bytes.len(), weight.dtype());
+    /// Whether rows of matrices, one behind the other, can be one upload.
+    pub(super) fn can_stack(&self, matrices: &[Biased]) -> bool {
+        let weights = || matrices.iter().map(|(id, _)| self.program.weight(*id));
+        let n_bytes: u64 = weights().map(|w| w.bytes().len() as u64).sum();
+        let first = self.program.weight(matrices[0].0);
+        weights().all(|w| (w.dtype(), w.row_len()) == (first.dtype(), first.row_len()))
+            && n_bytes.saturating_add(PAD_BYTES) <= self.max_binding_bytes
+    }
+
+    /// The uploads of weights, one behind the other: one, unless a single one is larger than a
+    /// binding.
+    pub(super) fn chunks(&mut self, weights: &[Weight]) -> Result<Vec<Chunk>, DeviceError> {
+        let origin = |w: &Weight| (w.bytes().as_ptr() as usize, w.bytes().len(), w.dtype());
+        let key: Vec<Origin> = weights.iter().map(origin).collect();
         if let Some(chunks) = self.chunks_of.get(&key) {
             return Ok(chunks.clone());
         }
+        let chunks = match weights {
+            [weight] => self.cut(weight)?,
+            weights => vec![Chunk {
+                upload: self.upload_rows(weights.to_vec()),
+                first_row: 0,
+                n_rows: weights.iter().map(Weight::n_rows).sum::<usize>() as u32,
+            }],
+        };
+        self.chunks_of.insert(key, chunks.clone());
+        Ok(chunks)
+    }
+
+    fn cut(&mut self, weight: &Weight) -> Result<Vec<Chunk>, DeviceError> {
         let room = self.max_binding_bytes.saturating_sub(PAD_BYTES);
         let rows_at_once = room / weight.row_bytes().max(1) as u64;
         if rows_at_once == 0 {
@@ -48,16 +74,35 @@ impl Lowering<'_> {
         while first_row < weight.n_rows() {
             let n_rows = rows_at_once.min(weight.n_rows() - first_row);
             let rows = weight.rows(first_row..first_row + n_rows);
-            self.uploads.push(Upload::Rows(vec![rows]));
             chunks.push(Chunk {
-                upload: self.uploads.len() - 1,
+                upload: self.upload_rows(vec![rows]),
                 first_row: first_row as u32,
                 n_rows: n_rows as u32,
             });
             first_row += n_rows;
         }
-        self.chunks_of.insert(key, chunks.clone());
         Ok(chunks)
+    }
+
+    pub(super) fn upload_rows(&mut self, weights: Vec<Weight>) -> usize {
+        self.uploads.push(Upload::Rows(weights));
+        self.uploads.len() - 1
+    }
+
+    /// The biases of matrices, one behind the other; zeros for those that have none, if any has.
+    pub(super) fn biases(&mut self, matrices: &[Biased]) -> Option<Source> {
+        if let [(_, bias)] = matrices {
+            return bias.map(|id| self.floats(id));
+        }
+        matrices.iter().any(|(_, bias)| bias.is_some()).then(|| {
+            let of = |(matrix, bias): &Biased| match bias {
+                Some(id) => self.program.weight(*id).to_f32(),
+                None => vec![0.0; self.program.weight(*matrix).n_rows()],
+            };
+            let values = matrices.iter().flat_map(of).collect();
+            self.uploads.push(Upload::Floats(values));
+            Source::Upload(self.uploads.len() - 1)
+        })
     }
 
     pub(super) fn too_large(&self, weight: &Weight, wanted_bytes: u64) -> DeviceError {

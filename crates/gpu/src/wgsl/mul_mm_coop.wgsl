@@ -1,5 +1,5 @@
 enable wgpu_cooperative_matrix;
-// A matrix times many tokens with the device's matrix units: out[t] = w * x[t] (+ bias) (+ residual[t]).
+// Matrices times many tokens with the device's matrix units.
 //
 //   for each group of 32 elements of the rows:
 //       64 rows of w and 32 tokens of x into workgroup memory, w as f32
@@ -8,17 +8,22 @@ enable wgpu_cooperative_matrix;
 // 1. A group is unpacked once for 32 tokens, by one lane each.
 // 2. The sums stay in the matrix units' registers, and leave through workgroup memory.
 #include product
+#include tile
 
 var<workgroup> w_tile: array<f32, 2048>; // [32 elements][64 rows], and at the end [32 tokens][64 rows]
 var<workgroup> x_tile: array<f32, 1024>; // [32 tokens][32 elements]
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+#include own_tile
     let first_row = wid.x * 64u;
-    let first_token = wid.y * 32u;
-    let row_at = min(first_row + lid, p.n_rows - 1u) * p.row_bytes;
+    let w_at = (first_row_of_w + min(first_row + lid, p.n_rows - 1u)) * p.row_bytes;
     let half = lid / 32u * 32u; // rows of this subgroup
     let n_groups = (p.row_len + 31u) / 32u;
+#for i 4
+    let token$i = token_at(first, n, $iu * 8u + lid / 8u);
+    let base$i = x_row(token$i);
+#end
     // Nothing says that a matrix without a value is zero.
     x_tile[lid] = 0.0;
     workgroupBarrier();
@@ -30,7 +35,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
     workgroupBarrier();
     for (var g = 0u; g < n_groups; g += 1u) {
-        let e = unpack(row_at, g);
+        let e = unpack(w_at, g);
 #for k 8
         w_tile[($ku * 4u) * 64u + lid] = e.v$k.x;
         w_tile[($ku * 4u + 1u) * 64u + lid] = e.v$k.y;
@@ -39,13 +44,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
 #for i 4
         {
-            let token = $iu * 8u + lid / 8u;
-            let at = 8u * g + lid % 8u;
             var v = vec4<f32>(0.0);
-            if first_token + token < p.n_tokens {
-                v = x4((first_token + token) * p.x_stride, at);
+            if token$i != NO_TOKEN {
+                v = x4(base$i, 8u * g + lid % 8u);
             }
-            let to = token * 32u + lid % 8u * 4u;
+            let to = ($iu * 8u + lid / 8u) * 32u + lid % 8u * 4u;
             x_tile[to] = v.x;
             x_tile[to + 1u] = v.y;
             x_tile[to + 2u] = v.z;
@@ -74,7 +77,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     coopStoreT(sum3_$i, &w_tile[1536u + half + $iu * 8u], 64u);
 #end
     workgroupBarrier();
-    for (var token = 0u; token < min(32u, p.n_tokens - first_token); token += 1u) {
-        store(first_row + lid, p.first_row, first_token + token, w_tile[token * 64u + lid]);
+    for (var i = 0u; i < n; i += 1u) {
+        store(first_row + lid, expert, token_at(first, n, i), w_tile[i * 64u + lid]);
     }
 }

@@ -1,37 +1,35 @@
-// A matrix times few tokens: out[t] = w * x[t] (+ bias) (+ residual[t]).
+// Matrices times few tokens.
 //
 //   for each group of 32 elements of the row, GROUP lanes taking turns:
 //       unpack it once for NT tokens, multiply, add up
 //   sum over the lanes
 //
-// 1. GROUP lanes share NR rows, so that what is read of x serves NR rows.
+// 1. GROUP lanes share NR rows, so that what is read of x serves NR rows; of gate and up they
+//    share a row of each, so that one of both can be made at once.
 // 2. Bytes are read as they lie in the file; a lane reads whole words of neighbouring blocks.
-//
-// With experts, a token is a pair of a row and one of its experts, whose matrices lie one behind
-// the other.
 #include product
 #include group_sum
+#include gated
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let lane = lid % GROUP;
     let tile = wid.x + wid.z * 32768u;
-    let row = (tile * (64u / GROUP) + lid / GROUP) * NR;
+    let row = (tile * (64u / GROUP) + lid / GROUP) * NA;
     let token = wid.y * NT;
-    var first_byte = 0u;
-    var bias_at = p.first_row;
+    var first_row = 0u;
+    var expert = 0u;
     var is_mine = true;
     if HAS_EXPERTS {
-        let expert = experts[token];
+        expert = experts[token];
         is_mine = expert >= p.first_expert && expert < p.first_expert + p.n_experts;
-        first_byte = select(0u, (expert - p.first_expert) * p.n_rows * p.row_bytes, is_mine);
-        bias_at = expert * p.out_len;
+        first_row = select(0u, (expert - p.first_expert) * p.n_rows, is_mine);
     }
 #for r NR
-    let row$r = first_byte + min(row + $ru, p.n_rows - 1u) * p.row_bytes;
+    let row$r = (first_row + min(row + $ru * row_step(), p.n_rows - 1u)) * p.row_bytes;
 #end
 #for t NT
-    let x$t = min(token + $tu, p.n_tokens - 1u) / p.x_div * p.x_stride;
+    let x$t = x_row(min(token + $tu, p.n_tokens - 1u));
 #end
 #for r NR
 #for t NT
@@ -55,14 +53,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         }
 #end
     }
-#for r NR
-#for t NT
-    {
-        let sum = group_sum(sum$r_$t, lid);
-        if lane == 0u && is_mine {
-            store(row + $ru, bias_at, token + $tu, sum);
-        }
-    }
-#end
-#end
+    let is_first = lane == 0u && is_mine;
+#include answer
 }

@@ -2,8 +2,8 @@
 
 use minerva_compute::conformance::{TOLERANCE, error};
 use minerva_compute::{
-    AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError, Executable, KvType,
-    KvTypes, Limits, Program, ReferenceBackend, Sequence, Weight,
+    Activation, AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError,
+    Executable, KvType, KvTypes, Limits, Program, ReferenceBackend, Sequence, Weight,
 };
 use minerva_gpu::GpuOptions;
 use minerva_gpu::speed::{Size, copy_speed, speed};
@@ -11,6 +11,7 @@ use minerva_gpu::speed::{Size, copy_speed, speed};
 use crate::open;
 
 const DIM: usize = 64;
+const FFN: usize = 300;
 const VOCAB: usize = 3000;
 
 const LIMITS: Limits = Limits {
@@ -21,12 +22,13 @@ const LIMITS: Limits = Limits {
     kv_types: KvTypes::both(KvType::Q8_0),
 };
 
-/// One layer of attention under a large vocabulary.
+/// One layer under a large vocabulary. Gate and up together are larger than the least buffer that the
+/// tests allow.
 fn program() -> Program {
     let mut b = Builder::new();
     let mut state = 1u64;
-    let mut matrix = |b: &mut Builder, rows: usize| {
-        let values: Vec<f32> = (0..rows * DIM)
+    let mut matrix_of = |b: &mut Builder, rows: usize, row_len: usize| {
+        let values: Vec<f32> = (0..rows * row_len)
             .map(|_| {
                 state = state
                     .wrapping_mul(6364136223846793005)
@@ -34,10 +36,13 @@ fn program() -> Program {
                 (state >> 40) as f32 / (1u64 << 26) as f32 - 0.125
             })
             .collect();
-        b.weight(Weight::from_f32("matrix", (rows, DIM), &values))
+        b.weight(Weight::from_f32("matrix", (rows, row_len), &values))
     };
+    let down = matrix_of(&mut b, DIM, FFN);
+    let mut matrix = |b: &mut Builder, rows: usize| matrix_of(b, rows, DIM);
     let embd = matrix(&mut b, VOCAB);
     let [q, k, v, o] = [DIM, DIM, DIM, DIM].map(|rows| matrix(&mut b, rows));
+    let [gate, up] = [FFN, FFN].map(|rows| matrix(&mut b, rows));
     let output = matrix(&mut b, VOCAB);
     let x = b.embed(embd);
     let qkv = b.matmul_parts(x, [(q, None), (k, None), (v, None)]);
@@ -55,6 +60,8 @@ fn program() -> Program {
         },
     );
     let x = b.matmul_add(a, o, None, x);
+    let y = b.gated_matmul(x, (gate, None), (up, None), Activation::Silu);
+    let x = b.matmul_add(y, down, None, x);
     let x = b.outputs(x);
     let logits = b.matmul(x, output);
     b.finish(logits)
@@ -168,7 +175,7 @@ fn what_does_not_fit_is_refused_with_numbers() {
         panic!("{error}");
     };
     let memory = backend.plan(&program(), LIMITS).unwrap();
-    let weights = 4 * (2 * VOCAB * DIM + 4 * DIM * DIM);
+    let weights = 4 * (2 * VOCAB * DIM + 4 * DIM * DIM + 3 * FFN * DIM);
     assert_eq!(memory.device.weights_bytes, weights as u64);
     let wanted = memory.device.total_bytes();
     assert_eq!((wanted_bytes, available_bytes), (wanted, 1 << 20));
