@@ -9,7 +9,7 @@ use minerva_compute::{
 };
 
 use crate::batch::{lay_out, max_words};
-use crate::device::{Device, Pipeline};
+use crate::device::{Device, Pipeline, Share};
 use crate::dtypes::snippet;
 use crate::lower::{PAD_BYTES, Plan, Source, Step, Upload, lower, stride};
 
@@ -77,6 +77,8 @@ pub(crate) struct Loaded {
     device: Arc<Device>,
     limits: Limits,
     memory: Memory,
+    /// Given back with the program.
+    _share: Share,
     widths: ProgramWidths,
     input_slot: Option<usize>,
     result: BufShape,
@@ -128,7 +130,7 @@ impl Loaded {
         let max_binding = device.max_binding_bytes;
         let plan = lower(program, &limits, device.abilities, max_binding)?;
         let memory = memory(&plan, program, &limits, kv_block_bytes);
-        check_room(&device, &memory.device)?;
+        let share = device.take(&memory.device)?;
         let KvTypes { k, v } = limits.kv_types;
         let cache_sizes =
             |kv_type: minerva_compute::KvType| -> Result<Vec<(u64, u64)>, DeviceError> {
@@ -202,6 +204,7 @@ impl Loaded {
             device,
             limits,
             memory,
+            _share: share,
             widths: ProgramWidths::of(program),
             input_slot: plan.input,
             result: program.shape(program.result()),
@@ -331,22 +334,6 @@ impl Executable for Loaded {
 
     fn memory(&self) -> Memory {
         self.memory
-    }
-}
-
-/// Refuses what takes more than the device may give.
-fn check_room(device: &Device, memory: &OnDevice) -> Result<(), DeviceError> {
-    let wanted_bytes = memory.total_bytes();
-    match device.budget_bytes {
-        Some(available_bytes) if wanted_bytes > available_bytes => Err(DeviceError::NoRoom {
-            what: format!(
-                "weights ({}), cache ({}) and activations ({})",
-                memory.weights_bytes, memory.kv_bytes, memory.scratch_bytes
-            ),
-            wanted_bytes,
-            available_bytes,
-        }),
-        _ => Ok(()),
     }
 }
 

@@ -153,15 +153,9 @@ impl Backend for GpuBackend {
     }
 
     fn device_memory(&self) -> Option<DeviceMemory> {
-        Some(DeviceMemory {
-            budget_bytes: self.options.budget_bytes(&self.info),
-            is_shared: match self.info.kind {
-                AdapterKind::Discrete => false,
-                AdapterKind::Integrated | AdapterKind::Software => true,
-                // Nobody knows; to count it twice is safe.
-                AdapterKind::Virtual | AdapterKind::Other => true,
-            },
-        })
+        // Of a lost device too, until the next one is opened.
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(device.memory())
     }
 
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {

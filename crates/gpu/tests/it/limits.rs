@@ -1,9 +1,12 @@
 //! What the device's limits and other sequences do to a program: nothing but what is said.
 
+use std::sync::Arc;
+
 use minerva_compute::conformance::{TOLERANCE, error};
 use minerva_compute::{
     Activation, AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError,
-    Executable, KvType, KvTypes, Limits, Program, ReferenceBackend, Sequence, Weight,
+    DeviceLayers, Executable, KvType, KvTypes, Limits, Program, ReferenceBackend, Sequence,
+    SplitBackend, Weight,
 };
 use minerva_gpu::GpuOptions;
 use minerva_gpu::speed::{Size, copy_speed, speed};
@@ -45,6 +48,7 @@ fn program() -> Program {
     let [gate, up] = [FFN, FFN].map(|rows| matrix(&mut b, rows));
     let output = matrix(&mut b, VOCAB);
     let x = b.embed(embd);
+    b.begin_layer();
     let qkv = b.matmul_parts(x, [(q, None), (k, None), (v, None)]);
     let a = b.attention(
         qkv,
@@ -181,6 +185,68 @@ fn what_does_not_fit_is_refused_with_numbers() {
     assert_eq!((wanted_bytes, available_bytes), (wanted, 1 << 20));
     // The processor has nothing of it.
     assert_eq!((memory.kv_bytes, memory.scratch_bytes), (0, 0));
+}
+
+#[test]
+fn what_a_loaded_program_has_is_not_there_for_the_next() {
+    let n_bytes = {
+        let Some(backend) = open(&GpuOptions::default()) else {
+            return;
+        };
+        let planned = backend.plan(&program(), LIMITS).unwrap();
+        planned.device.total_bytes()
+    };
+    let options = GpuOptions {
+        memory_bytes: Some(n_bytes + n_bytes / 2),
+        ..GpuOptions::default()
+    };
+    let backend = Arc::new(open(&options).expect("opened above"));
+    let memory = || backend.device_memory().unwrap();
+    let left = |n_programs| (n_bytes + n_bytes / 2).checked_sub(n_programs * n_bytes);
+    assert_eq!(
+        (memory().available_bytes(), memory().taken_bytes),
+        (left(0), 0)
+    );
+    let auto = SplitBackend::new(
+        backend.clone(),
+        Arc::new(ReferenceBackend),
+        DeviceLayers::Auto,
+    );
+    let n_layers = || auto.plan(&program(), LIMITS).unwrap().device.n_layers;
+    assert_eq!(n_layers(), 1);
+    let model = backend.load(program(), LIMITS).unwrap();
+    assert_eq!(memory().available_bytes(), left(1));
+    assert_eq!(n_layers(), 0);
+    let Err(BackendError::Device { error, .. }) = backend.load(program(), LIMITS) else {
+        panic!("two programs were loaded where one has room");
+    };
+    let DeviceError::NoRoom {
+        available_bytes, ..
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(Some(available_bytes), left(1));
+    drop(model);
+    assert_eq!(memory().available_bytes(), left(0));
+    backend.load(program(), LIMITS).unwrap();
+}
+
+#[test]
+fn the_budget_is_below_what_the_driver_gives_this_process() {
+    let Some(backend) = open(&GpuOptions::default()) else {
+        return;
+    };
+    let info = backend.adapter();
+    let (total, process) = (info.memory_bytes, info.process_memory_bytes);
+    println!("{total:?} bytes, {process:?} of them for this process");
+    if let (Some(total), Some(process)) = (total, process) {
+        assert!(0 < process && process <= total);
+    }
+    if let Some(total) = total {
+        let budget = backend.device_memory().unwrap().budget_bytes.unwrap();
+        assert!(0 < budget && budget < total);
+    }
 }
 
 #[test]
