@@ -3,7 +3,8 @@
 //!
 //! Weights are uploaded once, as they are in the file; kernels read the packed blocks. A step is one
 //! submission of dispatches whose buffers were bound when the program was loaded, and one read of
-//! the logits. The system's loader is looked for at run time: without it there are no adapters.
+//! the logits; the next one is recorded meanwhile. The system's loader is looked for at run time:
+//! without it there are no adapters.
 
 pub mod speed;
 
