@@ -12,6 +12,8 @@ use crate::memory::{DriverMemory, driver_memory};
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The same of a processor that stands in, which has other work to do, too.
+const PATIENCE_WITH_SOFTWARE: Duration = Duration::from_secs(1200);
 
 /// What the kernels cannot do without.
 const FEATURES: wgpu::Features = wgpu::Features::IMMEDIATES;
@@ -381,10 +383,10 @@ impl Device {
         })
     }
 
-    /// The size of subgroups, where they divide a workgroup in the order of its lanes.
+    /// The size of subgroups, where they divide a workgroup in the order of its lanes and add up.
     fn probe(&self) -> Result<Option<u32>, DeviceError> {
         let pipeline = self.compile("probe", include_str!("wgsl/probe.wgsl"), &[true])?;
-        let n_bytes = u64::from(WORKGROUP) * 8;
+        let n_bytes = u64::from(WORKGROUP) * 12;
         let out = self.buffer(
             "probe",
             n_bytes,
@@ -414,12 +416,12 @@ impl Device {
                 .collect();
         })?;
         let size = words[0];
-        let is_linear = |(lane, found): (usize, &[u32])| {
-            found[0] == size && found[1] == lane as u32 % size.max(1)
-        };
         let is_fit = (4..=WORKGROUP).contains(&size)
             && WORKGROUP.is_multiple_of(size)
-            && words.chunks(2).enumerate().all(is_linear);
+            && (0..WORKGROUP).zip(words.chunks(3)).all(|(lane, found)| {
+                let first = lane / size * size;
+                found == [size, lane - first, (first..first + size).sum()]
+            });
         Ok(is_fit.then_some(size))
     }
 
@@ -568,7 +570,10 @@ impl Device {
     pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), DeviceError> {
         let polled = self.device.poll(wgpu::PollType::Wait {
             submission_index: Some(submission),
-            timeout: Some(PATIENCE),
+            timeout: Some(match self.info.kind {
+                AdapterKind::Software => PATIENCE_WITH_SOFTWARE,
+                _ => PATIENCE,
+            }),
         });
         self.check()?;
         match polled {

@@ -505,6 +505,18 @@ mod tests {
     }
 
     #[test]
+    fn subgroups_of_a_fixed_size_are_used() {
+        use crate::kernels::Reduction;
+        let Some(device) = open() else { return };
+        let info = device.device.adapter_info();
+        let has_subgroups = device.device.features().contains(wgpu::Features::SUBGROUP);
+        if has_subgroups && info.subgroup_min_size == info.subgroup_max_size {
+            let wanted = Reduction::Subgroup(info.subgroup_min_size);
+            assert_eq!(device.abilities.reduction, wanted);
+        }
+    }
+
+    #[test]
     fn the_next_step_of_a_sequence_is_recorded_ahead() {
         let Some(device) = open() else { return };
         let mut model = Loaded::load(device, &program(), LIMITS, 0, &|_, _| {}).unwrap();
