@@ -358,9 +358,9 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
             unreachable!("chosen by form")
         };
         let dots = &mut self.dots[16 * c / group_len];
-        for t in 0..N {
+        for (t, sum) in dots.iter_mut().enumerate() {
             let x = self.q[t][4 * c..].first_chunk::<4>();
-            let mut dot = dots[t];
+            let mut dot = *sum;
             for (q, x) in q.into_iter().zip(x.expect("sixteen elements")) {
                 let x = s.splat_i32(i32::from_le_bytes([
                     x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
@@ -370,7 +370,7 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
                     None => s.dot4_signed(dot, q, x),
                 };
             }
-            dots[t] = dot;
+            *sum = dot;
         }
     }
     #[inline(always)]
