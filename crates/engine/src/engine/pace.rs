@@ -31,9 +31,11 @@ const MIN_TOKENS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Of a step of decoding, by the number of sequences.
-    decode: Vec<Option<f64>>,
+    decode: Vec<Mean>,
     /// Of a prompt's token, computed with many others.
-    token: Option<f64>,
+    token: Mean,
+    /// The same of few tokens, which take longer, for as long as nothing else was measured.
+    token_of_few: Option<f64>,
     /// What prompts may take now.
     credit: f64,
 }
@@ -60,7 +62,7 @@ impl Pace {
     /// nothing decodes or they can be left in the middle, these may be many; else as many as take
     /// `time`.
     pub(super) fn max_tokens(&self, time: Duration, nobody_waits: bool) -> usize {
-        let Some(token) = self.token else {
+        let Some(token) = self.token_time() else {
             return MIN_TOKENS;
         };
         match nobody_waits {
@@ -72,9 +74,9 @@ impl Pace {
     /// A step of decoding took so long.
     pub(super) fn decoded(&mut self, n_sequences: usize, time: Duration) {
         if self.decode.len() <= n_sequences {
-            self.decode.resize(n_sequences + 1, None);
+            self.decode.resize(n_sequences + 1, Mean::default());
         }
-        average(&mut self.decode[n_sequences], time.as_secs_f64());
+        self.decode[n_sequences].add(time.as_secs_f64());
     }
 
     /// Prompts were worked on for so long.
@@ -84,25 +86,46 @@ impl Pace {
 
     /// Parts of prompts are computed, and took so long in all.
     pub(super) fn prompts_ended(&mut self, n_tokens: usize, time: Duration) {
-        // Few tokens say little of what many take.
-        if n_tokens >= MIN_TOKENS || self.token.is_none() {
-            average(&mut self.token, time.as_secs_f64() / n_tokens as f64);
+        let token = time.as_secs_f64() / n_tokens as f64;
+        match n_tokens >= MIN_TOKENS {
+            true => self.token.add(token),
+            false => self.token_of_few = Some(token),
         }
+    }
+
+    fn token_time(&self) -> Option<f64> {
+        self.token.get().or(self.token_of_few)
     }
 
     /// Of the nearest number of sequences that was measured, and of a token for each one more.
     fn decode_time(&self, n_sequences: usize) -> f64 {
         let measured = self.decode.iter().enumerate();
-        let measured = measured.filter_map(|(n, time)| Some((n, (*time)?)));
+        let measured = measured.filter_map(|(n, time)| Some((n, time.get()?)));
         let nearest = measured.min_by_key(|(n, _)| n.abs_diff(n_sequences));
         let (n, time) = nearest.unwrap_or((0, 0.0));
         let n_more = n_sequences.saturating_sub(n);
-        time + self.token.unwrap_or(0.0) * n_more as f64
+        time + self.token_time().unwrap_or(0.0) * n_more as f64
     }
 }
 
-fn average(of: &mut Option<f64>, time: f64) {
-    *of = Some(of.map_or(time, |old| old + WEIGHT * (time - old)));
+/// A mean in which new times count more than old ones. The first ones count alike, since the very first
+/// often took longer: what it needed was not in memory.
+#[derive(Debug, Default, Clone, Copy)]
+struct Mean {
+    value: f64,
+    n: u32,
+}
+
+impl Mean {
+    fn add(&mut self, time: f64) {
+        self.n = self.n.saturating_add(1);
+        self.value += WEIGHT.max(1.0 / f64::from(self.n)) * (time - self.value);
+    }
+
+    /// `None` before the first time.
+    fn get(&self) -> Option<f64> {
+        (self.n > 0).then_some(self.value)
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +136,21 @@ mod tests {
 
     fn ms(time: f64) -> Duration {
         Duration::from_secs_f64(time * MS)
+    }
+
+    #[test]
+    fn a_slow_beginning_is_soon_forgotten() {
+        let mut pace = Pace::default();
+        // A few tokens with a file that is read for the first time.
+        pace.prompts_ended(10, ms(60.0));
+        pace.decoded(1, ms(40.0));
+        for _ in 0..3 {
+            pace.prompts_ended(160, ms(100.0));
+            pace.decoded(1, ms(4.0));
+        }
+        // Seven more of 0.625 ms after one of 13.
+        let allowed = pace.time_for_prompts(1, 8);
+        assert!(allowed < ms(12.0), "{allowed:?}");
     }
 
     #[test]
