@@ -13,7 +13,7 @@ use super::ops::ahead::Ahead;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind, FloatScratch};
-use super::ops::group_matmul::{self, Few, GroupKernel, Operands, Panel, Rows, offsets};
+use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, offsets};
 use super::ops::kv_tile;
 use super::ops::peak;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
@@ -258,10 +258,16 @@ macro_rules! instance {
                         multiply: MULTIPLY[usize::from(group_len == 32)][usize::from(has_min)]
                             [usize::from(offset)],
                         direct: direct::<B, 1>,
-                        few: (B::LEN / group_len <= 8).then_some(Few {
-                            four: direct::<B, 4>,
-                            eight: direct::<B, 8>,
-                        }),
+                        direct_four: if const { group_matmul::stay_in_registers::<simd::$isa, B>(4) } {
+                            Some(direct::<B, 4>)
+                        } else {
+                            None
+                        },
+                        direct_eight: if const { group_matmul::stay_in_registers::<simd::$isa, B>(8) } {
+                            Some(direct::<B, 8>)
+                        } else {
+                            None
+                        },
                         offset: group_matmul::offset::<simd::$isa, B>(),
                     })
                 }

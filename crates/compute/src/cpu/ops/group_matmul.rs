@@ -90,13 +90,6 @@ pub(crate) struct Operands<'a> {
 pub(crate) type Direct<const N: usize> =
     fn(&Rows<'_>, (&QuantRows<'_>, [usize; N]), &mut [[f32; LANES]; N], &mut Ahead);
 
-/// [`direct`] for a few tokens.
-#[derive(Clone, Copy)]
-pub(crate) struct Few {
-    pub(crate) four: Direct<4>,
-    pub(crate) eight: Direct<8>,
-}
-
 /// The functions of one type.
 #[derive(Clone, Copy)]
 pub(crate) struct GroupKernel {
@@ -106,9 +99,10 @@ pub(crate) struct GroupKernel {
     pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
     /// [`direct`] for the type and one token.
     pub(crate) direct: Direct<1>,
-    /// For more, unless there are so many groups that their sums don't stay in registers: then panels
-    /// are faster for two tokens already.
-    pub(crate) few: Option<Few>,
+    /// For at most four, and for at most eight, where the sums of a block stay in registers: else
+    /// panels are faster for two tokens already.
+    pub(crate) direct_four: Option<Direct<4>>,
+    pub(crate) direct_eight: Option<Direct<8>>,
     /// What its panels have added to each weight.
     pub(crate) offset: u8,
 }
@@ -124,21 +118,14 @@ impl GroupKernel {
     ) {
         let Panels { panels, ahead } = panels;
         ahead.begin_rows(rows.as_ptr_range().end.addr(), ROWS * row_bytes);
-        let is_direct = x.n_rows == 1 || self.few.is_some() && x.n_rows <= 8;
-        if is_direct && rows.len().is_multiple_of(PANEL * row_bytes) {
-            for (i, bytes) in rows.chunks(PANEL * row_bytes).enumerate() {
-                let rows = Rows {
-                    bytes,
-                    row_bytes,
-                    columns: 0..x.width,
-                };
-                match (self.few, x.n_rows) {
-                    (Some(few), 5..) => sums(few.eight, &rows, x, (out, i * PANEL), ahead),
-                    (Some(few), 2..) => sums(few.four, &rows, x, (out, i * PANEL), ahead),
-                    _ => sums(self.direct, &rows, x, (out, i * PANEL), ahead),
-                }
+        if rows.len().is_multiple_of(PANEL * row_bytes) {
+            let whole = (rows, row_bytes);
+            match (x.n_rows, self.direct_four, self.direct_eight) {
+                (1, ..) => return few_tokens(self.direct, whole, x, out, ahead),
+                (..=4, Some(four), _) => return few_tokens(four, whole, x, out, ahead),
+                (..=8, _, Some(eight)) => return few_tokens(eight, whole, x, out, ahead),
+                _ => {}
             }
-            return;
         }
         let n_panels = rows.len().div_ceil(PANEL * row_bytes);
         for first in (0..x.width).step_by(STRIP) {
@@ -163,20 +150,27 @@ impl GroupKernel {
     }
 }
 
-/// Sixteen rows, the first of which is row `at` of the tile, times at most `N` tokens.
-fn sums<const N: usize>(
+/// Whole panels of rows times at most `N` tokens.
+fn few_tokens<const N: usize>(
     direct: Direct<N>,
-    rows: &Rows<'_>,
+    (rows, row_bytes): (&[u8], usize),
     x: &QuantRows<'_>,
-    (out, at): (&mut Tile<'_, f32>, usize),
+    out: &mut Tile<'_, f32>,
     ahead: &mut Ahead,
 ) {
     // Where there are fewer, the last one again.
     let tokens = std::array::from_fn(|t| t.min(x.n_rows - 1));
-    let mut sums = [[0.0; LANES]; N];
-    direct(rows, (x, tokens), &mut sums, ahead);
-    for (t, sums) in sums[..x.n_rows].iter().enumerate() {
-        out.row(t)[at..at + PANEL].copy_from_slice(sums);
+    for (i, bytes) in rows.chunks(PANEL * row_bytes).enumerate() {
+        let rows = Rows {
+            bytes,
+            row_bytes,
+            columns: 0..x.width,
+        };
+        let mut sums = [[0.0; LANES]; N];
+        direct(&rows, (x, tokens), &mut sums, ahead);
+        for (t, sums) in sums[..x.n_rows].iter().enumerate() {
+            out.row(t)[i * PANEL..(i + 1) * PANEL].copy_from_slice(sums);
+        }
     }
 }
 
@@ -277,6 +271,15 @@ fn unpack_row_by_row<S: Simd, B: Block>(
         }
     }
     ahead.end(&asking);
+}
+
+/// Whether the sums of a block for so many tokens stay in registers, or nearly.
+pub(crate) const fn stay_in_registers<S: Simd, B: Block>(n_tokens: usize) -> bool {
+    let Form::Groups { group_len, .. } = B::FORM else {
+        return false;
+    };
+    // Two panels' worth of registers are those of AVX-512.
+    B::LEN / group_len <= 8 && n_tokens <= 4 * S::N_PANELS && S::N_SUMS > 1
 }
 
 /// Sixteen rows times few tokens, without a panel between: where each weight is used once or a few
