@@ -257,7 +257,11 @@ macro_rules! instance {
                         },
                         multiply: MULTIPLY[usize::from(group_len == 32)][usize::from(has_min)]
                             [usize::from(offset)],
-                        direct: direct::<B, 1>,
+                        direct: if const { group_matmul::has_rows::<simd::$isa, B>() } {
+                            Some(direct::<B, 1>)
+                        } else {
+                            None
+                        },
                         direct_four: if const { group_matmul::stay_in_registers::<simd::$isa, B>(4) } {
                             Some(direct::<B, 4>)
                         } else {

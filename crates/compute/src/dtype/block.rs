@@ -36,6 +36,10 @@ pub(crate) trait Block {
     /// multiply weights without a sign at less cost.
     const OFFSET: Option<u8> = None;
 
+    /// Whether [`Block::unpack_rows`] gathers entries of a table, which is slow, and long to compile,
+    /// where there is no instruction for it.
+    const GATHERS: bool = false;
+
     /// Turns one block into f32: `bytes.len() == BYTES`, `out.len() == LEN`.
     ///
     /// [`Form::Float`] types define it; for the others it follows from [`Block::unpack`].

@@ -97,8 +97,8 @@ pub(crate) struct GroupKernel {
     pub(crate) unpack: fn(&Rows<'_>, &mut Panel, &mut Ahead),
     /// [`multiply`] for the type's form.
     pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
-    /// [`direct`] for the type and one token.
-    pub(crate) direct: Direct<1>,
+    /// [`direct`] for the type and one token, where rows are unpacked side by side.
+    pub(crate) direct: Option<Direct<1>>,
     /// For at most four, and for at most eight, where the sums of a block stay in registers: else
     /// panels are faster for two tokens already.
     pub(crate) direct_four: Option<Direct<4>>,
@@ -120,10 +120,16 @@ impl GroupKernel {
         ahead.begin_rows(rows.as_ptr_range().end.addr(), ROWS * row_bytes);
         if rows.len().is_multiple_of(PANEL * row_bytes) {
             let whole = (rows, row_bytes);
-            match (x.n_rows, self.direct_four, self.direct_eight) {
-                (1, ..) => return few_tokens(self.direct, whole, x, out, ahead),
-                (..=4, Some(four), _) => return few_tokens(four, whole, x, out, ahead),
-                (..=8, _, Some(eight)) => return few_tokens(eight, whole, x, out, ahead),
+            let Self {
+                direct,
+                direct_four,
+                direct_eight,
+                ..
+            } = *self;
+            match (x.n_rows, direct, direct_four, direct_eight) {
+                (1, Some(one), ..) => return few_tokens(one, whole, x, out, ahead),
+                (..=4, _, Some(four), _) => return few_tokens(four, whole, x, out, ahead),
+                (..=8, _, _, Some(eight)) => return few_tokens(eight, whole, x, out, ahead),
                 _ => {}
             }
         }
@@ -185,6 +191,9 @@ pub(crate) fn unpack<S: Simd, B: Block>(
     let Form::Groups { group_len, has_min } = B::FORM else {
         unreachable!("chosen by form")
     };
+    if const { !has_rows::<S, B>() } {
+        return unpack_row_by_row::<S, B>(s, rows, panel, ahead);
+    }
     if rows.bytes.len() < PANEL * rows.row_bytes {
         return unpack_row_by_row::<S, B>(s, rows, panel, ahead);
     }
@@ -279,7 +288,14 @@ pub(crate) const fn stay_in_registers<S: Simd, B: Block>(n_tokens: usize) -> boo
         return false;
     };
     // Two panels' worth of registers are those of AVX-512.
-    B::LEN / group_len <= 8 && n_tokens <= 4 * S::N_PANELS && S::N_SUMS > 1
+    let stay = B::LEN / group_len <= 8 && n_tokens <= 4 * S::N_PANELS && S::N_SUMS > 1;
+    // Types of fewer bits take so long to unpack that panels cost little.
+    stay && 8 * B::BYTES >= 4 * B::LEN && has_rows::<S, B>()
+}
+
+/// Whether sixteen rows are unpacked side by side.
+pub(crate) const fn has_rows<S: Simd, B: Block>() -> bool {
+    S::GATHERS || !B::GATHERS
 }
 
 /// Sixteen rows times few tokens, without a panel between: where each weight is used once or a few

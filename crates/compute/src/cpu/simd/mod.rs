@@ -102,6 +102,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn add_i8(self, a: Self::I, b: Self::I) -> Self::I;
     /// For each byte, at most 15, the entry of the table.
     fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I;
+    /// Whether there is an instruction for [`Simd::gather`].
+    const GATHERS: bool;
     /// For each lane, the entry that its low bits choose; `N` is a power of two.
     fn gather<const N: usize>(self, table: &[[i8; 4]; N], codes: Self::I) -> Self::I;
     /// The same for entries of eight bytes: the first four and the last four of each.

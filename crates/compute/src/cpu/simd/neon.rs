@@ -348,6 +348,7 @@ macro_rules! common {
         }
 
         const SIGNED_OFFSET: u8 = 0;
+        const GATHERS: bool = false;
         const N_PANELS: usize = 1;
         const N_SUMS: usize = 4;
         #[inline(always)]

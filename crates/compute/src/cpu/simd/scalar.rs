@@ -168,6 +168,7 @@ impl Simd for Scalar {
     }
 
     const SIGNED_OFFSET: u8 = 0;
+    const GATHERS: bool = false;
     const N_PANELS: usize = 1;
     const N_SUMS: usize = 1;
     #[inline(always)]

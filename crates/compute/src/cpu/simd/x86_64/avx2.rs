@@ -338,6 +338,7 @@ macro_rules! common {
             }
         }
 
+        const GATHERS: bool = true;
         const N_PANELS: usize = 1;
         const N_SUMS: usize = 4;
         #[inline(always)]

@@ -281,6 +281,7 @@ macro_rules! common {
             unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)) }
         }
 
+        const GATHERS: bool = true;
         const N_PANELS: usize = 2;
         const N_SUMS: usize = 16;
         #[inline(always)]
