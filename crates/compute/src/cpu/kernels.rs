@@ -262,13 +262,8 @@ macro_rules! instance {
                         } else {
                             None
                         },
-                        direct_four: if const { group_matmul::stay_in_registers::<simd::$isa, B>(4) } {
-                            Some(direct::<B, 4>)
-                        } else {
-                            None
-                        },
-                        direct_eight: if const { group_matmul::stay_in_registers::<simd::$isa, B>(8) } {
-                            Some(direct::<B, 8>)
+                        direct_few: if const { group_matmul::few_are_direct::<simd::$isa, B>() } {
+                            Some((direct::<B, 4>, direct::<B, 8>))
                         } else {
                             None
                         },

@@ -99,10 +99,8 @@ pub(crate) struct GroupKernel {
     pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
     /// [`direct`] for the type and one token, where rows are unpacked side by side.
     pub(crate) direct: Option<Direct<1>>,
-    /// For at most four, and for at most eight, where the sums of a block stay in registers: else
-    /// panels are faster for two tokens already.
-    pub(crate) direct_four: Option<Direct<4>>,
-    pub(crate) direct_eight: Option<Direct<8>>,
+    /// For at most four, and for at most eight: see [`few_are_direct`].
+    pub(crate) direct_few: Option<(Direct<4>, Direct<8>)>,
     /// What its panels have added to each weight.
     pub(crate) offset: u8,
 }
@@ -120,16 +118,10 @@ impl GroupKernel {
         ahead.begin_rows(rows.as_ptr_range().end.addr(), ROWS * row_bytes);
         if rows.len().is_multiple_of(PANEL * row_bytes) {
             let whole = (rows, row_bytes);
-            let Self {
-                direct,
-                direct_four,
-                direct_eight,
-                ..
-            } = *self;
-            match (x.n_rows, direct, direct_four, direct_eight) {
-                (1, Some(one), ..) => return few_tokens(one, whole, x, out, ahead),
-                (..=4, _, Some(four), _) => return few_tokens(four, whole, x, out, ahead),
-                (..=8, _, _, Some(eight)) => return few_tokens(eight, whole, x, out, ahead),
+            match (x.n_rows, self.direct, self.direct_few) {
+                (1, Some(one), _) => return few_tokens(one, whole, x, out, ahead),
+                (..=4, _, Some((four, _))) => return few_tokens(four, whole, x, out, ahead),
+                (..=8, _, Some((_, eight))) => return few_tokens(eight, whole, x, out, ahead),
                 _ => {}
             }
         }
@@ -282,15 +274,13 @@ fn unpack_row_by_row<S: Simd, B: Block>(
     ahead.end(&asking);
 }
 
-/// Whether the sums of a block for so many tokens stay in registers, or nearly.
-pub(crate) const fn stay_in_registers<S: Simd, B: Block>(n_tokens: usize) -> bool {
+/// Whether a few tokens are multiplied without a panel: where there are registers for their sums, as
+/// many as AVX-512 has. Types of fewer bits take so long to unpack that panels cost little.
+pub(crate) const fn few_are_direct<S: Simd, B: Block>() -> bool {
     let Form::Groups { group_len, .. } = B::FORM else {
         return false;
     };
-    // Two panels' worth of registers are those of AVX-512.
-    let stay = B::LEN / group_len <= 8 && n_tokens <= 4 * S::N_PANELS && S::N_SUMS > 1;
-    // Types of fewer bits take so long to unpack that panels cost little.
-    stay && 8 * B::BYTES >= 4 * B::LEN && has_rows::<S, B>()
+    S::N_PANELS == 2 && B::LEN / group_len <= 8 && 8 * B::BYTES >= 4 * B::LEN
 }
 
 /// Whether sixteen rows are unpacked side by side.
