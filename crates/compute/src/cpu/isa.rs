@@ -10,8 +10,6 @@ pub enum Isa {
     Scalar,
     /// 64-bit Arm's vectors.
     Neon,
-    /// The same with byte dot products.
-    NeonDotprod,
     /// 256-bit vectors with FMA and F16C.
     Avx2,
     /// The same with byte dot products.
@@ -24,10 +22,9 @@ pub enum Isa {
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Isa; 7] = [
+    pub const ALL: [Isa; 6] = [
         Isa::Scalar,
         Isa::Neon,
-        Isa::NeonDotprod,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512,
@@ -39,7 +36,6 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
-            Isa::NeonDotprod => "neon-dotprod",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
@@ -105,18 +101,6 @@ mod tests {
         assert!(Isa::ALL.is_sorted());
         for (i, isa) in Isa::ALL.into_iter().enumerate() {
             assert!(Isa::ALL[..i].iter().all(|other| other.name() != isa.name()));
-        }
-    }
-
-    #[test]
-    fn what_is_required_is_there() {
-        let required = std::env::var("MINERVA_REQUIRE_ISA").unwrap_or_default();
-        let available = Isa::available();
-        for name in required.split_whitespace() {
-            assert!(
-                available.iter().any(|isa| isa.name() == name),
-                "no {name} among {available:?}, and MINERVA_REQUIRE_ISA has it"
-            );
         }
     }
 }

@@ -74,8 +74,6 @@ impl Kernels {
             Isa::Scalar => scalar::get(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::get(),
-            #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod => neon_dotprod::get(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::get(),
             #[cfg(target_arch = "x86_64")]
@@ -278,12 +276,6 @@ macro_rules! instance {
 instance!(scalar, Scalar, []);
 #[cfg(target_arch = "aarch64")]
 instance!(neon, Neon, []);
-#[cfg(target_arch = "aarch64")]
-instance!(
-    neon_dotprod,
-    NeonDotprod,
-    [target_feature(enable = "neon,dotprod")]
-);
 #[cfg(target_arch = "x86_64")]
 instance!(avx2, Avx2, [target_feature(enable = "avx2,fma,f16c")]);
 #[cfg(target_arch = "x86_64")]

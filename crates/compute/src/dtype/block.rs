@@ -36,9 +36,9 @@ pub(crate) trait Block {
     /// multiply weights without a sign at less cost.
     const OFFSET: Option<u8> = None;
 
-    /// Whether [`Block::unpack_rows`] gathers entries of a table, which is slow, and long to compile,
-    /// where there is no instruction for it.
-    const GATHERS: bool = false;
+    /// Whether [`Block::unpack_rows`] gathers entries of a table or has many steps: where there are no
+    /// instructions for sixteen lanes or to gather, it takes compilers minutes and is left out.
+    const HAS_MANY_STEPS: bool = false;
 
     /// Turns one block into f32: `bytes.len() == BYTES`, `out.len() == LEN`.
     ///

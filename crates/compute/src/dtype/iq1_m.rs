@@ -19,7 +19,7 @@ impl Block for IQ1M {
         group_len: 16,
         has_min: false,
     };
-    const GATHERS: bool = true;
+    const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(16);
 
     #[inline(always)]

@@ -18,7 +18,7 @@ impl Block for IQ2S {
         group_len: 16,
         has_min: false,
     };
-    const GATHERS: bool = true;
+    const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(64);
 
     #[inline(always)]

@@ -17,6 +17,7 @@ impl Block for NVFP4 {
         group_len: 16,
         has_min: false,
     };
+    const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(12);
 
     #[inline(always)]

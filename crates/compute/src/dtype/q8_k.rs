@@ -17,6 +17,7 @@ impl Block for Q8K {
         group_len: 32,
         has_min: false,
     };
+    const HAS_MANY_STEPS: bool = true;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

@@ -17,6 +17,7 @@ impl Block for TQ1_0 {
         group_len: 32,
         has_min: false,
     };
+    const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(1);
 
     #[inline(always)]

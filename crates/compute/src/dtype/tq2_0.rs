@@ -16,6 +16,7 @@ impl Block for TQ2_0 {
         group_len: 32,
         has_min: false,
     };
+    const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(1);
 
     #[inline(always)]

@@ -285,7 +285,7 @@ pub(crate) const fn few_are_direct<S: Simd, B: Block>() -> bool {
 
 /// Whether sixteen rows are unpacked side by side.
 pub(crate) const fn has_rows<S: Simd, B: Block>() -> bool {
-    S::GATHERS || !B::GATHERS
+    S::GATHERS || !B::HAS_MANY_STEPS
 }
 
 /// Sixteen rows times few tokens, without a panel between: where each weight is used once or a few

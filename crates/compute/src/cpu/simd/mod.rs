@@ -14,7 +14,7 @@ mod neon;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub(crate) use neon::{Neon, NeonDotprod};
+pub(crate) use neon::Neon;
 pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, avx512::Avx512Vnni};

@@ -1,11 +1,6 @@
-//! NEON, with and without dot products: four registers of four lanes.
-//!
-//! Every 64-bit Arm processor has NEON. `sdot` multiplies four pairs of signed bytes and adds them up;
-//! there is no stable intrinsic for it, so it is written in assembly. FEAT_I8MM adds nothing to this
-//! layout: `usdot` does what `sdot` does, and `smmla` wants eight columns of a row side by side.
+//! NEON: four registers of four lanes. Every 64-bit Arm processor has it.
 
 use core::arch::aarch64::*;
-use core::arch::asm;
 
 use super::{LANES, RUN, Simd, check_rows, index_mask, interleave_plain};
 use crate::dtype::f16_to_f32;
@@ -19,375 +14,29 @@ impl Neon {
     pub(crate) fn detect() -> Option<Neon> {
         Some(Neon)
     }
-}
 
-/// The processor has FEAT_DotProd.
-#[derive(Clone, Copy)]
-pub(crate) struct NeonDotprod(());
-
-impl NeonDotprod {
-    /// `None` where the processor lacks an instruction.
-    pub(crate) fn detect() -> Option<NeonDotprod> {
-        std::arch::is_aarch64_feature_detected!("dotprod").then_some(NeonDotprod(()))
+    /// Signed bytes to f32.
+    #[inline(always)]
+    #[allow(
+        unused_unsafe,
+        reason = "which intrinsics are safe differs between compilers"
+    )]
+    fn widen_i8(self, x: int8x16_t) -> [float32x4_t; 4] {
+        // SAFETY: NEON is part of the target.
+        unsafe {
+            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                vcvtq_f32_s32(vmovl_high_s16(low)),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                vcvtq_f32_s32(vmovl_high_s16(high)),
+            ]
+        }
     }
 }
 
-/// For each lane: acc + the sum of four products of signed bytes.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn sdot(mut acc: int32x4_t, w: int32x4_t, x: int32x4_t) -> int32x4_t {
-    // SAFETY: the caller has the instruction, which touches these registers only.
-    unsafe {
-        asm!(
-            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
-            acc = inout(vreg) acc,
-            w = in(vreg) w,
-            x = in(vreg) x,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    acc
-}
-
-/// Signed bytes to f32.
-#[inline(always)]
-#[allow(
-    unused_unsafe,
-    reason = "which intrinsics are safe differs between compilers"
-)]
-fn widen_i8(x: int8x16_t) -> [float32x4_t; 4] {
-    // SAFETY: NEON is part of the target.
-    unsafe {
-        let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
-        [
-            vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
-            vcvtq_f32_s32(vmovl_high_s16(low)),
-            vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
-            vcvtq_f32_s32(vmovl_high_s16(high)),
-        ]
-    }
-}
-
-macro_rules! common {
-    () => {
-        type F = [float32x4_t; 4];
-        type I = [int32x4_t; 4];
-
-        #[inline(always)]
-        fn splat(self, x: f32) -> Self::F {
-            unsafe { [vdupq_n_f32(x); 4] }
-        }
-        #[inline(always)]
-        fn load(self, x: &[f32; LANES]) -> Self::F {
-            let p = x.as_ptr();
-            let mut out = self.splat(0.0);
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vld1q_f32(p.add(4 * i)) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn store(self, x: Self::F, out: &mut [f32; LANES]) {
-            let p = out.as_mut_ptr();
-            x.into_iter()
-                .enumerate()
-                .for_each(|(i, x)| unsafe { vst1q_f32(p.add(4 * i), x) });
-        }
-        #[inline(always)]
-        fn load_f16(self, x: &[u16; LANES]) -> Self::F {
-            self.load(&x.map(f16_to_f32))
-        }
-        #[inline(always)]
-        fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
-            let p = x.as_ptr();
-            let mut out = self.splat(0.0);
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i)))) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn load_i8(self, x: &[u8; LANES]) -> Self::F {
-            unsafe { widen_i8(vreinterpretq_s8_u8(vld1q_u8(x.as_ptr()))) }
-        }
-        #[inline(always)]
-        fn load_i4(self, x: &[u8; LANES], shift: i32) -> Self::F {
-            unsafe {
-                let x = vshlq_u8(vld1q_u8(x.as_ptr()), vdupq_n_s8(-shift as i8)); // to the right
-                let codes = vreinterpretq_s8_u8(vandq_u8(x, vdupq_n_u8(15)));
-                widen_i8(vsubq_s8(codes, vdupq_n_s8(8)))
-            }
-        }
-        #[inline(always)]
-        fn mul(self, a: Self::F, b: Self::F) -> Self::F {
-            let mut out = self.splat(0.0);
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vmulq_f32(a[i], b[i]) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-            let mut out = self.splat(0.0);
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vfmaq_f32(c[i], a[i], b[i]) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn sum(self, x: Self::F) -> f32 {
-            unsafe {
-                let x = vaddq_f32(vaddq_f32(x[0], x[2]), vaddq_f32(x[1], x[3]));
-                let x = vadd_f32(vget_low_f32(x), vget_high_f32(x));
-                vget_lane_f32::<0>(x) + vget_lane_f32::<1>(x)
-            }
-        }
-        #[inline(always)]
-        fn max_abs(self, a: Self::F, x: Self::F) -> Self::F {
-            let mut out = a;
-            for (i, out) in out.iter_mut().enumerate() {
-                // vmaxnm takes the number where one operand is NaN.
-                *out = unsafe { vmaxnmq_f32(a[i], vabsq_f32(x[i])) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn max(self, x: Self::F) -> f32 {
-            unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(x[0], x[1]), vmaxq_f32(x[2], x[3]))) }
-        }
-        #[inline(always)]
-        fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32 {
-            let mut sum = 0;
-            let mut all = [0i32; LANES];
-            for i in 0..4 {
-                unsafe {
-                    let q = vcvtnq_s32_f32(vmulq_f32(x[i], factor[i])); // NaN becomes 0
-                    sum += vaddvq_s32(q);
-                    vst1q_s32(all.as_mut_ptr().add(4 * i), q);
-                }
-            }
-            for (out, q) in out.iter_mut().zip(all) {
-                *out = q as i8;
-            }
-            sum
-        }
-        #[inline(always)]
-        fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
-            check_rows(rows, stride);
-            let mut out = [self.splat_i32(0); 4];
-            for quarter in 0..4 {
-                unsafe {
-                    let p = rows.as_ptr().add(4 * quarter * stride);
-                    let r0 = vreinterpretq_s32_u8(vld1q_u8(p));
-                    let r1 = vreinterpretq_s32_u8(vld1q_u8(p.add(stride)));
-                    let r2 = vreinterpretq_s32_u8(vld1q_u8(p.add(2 * stride)));
-                    let r3 = vreinterpretq_s32_u8(vld1q_u8(p.add(3 * stride)));
-                    let (a0, a1) = (vtrn1q_s32(r0, r1), vtrn2q_s32(r0, r1));
-                    let (b0, b1) = (vtrn1q_s32(r2, r3), vtrn2q_s32(r2, r3));
-                    let [a0, a1, b0, b1] = [a0, a1, b0, b1].map(|x| vreinterpretq_s64_s32(x));
-                    out[0][quarter] = vreinterpretq_s32_s64(vtrn1q_s64(a0, b0));
-                    out[1][quarter] = vreinterpretq_s32_s64(vtrn1q_s64(a1, b1));
-                    out[2][quarter] = vreinterpretq_s32_s64(vtrn2q_s64(a0, b0));
-                    out[3][quarter] = vreinterpretq_s32_s64(vtrn2q_s64(a1, b1));
-                }
-            }
-            out
-        }
-        #[inline(always)]
-        fn splat_i32(self, x: i32) -> Self::I {
-            unsafe { [vdupq_n_s32(x); 4] }
-        }
-        #[inline(always)]
-        fn and(self, a: Self::I, b: Self::I) -> Self::I {
-            let mut out = a;
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vandq_s32(a[i], b[i]) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn or(self, a: Self::I, b: Self::I) -> Self::I {
-            let mut out = a;
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vorrq_s32(a[i], b[i]) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn shl(self, x: Self::I, n: u32) -> Self::I {
-            let mut out = x;
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vshlq_s32(x[i], vdupq_n_s32(n as i32)) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn shr(self, x: Self::I, n: u32) -> Self::I {
-            let mut out = x;
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe {
-                    vreinterpretq_s32_u32(vshlq_u32(
-                        vreinterpretq_u32_s32(x[i]),
-                        vdupq_n_s32(-(n as i32)),
-                    ))
-                };
-            }
-            out
-        }
-        #[inline(always)]
-        fn sar(self, x: Self::I, n: u32) -> Self::I {
-            let mut out = x;
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vshlq_s32(x[i], vdupq_n_s32(-(n as i32))) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I {
-            let mut out = a;
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vmulq_s32(a[i], b[i]) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn add_i8(self, a: Self::I, b: Self::I) -> Self::I {
-            let mut out = a;
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe {
-                    vreinterpretq_s32_s8(vaddq_s8(
-                        vreinterpretq_s8_s32(a[i]),
-                        vreinterpretq_s8_s32(b[i]),
-                    ))
-                };
-            }
-            out
-        }
-        #[inline(always)]
-        fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I {
-            let mut out = codes;
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe {
-                    let table = vld1q_s8(table.as_ptr());
-                    vreinterpretq_s32_s8(vqtbl1q_s8(table, vreinterpretq_u8_s32(codes[i])))
-                };
-            }
-            out
-        }
-        #[inline(always)]
-        fn gather<const N: usize>(self, table: &[[i8; 4]; N], codes: Self::I) -> Self::I {
-            let mut out = codes;
-            for (i, out) in out.iter_mut().enumerate() {
-                unsafe {
-                    // All that is read is in the table: an index is masked to its length.
-                    let mask = vdupq_n_s32(const { index_mask(N) });
-                    let mut at = [0i32; 4];
-                    vst1q_s32(at.as_mut_ptr(), vandq_s32(codes[i], mask));
-                    let mut entries = [0i32; 4];
-                    for (entry, at) in entries.iter_mut().zip(at) {
-                        *entry = table
-                            .as_ptr()
-                            .add(at as usize)
-                            .cast::<i32>()
-                            .read_unaligned();
-                    }
-                    *out = vld1q_s32(entries.as_ptr());
-                }
-            }
-            out
-        }
-        #[inline(always)]
-        fn gather_eight<const N: usize>(
-            self,
-            table: &[[i8; 8]; N],
-            codes: Self::I,
-        ) -> [Self::I; 2] {
-            let mut out = [codes; 2];
-            for i in 0..4 {
-                unsafe {
-                    // All that is read is in the table: an index is masked to its length.
-                    let mask = vdupq_n_s32(const { index_mask(N) });
-                    let mut at = [0i32; 4];
-                    vst1q_s32(at.as_mut_ptr(), vandq_s32(codes[i], mask));
-                    let p = table.as_ptr();
-                    let a = vld1_s8(p.add(at[0] as usize).cast());
-                    let b = vld1_s8(p.add(at[1] as usize).cast());
-                    let c = vld1_s8(p.add(at[2] as usize).cast());
-                    let d = vld1_s8(p.add(at[3] as usize).cast());
-                    let (a, c) = (vcombine_s8(a, b), vcombine_s8(c, d));
-                    let (a, c) = (vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(c));
-                    out[0][i] = vuzp1q_s32(a, c);
-                    out[1][i] = vuzp2q_s32(a, c);
-                }
-            }
-            out
-        }
-        #[inline(always)]
-        fn negate_i8(self, x: Self::I, signs: Self::I) -> Self::I {
-            const COPIES: [u8; 16] = [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12];
-            let mut out = x;
-            for (i, out) in out.iter_mut().enumerate() {
-                unsafe {
-                    let signs =
-                        vqtbl1q_u8(vreinterpretq_u8_s32(signs[i]), vld1q_u8(COPIES.as_ptr()));
-                    let bits = vreinterpretq_u8_s32(vdupq_n_s32(0x0804_0201));
-                    let negative = vtstq_u8(signs, bits);
-                    let x = vreinterpretq_s8_s32(x[i]);
-                    *out = vreinterpretq_s32_s8(vbslq_s8(negative, vnegq_s8(x), x));
-                }
-            }
-            out
-        }
-        #[inline(always)]
-        fn f16_to_f32(self, x: Self::I) -> Self::F {
-            let mut halves = [0; LANES];
-            for (halves, x) in halves.as_chunks_mut::<4>().0.iter_mut().zip(x) {
-                unsafe { vst1_u16(halves.as_mut_ptr(), vmovn_u32(vreinterpretq_u32_s32(x))) };
-            }
-            self.load_f16(&halves)
-        }
-
-        const SIGNED_OFFSET: u8 = 0;
-        const GATHERS: bool = false;
-        const N_PANELS: usize = 1;
-        const N_SUMS: usize = 4;
-        #[inline(always)]
-        fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
-            let mut out = self.splat_i32(0);
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vreinterpretq_s32_u8(vld1q_u8(x.as_ptr().add(16 * i))) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn store_i8x4(self, x: Self::I, out: &mut [u8; 4 * LANES]) {
-            for (i, x) in x.into_iter().enumerate() {
-                unsafe { vst1q_u8(out.as_mut_ptr().add(16 * i), vreinterpretq_u8_s32(x)) };
-            }
-        }
-        #[inline(always)]
-        fn to_f32(self, x: Self::I) -> Self::F {
-            let mut out = self.splat(0.0);
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = unsafe { vcvtq_f32_s32(x[i]) };
-            }
-            out
-        }
-        #[inline(always)]
-        fn interleave(
-            self,
-            rows: &[[i8; RUN]; LANES],
-            at: usize,
-            offset: u8,
-            out: &mut [[u8; 64]; 8],
-        ) {
-            interleave_plain(rows, at, offset, out);
-        }
-    };
-}
-
-// SAFETY (every block below, and in `common`): NEON is part of the target, `self` proves that the
-// processor has what is more, and loads and stores stay inside the arrays that are passed.
+// SAFETY (every block below): NEON is part of the target, and loads and stores stay inside the
+// arrays that are passed.
 #[allow(
     clippy::undocumented_unsafe_blocks,
     reason = "one reason for all, stated above"
@@ -397,8 +46,296 @@ macro_rules! common {
     reason = "which intrinsics are safe differs between compilers"
 )]
 impl Simd for Neon {
-    common!();
+    type F = [float32x4_t; 4];
+    type I = [int32x4_t; 4];
 
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        unsafe { [vdupq_n_f32(x); 4] }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        let p = x.as_ptr();
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vld1q_f32(p.add(4 * i)) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F, out: &mut [f32; LANES]) {
+        let p = out.as_mut_ptr();
+        x.into_iter()
+            .enumerate()
+            .for_each(|(i, x)| unsafe { vst1q_f32(p.add(4 * i), x) });
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F {
+        self.load(&x.map(f16_to_f32))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
+        let p = x.as_ptr();
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i)))) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::F {
+        unsafe { self.widen_i8(vreinterpretq_s8_u8(vld1q_u8(x.as_ptr()))) }
+    }
+    #[inline(always)]
+    fn load_i4(self, x: &[u8; LANES], shift: i32) -> Self::F {
+        unsafe {
+            let x = vshlq_u8(vld1q_u8(x.as_ptr()), vdupq_n_s8(-shift as i8)); // to the right
+            let codes = vreinterpretq_s8_u8(vandq_u8(x, vdupq_n_u8(15)));
+            self.widen_i8(vsubq_s8(codes, vdupq_n_s8(8)))
+        }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vmulq_f32(a[i], b[i]) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vfmaq_f32(c[i], a[i], b[i]) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn sum(self, x: Self::F) -> f32 {
+        unsafe {
+            let x = vaddq_f32(vaddq_f32(x[0], x[2]), vaddq_f32(x[1], x[3]));
+            let x = vadd_f32(vget_low_f32(x), vget_high_f32(x));
+            vget_lane_f32::<0>(x) + vget_lane_f32::<1>(x)
+        }
+    }
+    #[inline(always)]
+    fn max_abs(self, a: Self::F, x: Self::F) -> Self::F {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            // vmaxnm takes the number where one operand is NaN.
+            *out = unsafe { vmaxnmq_f32(a[i], vabsq_f32(x[i])) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn max(self, x: Self::F) -> f32 {
+        unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(x[0], x[1]), vmaxq_f32(x[2], x[3]))) }
+    }
+    #[inline(always)]
+    fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32 {
+        let mut sum = 0;
+        let mut all = [0i32; LANES];
+        for i in 0..4 {
+            unsafe {
+                let q = vcvtnq_s32_f32(vmulq_f32(x[i], factor[i])); // NaN becomes 0
+                sum += vaddvq_s32(q);
+                vst1q_s32(all.as_mut_ptr().add(4 * i), q);
+            }
+        }
+        for (out, q) in out.iter_mut().zip(all) {
+            *out = q as i8;
+        }
+        sum
+    }
+    #[inline(always)]
+    fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
+        check_rows(rows, stride);
+        let mut out = [self.splat_i32(0); 4];
+        for quarter in 0..4 {
+            unsafe {
+                let p = rows.as_ptr().add(4 * quarter * stride);
+                let r0 = vreinterpretq_s32_u8(vld1q_u8(p));
+                let r1 = vreinterpretq_s32_u8(vld1q_u8(p.add(stride)));
+                let r2 = vreinterpretq_s32_u8(vld1q_u8(p.add(2 * stride)));
+                let r3 = vreinterpretq_s32_u8(vld1q_u8(p.add(3 * stride)));
+                let (a0, a1) = (vtrn1q_s32(r0, r1), vtrn2q_s32(r0, r1));
+                let (b0, b1) = (vtrn1q_s32(r2, r3), vtrn2q_s32(r2, r3));
+                let [a0, a1, b0, b1] = [a0, a1, b0, b1].map(|x| vreinterpretq_s64_s32(x));
+                out[0][quarter] = vreinterpretq_s32_s64(vtrn1q_s64(a0, b0));
+                out[1][quarter] = vreinterpretq_s32_s64(vtrn1q_s64(a1, b1));
+                out[2][quarter] = vreinterpretq_s32_s64(vtrn2q_s64(a0, b0));
+                out[3][quarter] = vreinterpretq_s32_s64(vtrn2q_s64(a1, b1));
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I {
+        unsafe { [vdupq_n_s32(x); 4] }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vandq_s32(a[i], b[i]) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vorrq_s32(a[i], b[i]) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn shl(self, x: Self::I, n: u32) -> Self::I {
+        let mut out = x;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vshlq_s32(x[i], vdupq_n_s32(n as i32)) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn shr(self, x: Self::I, n: u32) -> Self::I {
+        let mut out = x;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe {
+                vreinterpretq_s32_u32(vshlq_u32(
+                    vreinterpretq_u32_s32(x[i]),
+                    vdupq_n_s32(-(n as i32)),
+                ))
+            };
+        }
+        out
+    }
+    #[inline(always)]
+    fn sar(self, x: Self::I, n: u32) -> Self::I {
+        let mut out = x;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vshlq_s32(x[i], vdupq_n_s32(-(n as i32))) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vmulq_s32(a[i], b[i]) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn add_i8(self, a: Self::I, b: Self::I) -> Self::I {
+        let mut out = a;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe {
+                vreinterpretq_s32_s8(vaddq_s8(
+                    vreinterpretq_s8_s32(a[i]),
+                    vreinterpretq_s8_s32(b[i]),
+                ))
+            };
+        }
+        out
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 16], codes: Self::I) -> Self::I {
+        let mut out = codes;
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe {
+                let table = vld1q_s8(table.as_ptr());
+                vreinterpretq_s32_s8(vqtbl1q_s8(table, vreinterpretq_u8_s32(codes[i])))
+            };
+        }
+        out
+    }
+    #[inline(always)]
+    fn gather<const N: usize>(self, table: &[[i8; 4]; N], codes: Self::I) -> Self::I {
+        let mut out = codes;
+        for (i, out) in out.iter_mut().enumerate() {
+            unsafe {
+                // All that is read is in the table: an index is masked to its length.
+                let mask = vdupq_n_s32(const { index_mask(N) });
+                let mut at = [0i32; 4];
+                vst1q_s32(at.as_mut_ptr(), vandq_s32(codes[i], mask));
+                let mut entries = [0i32; 4];
+                for (entry, at) in entries.iter_mut().zip(at) {
+                    *entry = table
+                        .as_ptr()
+                        .add(at as usize)
+                        .cast::<i32>()
+                        .read_unaligned();
+                }
+                *out = vld1q_s32(entries.as_ptr());
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn gather_eight<const N: usize>(self, table: &[[i8; 8]; N], codes: Self::I) -> [Self::I; 2] {
+        let mut out = [codes; 2];
+        for i in 0..4 {
+            unsafe {
+                // All that is read is in the table: an index is masked to its length.
+                let mask = vdupq_n_s32(const { index_mask(N) });
+                let mut at = [0i32; 4];
+                vst1q_s32(at.as_mut_ptr(), vandq_s32(codes[i], mask));
+                let p = table.as_ptr();
+                let a = vld1_s8(p.add(at[0] as usize).cast());
+                let b = vld1_s8(p.add(at[1] as usize).cast());
+                let c = vld1_s8(p.add(at[2] as usize).cast());
+                let d = vld1_s8(p.add(at[3] as usize).cast());
+                let (a, c) = (vcombine_s8(a, b), vcombine_s8(c, d));
+                let (a, c) = (vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(c));
+                out[0][i] = vuzp1q_s32(a, c);
+                out[1][i] = vuzp2q_s32(a, c);
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn negate_i8(self, x: Self::I, signs: Self::I) -> Self::I {
+        const COPIES: [u8; 16] = [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12];
+        let mut out = x;
+        for (i, out) in out.iter_mut().enumerate() {
+            unsafe {
+                let signs = vqtbl1q_u8(vreinterpretq_u8_s32(signs[i]), vld1q_u8(COPIES.as_ptr()));
+                let bits = vreinterpretq_u8_s32(vdupq_n_s32(0x0804_0201));
+                let negative = vtstq_u8(signs, bits);
+                let x = vreinterpretq_s8_s32(x[i]);
+                *out = vreinterpretq_s32_s8(vbslq_s8(negative, vnegq_s8(x), x));
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn f16_to_f32(self, x: Self::I) -> Self::F {
+        let mut halves = [0; LANES];
+        for (halves, x) in halves.as_chunks_mut::<4>().0.iter_mut().zip(x) {
+            unsafe { vst1_u16(halves.as_mut_ptr(), vmovn_u32(vreinterpretq_u32_s32(x))) };
+        }
+        self.load_f16(&halves)
+    }
+
+    const SIGNED_OFFSET: u8 = 0;
+    const GATHERS: bool = false;
+    const N_PANELS: usize = 1;
+    const N_SUMS: usize = 4;
+    #[inline(always)]
+    fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I {
+        let mut out = self.splat_i32(0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vreinterpretq_s32_u8(vld1q_u8(x.as_ptr().add(16 * i))) };
+        }
+        out
+    }
+    #[inline(always)]
+    fn store_i8x4(self, x: Self::I, out: &mut [u8; 4 * LANES]) {
+        for (i, x) in x.into_iter().enumerate() {
+            unsafe { vst1q_u8(out.as_mut_ptr().add(16 * i), vreinterpretq_u8_s32(x)) };
+        }
+    }
     #[inline(always)]
     fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
         self.dot4_signed(acc, weights, x)
@@ -416,28 +353,16 @@ impl Simd for Neon {
         }
         acc
     }
-}
-
-#[allow(
-    clippy::undocumented_unsafe_blocks,
-    reason = "one reason for all, stated above"
-)]
-#[allow(
-    unused_unsafe,
-    reason = "which intrinsics are safe differs between compilers"
-)]
-impl Simd for NeonDotprod {
-    common!();
-
     #[inline(always)]
-    fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
-        self.dot4_signed(acc, weights, x)
+    fn to_f32(self, x: Self::I) -> Self::F {
+        let mut out = self.splat(0.0);
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = unsafe { vcvtq_f32_s32(x[i]) };
+        }
+        out
     }
     #[inline(always)]
-    fn dot4_signed(self, mut acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = unsafe { sdot(*acc, weights[i], x[i]) };
-        }
-        acc
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
+        interleave_plain(rows, at, offset, out);
     }
 }

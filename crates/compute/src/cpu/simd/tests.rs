@@ -14,8 +14,6 @@ fn every_primitive_is_its_plain_twin() {
             Isa::Scalar => continue,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => answers(super::Neon::detect().unwrap()),
-            #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod => answers(super::NeonDotprod::detect().unwrap()),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => answers(super::Avx2::detect().unwrap()),
             #[cfg(target_arch = "x86_64")]
