@@ -122,8 +122,11 @@ impl Simd for Neon {
     fn max_abs(self, a: Self::F, x: Self::F) -> Self::F {
         let mut out = a;
         for (i, out) in out.iter_mut().enumerate() {
-            // vmaxnm takes the number where one operand is NaN.
-            *out = unsafe { vmaxnmq_f32(a[i], vabsq_f32(x[i])) };
+            // (vmaxnm passes over a NaN only where it is a quiet one.)
+            *out = unsafe {
+                let x = vabsq_f32(x[i]);
+                vbslq_f32(vcgtq_f32(x, a[i]), x, a[i])
+            };
         }
         out
     }
