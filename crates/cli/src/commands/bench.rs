@@ -178,6 +178,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         false => args.threads.iter().copied().map(Some).collect(),
     };
     let Some(name) = &args.model else {
+        ensure!(
+            !args.profile,
+            "--profile: no MODEL, expected one to measure"
+        );
         return machine(args, &threads);
     };
     let tests = tests(args)?;

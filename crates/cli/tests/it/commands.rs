@@ -259,6 +259,7 @@ fn bench_says_where_the_time_goes() {
         text.contains("\npp16, threads: ") && text.contains("between steps"),
         "{text}"
     );
+    minerva(&folder, &["bench", "--roofline", "--profile"]).fails(&["--profile: no MODEL"]);
     let on_reference = [&args[..], &["--device", "reference"]].concat();
     minerva(&folder, &on_reference).fails(&["profile: ", "expected the processor"]);
 }

@@ -120,8 +120,8 @@ impl GroupKernel {
             let whole = (rows, row_bytes);
             match (x.n_rows, self.direct, self.direct_few) {
                 (1, Some(one), _) => return few_tokens(one, whole, x, out, ahead),
-                (..=4, _, Some((four, _))) => return few_tokens(four, whole, x, out, ahead),
-                (..=8, _, Some((_, eight))) => return few_tokens(eight, whole, x, out, ahead),
+                (2..=4, _, Some((four, _))) => return few_tokens(four, whole, x, out, ahead),
+                (5..=8, _, Some((_, eight))) => return few_tokens(eight, whole, x, out, ahead),
                 _ => {}
             }
         }
@@ -183,6 +183,7 @@ pub(crate) fn unpack<S: Simd, B: Block>(
     let Form::Groups { group_len, has_min } = B::FORM else {
         unreachable!("chosen by form")
     };
+    // By itself, so that nothing of the other way is compiled.
     if const { !has_rows::<S, B>() } {
         return unpack_row_by_row::<S, B>(s, rows, panel, ahead);
     }
