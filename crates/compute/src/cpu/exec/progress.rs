@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Step, TILE};
+use crate::cpu::ops::ahead::Part;
 
 /// How far a step is. A line of the cache for each number that threads write, so that they don't
 /// disturb each other.
@@ -63,14 +64,14 @@ pub(super) fn share(n_chunks: usize, thread: usize, n_threads: usize) -> Range<u
     n_chunks * thread / n_threads..n_chunks * (thread + 1) / n_threads
 }
 
-/// The quantized weights that a thread reads in its own shares of all steps, as addresses, and for
-/// each step which of them is the first; but for experts, which are chosen late.
+/// The quantized weights that a thread reads in its own shares of all steps, and for each step which
+/// of them is the first; but for experts, which are chosen late.
 pub(super) fn weights_in_order(
     plan: &Plan,
     thread: usize,
     n_threads: usize,
-) -> (Vec<Range<usize>>, Vec<usize>) {
-    let mut parts: Vec<Range<usize>> = Vec::new();
+) -> (Vec<Part>, Vec<usize>) {
+    let mut parts: Vec<Part> = Vec::new();
     let mut firsts = Vec::new();
     for step in &plan.steps {
         let first = parts.len();
@@ -83,8 +84,10 @@ pub(super) fn weights_in_order(
             let bytes = start + rows.start * row_bytes..start + rows.end * row_bytes;
             match parts[first..].last_mut() {
                 _ if !matches!(matrix.kernel, MatrixKernel::Group(_)) => {}
-                Some(last) if last.end == bytes.start => last.end = bytes.end,
-                _ => parts.push(bytes),
+                Some(last) if last.bytes.end == bytes.start && last.row_bytes == row_bytes => {
+                    last.bytes.end = bytes.end;
+                }
+                _ => parts.push(Part { bytes, row_bytes }),
             }
         };
         let n_tiles = |matrix: &Matrix| matrix.weight.n_rows().div_ceil(TILE);

@@ -1,20 +1,42 @@
 //! Asking for weights before they are read.
+//!
+//! Sixteen rows of a matrix are read side by side. Where they are long, each row is asked for some way
+//! ahead of where it is read: so the processor's own prefetcher follows the sixteen streams too, and two
+//! threads of a Xeon read 4096 columns of Q6_K at 22 GB/s instead of 16. Short rows have ended before it has
+//! seen a stream: there what lies behind is asked for in the order of memory, further ahead, at 22 GB/s
+//! instead of 19 for Q4_K.
 
 use std::ops::{Range, RangeInclusive};
 
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{LANES, Simd};
 
 /// How far what a thread has asked for is ahead of what it has read, in bytes: the rows of a
 /// product, which are read side by side, within these.
 const LEAD: RangeInclusive<usize> = 32 << 10..=256 << 10;
 
+/// From how many bytes on a row is long.
+const LONG_ROW: usize = 2560;
+/// How far ahead of where it is read a long row is asked for, in bytes.
+const DISTANCE: usize = 512;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Weights that a thread reads one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Addresses.
+    pub(crate) bytes: Range<usize>,
+    pub(crate) row_bytes: usize,
+}
+
 /// Asks for weights some time before they are read: for the thread's own share of each step, step
 /// after step.
 pub(crate) struct Ahead {
-    /// Addresses.
-    parts: Vec<Range<usize>>,
+    parts: Vec<Part>,
     /// Bytes of the parts before each one.
     starts: Vec<usize>,
+    /// The part that is read, where its rows are long.
+    current: usize,
     /// The part that is asked for.
     part: usize,
     /// Where it reads, and up to where it has asked, in bytes of all parts.
@@ -29,15 +51,16 @@ pub(crate) struct Ahead {
 
 impl Ahead {
     /// What will be read, in order.
-    pub(crate) fn new(parts: Vec<Range<usize>>) -> Ahead {
+    pub(crate) fn new(parts: Vec<Part>) -> Ahead {
         let starts = parts.iter().scan(0, |sum, part| {
             let start = *sum;
-            *sum += part.len();
+            *sum += part.bytes.len();
             Some(start)
         });
         Ahead {
             starts: starts.collect(),
             parts,
+            current: 0,
             part: 0,
             read: 0,
             asked: 0,
@@ -53,6 +76,7 @@ impl Ahead {
             return;
         };
         self.read = start;
+        self.current = part;
         if !(start..=start + LEAD.end()).contains(&self.asked) {
             (self.part, self.asked) = (part, start);
         }
@@ -69,8 +93,40 @@ impl Ahead {
         self.lead = n_bytes.clamp(*LEAD.start(), *LEAD.end());
     }
 
+    /// What to ask for while sixteen rows at an address are read.
+    pub(super) fn begin_rows_of(&mut self, first: usize, row_bytes: usize) -> Asking {
+        let n_bytes = LANES * row_bytes;
+        if row_bytes < LONG_ROW {
+            return Asking::Behind(self.begin(n_bytes));
+        }
+        self.read += n_bytes;
+        let end = first + n_bytes;
+        let next = match self.part_of(first) {
+            Some(current) if self.parts[current].bytes.end <= end => {
+                let next = self.parts.get(current + 1);
+                next.map_or((end, row_bytes), |next| (next.bytes.start, next.row_bytes))
+            }
+            _ => (end, row_bytes),
+        };
+        Asking::Streams(Streams {
+            rows: (first, row_bytes),
+            next,
+            column: DISTANCE,
+            owed: 0,
+        })
+    }
+
+    /// Which of the next few parts an address is in.
+    fn part_of(&mut self, address: usize) -> Option<usize> {
+        const FEW: usize = 16;
+        let parts = self.parts.get(self.current..).filter(|_| self.is_own)?;
+        let mut parts = parts.iter().take(FEW);
+        self.current += parts.position(|part| part.bytes.contains(&address))?;
+        Some(self.current)
+    }
+
     /// What to ask for while `n_bytes` are read, and how many times as much.
-    pub(super) fn begin(&mut self, n_bytes: usize) -> Asking {
+    pub(super) fn begin(&mut self, n_bytes: usize) -> Behind {
         let (at, left) = match self.is_own {
             true => self.rest(),
             false => (self.behind, usize::MAX),
@@ -82,7 +138,7 @@ impl Ahead {
             asked if asked < self.read + self.lead => 1,
             _ => 0,
         };
-        Asking {
+        Behind {
             at,
             left,
             factor,
@@ -93,8 +149,8 @@ impl Ahead {
     /// The rest of the part that is asked for: address and bytes. Behind all parts, nothing is.
     fn rest(&self) -> (usize, usize) {
         match self.parts.get(self.part) {
-            Some(part) => (part.start + self.asked - self.starts[self.part], {
-                self.starts[self.part] + part.len() - self.asked
+            Some(Part { bytes, .. }) => (bytes.start + self.asked - self.starts[self.part], {
+                self.starts[self.part] + bytes.len() - self.asked
             }),
             None => (0, usize::MAX),
         }
@@ -111,34 +167,87 @@ impl Ahead {
     }
 
     /// Notes up to where was asked.
-    pub(super) fn end(&mut self, asking: &Asking) {
+    pub(super) fn end(&mut self, asking: &Behind) {
         if !self.is_own {
             self.behind = asking.at;
-        } else if let Some(part) = self.parts.get(self.part) {
-            self.asked = self.starts[self.part] + asking.at - part.start;
+        } else if let Some(Part { bytes, .. }) = self.parts.get(self.part) {
+            self.asked = self.starts[self.part] + asking.at - bytes.start;
         }
     }
 }
 
-/// What is asked for while some rows are read; kept in registers.
-pub(super) struct Asking {
+/// What is asked for while sixteen rows are read.
+pub(super) enum Asking {
+    Streams(Streams),
+    Behind(Behind),
+}
+
+impl Asking {
+    /// Asks for as much as is read now: `n_bytes` of each row.
+    #[inline(always)]
+    pub(super) fn read<S: Simd>(&mut self, s: S, n_bytes: usize, ahead: &mut Ahead) {
+        match self {
+            Asking::Streams(streams) => streams.read(s, n_bytes),
+            Asking::Behind(behind) => behind.read(s, LANES * n_bytes, ahead),
+        }
+    }
+
+    /// Notes up to where was asked.
+    pub(super) fn end(&self, ahead: &mut Ahead) {
+        if let Asking::Behind(behind) = self {
+            ahead.end(behind);
+        }
+    }
+}
+
+/// The rest of sixteen rows, then the beginning of the next sixteen.
+pub(super) struct Streams {
+    /// Address of the first row, and bytes of each.
+    rows: (usize, usize),
+    /// The same of those that are read next.
+    next: (usize, usize),
+    /// Up to where in each row was asked.
+    column: usize,
+    owed: usize,
+}
+
+impl Streams {
+    #[inline(always)]
+    fn read<S: Simd>(&mut self, s: S, n_bytes: usize) {
+        self.owed += n_bytes;
+        while self.owed >= LINE {
+            self.owed -= LINE;
+            let (first, row_bytes) = match self.column < self.rows.1 {
+                true => (self.rows.0 + self.column, self.rows.1),
+                false => (self.next.0 + self.column - self.rows.1, self.next.1),
+            };
+            self.column += LINE;
+            for row in 0..LANES {
+                s.prefetch(std::ptr::without_provenance(first + row * row_bytes));
+            }
+        }
+    }
+}
+
+/// What lies behind what is read, in the order of memory; kept in registers.
+pub(super) struct Behind {
     at: usize,
     left: usize,
     factor: usize,
     owed: usize,
 }
 
-impl Asking {
+impl Behind {
     /// Asks for as much as is read now.
     #[inline(always)]
     pub(super) fn read<S: Simd>(&mut self, s: S, n_bytes: usize, ahead: &mut Ahead) {
         self.owed += n_bytes * self.factor;
-        while self.owed >= 64 {
+        while self.owed >= LINE {
             s.prefetch(std::ptr::without_provenance(self.at));
-            self.owed -= 64;
-            if self.left > 64 {
-                self.at += 64;
-                self.left -= 64;
+            self.owed -= LINE;
+            if self.left > LINE {
+                self.at += LINE;
+                self.left -= LINE;
             } else {
                 (self.at, self.left) = ahead.next();
             }
