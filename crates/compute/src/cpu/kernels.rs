@@ -13,7 +13,7 @@ use super::ops::ahead::Ahead;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind, FloatScratch};
-use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, offsets};
+use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, Streams, offsets};
 use super::ops::kv_tile;
 use super::ops::peak;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
@@ -217,7 +217,7 @@ macro_rules! instance {
                         group_matmul::unpack::<_, B>(s, rows, panel, ahead);
                     }
                     fn direct<B: Block, const N: usize>(
-                        rows: &Rows<'_>,
+                        rows: &Streams<'_>,
                         x: (&QuantRows<'_>, [usize; N]),
                         out: &mut [[f32; simd::LANES]; N],
                         ahead: &mut Ahead,
@@ -225,7 +225,7 @@ macro_rules! instance {
                         $(#[$feature])?
                         fn inside<B: Block, const N: usize>(
                             s: simd::$isa,
-                            rows: &Rows<'_>,
+                            rows: &Streams<'_>,
                             x: (&QuantRows<'_>, [usize; N]),
                             out: &mut [[f32; simd::LANES]; N],
                             ahead: &mut Ahead,

@@ -50,6 +50,14 @@ pub(crate) struct Rows<'a> {
     columns: Range<usize>,
 }
 
+/// Sixteen streams of whole rows, one behind the other, and which row of each is multiplied.
+pub(crate) struct Streams<'a> {
+    bytes: &'a [u8],
+    row_bytes: usize,
+    row: usize,
+    n_rows: usize,
+}
+
 /// A strip of sixteen rows, unpacked.
 pub(crate) struct Panel {
     q: Vec<[u8; 4 * LANES]>,   // [STRIP / 4][row][4]
@@ -86,9 +94,9 @@ pub(crate) struct Operands<'a> {
     offset: u8,
 }
 
-/// Sixteen whole rows times `N` tokens: rows, tokens and which of them, sums.
+/// A whole row of each of sixteen streams times `N` tokens: rows, tokens and which of them, sums.
 pub(crate) type Direct<const N: usize> =
-    fn(&Rows<'_>, (&QuantRows<'_>, [usize; N]), &mut [[f32; LANES]; N], &mut Ahead);
+    fn(&Streams<'_>, (&QuantRows<'_>, [usize; N]), &mut [[f32; LANES]; N], &mut Ahead);
 
 /// The functions of one type.
 #[derive(Clone, Copy)]
@@ -148,7 +156,8 @@ impl GroupKernel {
     }
 }
 
-/// Whole panels of rows times at most `N` tokens.
+/// Whole panels of rows times at most `N` tokens. A lane has rows that lie one behind the other, two where
+/// there are two panels: so sixteen streams are read, and long ones ([`Ahead`]).
 fn few_tokens<const N: usize>(
     direct: Direct<N>,
     (rows, row_bytes): (&[u8], usize),
@@ -158,16 +167,21 @@ fn few_tokens<const N: usize>(
 ) {
     // Where there are fewer, the last one again.
     let tokens = std::array::from_fn(|t| t.min(x.n_rows - 1));
-    for (i, bytes) in rows.chunks(PANEL * row_bytes).enumerate() {
-        let rows = Rows {
-            bytes,
+    let n_rows = rows.len() / (PANEL * row_bytes);
+    for row in 0..n_rows {
+        let rows = Streams {
+            bytes: rows,
             row_bytes,
-            columns: 0..x.width,
+            row,
+            n_rows,
         };
         let mut sums = [[0.0; LANES]; N];
         direct(&rows, (x, tokens), &mut sums, ahead);
         for (t, sums) in sums[..x.n_rows].iter().enumerate() {
-            out.row(t)[i * PANEL..(i + 1) * PANEL].copy_from_slice(sums);
+            let out = out.row(t)[row..].iter_mut().step_by(n_rows);
+            for (out, sum) in out.zip(sums) {
+                *out = *sum;
+            }
         }
     }
 }
@@ -294,7 +308,7 @@ pub(crate) const fn has_rows<S: Simd, B: Block>() -> bool {
 #[inline(always)]
 pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
     s: S,
-    rows: &Rows<'_>,
+    rows: &Streams<'_>,
     (x, tokens): (&QuantRows<'_>, [usize; N]),
     out: &mut [[f32; LANES]; N],
     ahead: &mut Ahead,
@@ -317,7 +331,13 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
         mins: [s.splat(0.0); MAX_GROUPS],
         _type: PhantomData,
     };
-    let mut asking = ahead.begin_rows_of(rows.bytes.as_ptr().addr(), rows.row_bytes);
+    let Streams {
+        bytes,
+        row_bytes,
+        row,
+        n_rows,
+    } = *rows;
+    let mut asking = ahead.begin_streams(bytes.as_ptr().addr(), (row, n_rows, row_bytes));
     for block in 0..x.width / B::LEN {
         asking.read(s, B::BYTES, ahead);
         for t in 0..N {
@@ -328,8 +348,8 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
                 dots[t] = s.start(*n, offset::<S, B>());
             }
         }
-        let bytes = &rows.bytes[block * B::BYTES..];
-        B::unpack_rows(s, bytes, rows.row_bytes, &mut products);
+        let bytes = &bytes[row * row_bytes + block * B::BYTES..];
+        B::unpack_rows(s, bytes, n_rows * row_bytes, &mut products);
         for t in 0..N {
             let start = |len: usize| (tokens[t] * x.width + block * B::LEN) / len;
             let d = &x.d[start(32)..][..B::LEN.div_ceil(32)];
