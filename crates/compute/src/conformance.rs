@@ -222,8 +222,10 @@ pub fn cases() -> Vec<Case> {
     ] {
         let name = format!("experts {dtype}");
         let program = experts(dtype, inner, normalizes, is_plain);
-        add(name, program, f32_cache, &[1, 30, 3]);
+        // Few and many rows for each expert, also more than one tile of them.
+        add(name, program, f32_cache, &[1, 70, 3, 7]);
     }
+    add("mixed types".into(), mixed_types(), f32_cache, &[1, 5, 20]);
     cases
 }
 
@@ -408,6 +410,64 @@ pub fn every_operation(dtype: DType, window: usize) -> Program {
     let output = matrix(&mut b, VOCAB, dim);
     let logits = b.matmul(x, output);
     let logits = b.map(logits, Function::SoftCap(2.0));
+    b.finish(logits)
+}
+
+/// Matrices of several types where a device may take them together: queries, keys and values, gate
+/// and up, and these of experts.
+fn mixed_types() -> Program {
+    let random = &mut Random(31);
+    let mut b = Builder::new();
+    let dim = 64;
+    let mut matrix = |b: &mut Builder, dtype, shape| {
+        let weight = weight(random, dtype, shape);
+        b.weight(weight)
+    };
+    let embd = matrix(&mut b, DType::F32, (VOCAB, dim));
+    let x = b.embed(embd);
+    let projections = [DType::Q8_0, DType::Q8_0, DType::F16].map(|dtype| {
+        let weight = matrix(&mut b, dtype, (dim, dim));
+        (weight, None)
+    });
+    let spec = AttentionSpec {
+        n_heads: 4,
+        n_kv_heads: 4,
+        head_dim: 16,
+        scale: 0.25,
+        rope: None,
+        soft_cap: None,
+        window: None,
+        sinks: None,
+    };
+    let qkv = b.matmul_parts(x, projections);
+    let y = b.attention(qkv, &spec);
+    let x = b.add(x, y);
+    let gate = matrix(&mut b, DType::Q8_0, (96, dim));
+    let up = matrix(&mut b, DType::F16, (96, dim));
+    let down = matrix(&mut b, DType::Q8_0, (dim, 96));
+    let y = b.gated_matmul(x, (gate, None), (up, None), Activation::Silu);
+    let x = b.matmul_add(y, down, None, x);
+    let n_experts = 3;
+    let router = matrix(&mut b, DType::F32, (n_experts, dim));
+    let scores = b.matmul(x, router);
+    let experts = (0..n_experts).map(|_| {
+        [
+            matrix(&mut b, DType::F16, (96, dim)),
+            matrix(&mut b, DType::Q8_0, (96, dim)),
+            matrix(&mut b, DType::Q8_0, (dim, 96)),
+        ]
+        .map(|weight| (weight, None))
+    });
+    let experts: Vec<_> = experts.collect();
+    let spec = ExpertsSpec {
+        activation: Activation::Gelu,
+        n_used: 2,
+        normalizes: true,
+    };
+    let y = b.experts(x, scores, experts, &spec);
+    let x = b.add(x, y);
+    let x = b.outputs(x);
+    let logits = b.matmul(x, embd);
     b.finish(logits)
 }
 

@@ -8,8 +8,8 @@ use minerva_compute::{
     OnDevice, Program, ProgramWidths, Rope, Rows,
 };
 
-use crate::batch::{lay_out, max_words};
-use crate::device::{Device, Pipeline};
+use crate::batch::{Layout, lay_out, layout_ahead, max_words};
+use crate::device::{Device, Pipeline, Share};
 use crate::dtypes::snippet;
 use crate::lower::{PAD_BYTES, Plan, Source, Step, Upload, lower, stride};
 
@@ -77,6 +77,8 @@ pub(crate) struct Loaded {
     device: Arc<Device>,
     limits: Limits,
     memory: Memory,
+    /// Given back with the program.
+    _share: Share,
     widths: ProgramWidths,
     input_slot: Option<usize>,
     result: BufShape,
@@ -90,6 +92,8 @@ pub(crate) struct Loaded {
     spare_block: wgpu::Buffer,
     words: Vec<u32>,
     rows: Vec<f32>,
+    /// Commands of the next step, recorded while the device was busy with the last one.
+    ahead: Option<(Layout, wgpu::CommandBuffer)>,
 }
 
 /// Everything that a step can bind.
@@ -128,7 +132,7 @@ impl Loaded {
         let max_binding = device.max_binding_bytes;
         let plan = lower(program, &limits, device.abilities, max_binding)?;
         let memory = memory(&plan, program, &limits, kv_block_bytes);
-        check_room(&device, &memory.device)?;
+        let share = device.take(&memory.device)?;
         let KvTypes { k, v } = limits.kv_types;
         let cache_sizes =
             |kv_type: minerva_compute::KvType| -> Result<Vec<(u64, u64)>, DeviceError> {
@@ -202,6 +206,7 @@ impl Loaded {
             device,
             limits,
             memory,
+            _share: share,
             widths: ProgramWidths::of(program),
             input_slot: plan.input,
             result: program.shape(program.result()),
@@ -215,6 +220,7 @@ impl Loaded {
             spare_block,
             words: Vec::new(),
             rows: Vec::new(),
+            ahead: None,
         };
         loaded.bind();
         loaded.device.check()?;
@@ -233,6 +239,44 @@ impl Loaded {
             self.device.bind(&bound.pipeline, &buffers)
         });
         self.binds = binds.collect();
+        self.ahead = None;
+    }
+
+    /// Records a step: all of its dispatches, and the copy of what it answers.
+    fn record(&self, layout: &Layout) -> wgpu::CommandBuffer {
+        let mut encoder = self
+            .device
+            .device
+            .create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for (bound, bind) in self.steps.iter().zip(&self.binds) {
+                let Some(launch) = (bound.step.launch)(layout) else {
+                    continue;
+                };
+                let mut immediates = [0; crate::kernels::IMMEDIATE_BYTES as usize];
+                for (bytes, word) in immediates.chunks_exact_mut(4).zip(launch.immediates) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+                pass.set_pipeline(&bound.pipeline.pipeline);
+                pass.set_bind_group(0, bind, &[]);
+                pass.set_immediates(0, &immediates);
+                let [x, y, z] = launch.grid;
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        let n_bytes = self.answer_bytes(layout);
+        if n_bytes > 0 {
+            let slot = &self.buffers.slots[self.result_slot];
+            encoder.copy_buffer_to_buffer(slot, 0, &self.read, 0, n_bytes);
+        }
+        encoder.finish()
+    }
+
+    /// Bytes of a step's answer, with the padding of its rows.
+    fn answer_bytes(&self, layout: &Layout) -> u64 {
+        let BufShape { rows, width } = self.result;
+        u64::from(layout.n_rows(rows)) * 4 * stride(width) as u64
     }
 
     fn step(&mut self, batch: &Batch<'_>) -> Result<(), DeviceError> {
@@ -258,35 +302,21 @@ impl Loaded {
             }
             queue.write_buffer(&self.buffers.slots[slot], 0, &bytes);
         }
-        let mut encoder = self
-            .device
-            .device
-            .create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for (bound, bind) in self.steps.iter().zip(&self.binds) {
-                let Some(launch) = (bound.step.launch)(&layout) else {
-                    continue;
-                };
-                let mut immediates = [0; crate::kernels::IMMEDIATE_BYTES as usize];
-                for (bytes, word) in immediates.chunks_exact_mut(4).zip(launch.immediates) {
-                    bytes.copy_from_slice(&word.to_le_bytes());
-                }
-                pass.set_pipeline(&bound.pipeline.pipeline);
-                pass.set_bind_group(0, bind, &[]);
-                pass.set_immediates(0, &immediates);
-                let [x, y, z] = launch.grid;
-                pass.dispatch_workgroups(x, y, z);
-            }
-        }
-        let BufShape { rows, width } = self.result;
+        let recorded = self.ahead.take().filter(|(ahead, _)| *ahead == layout);
+        let commands = match recorded {
+            Some((_, commands)) => commands,
+            None => self.record(&layout),
+        };
+        let submission = self.device.queue.submit([commands]);
+        // While the device computes. What a step is told of its tokens, its blocks and their places is
+        // in a buffer, and not in the commands.
+        self.ahead = layout_ahead(batch, &self.ropes, &self.shared_heads).map(|ahead| {
+            let commands = self.record(&ahead);
+            (ahead, commands)
+        });
+        let n_bytes = self.answer_bytes(&layout);
+        let width = self.result.width;
         let row_bytes = 4 * stride(width);
-        let n_bytes = u64::from(layout.n_rows(rows)) * row_bytes as u64;
-        let slot = &self.buffers.slots[self.result_slot];
-        if n_bytes > 0 {
-            encoder.copy_buffer_to_buffer(slot, 0, &self.read, 0, n_bytes);
-        }
-        let submission = queue.submit([encoder.finish()]);
         self.rows.clear();
         if n_bytes == 0 {
             return self.device.wait(submission);
@@ -331,22 +361,6 @@ impl Executable for Loaded {
 
     fn memory(&self) -> Memory {
         self.memory
-    }
-}
-
-/// Refuses what takes more than the device may give.
-fn check_room(device: &Device, memory: &OnDevice) -> Result<(), DeviceError> {
-    let wanted_bytes = memory.total_bytes();
-    match device.budget_bytes {
-        Some(available_bytes) if wanted_bytes > available_bytes => Err(DeviceError::NoRoom {
-            what: format!(
-                "weights ({}), cache ({}) and activations ({})",
-                memory.weights_bytes, memory.kv_bytes, memory.scratch_bytes
-            ),
-            wanted_bytes,
-            available_bytes,
-        }),
-        _ => Ok(()),
     }
 }
 
@@ -487,6 +501,44 @@ mod tests {
                 0 => before = after,
                 _ => assert!(after <= before, "{after:?} after {before:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn subgroups_of_a_fixed_size_are_used() {
+        use crate::kernels::Reduction;
+        let Some(device) = open() else { return };
+        let info = device.device.adapter_info();
+        let has_subgroups = device.device.features().contains(wgpu::Features::SUBGROUP);
+        if has_subgroups && info.subgroup_min_size == info.subgroup_max_size {
+            let wanted = Reduction::Subgroup(info.subgroup_min_size);
+            assert_eq!(device.abilities.reduction, wanted);
+        }
+    }
+
+    #[test]
+    fn the_next_step_of_a_sequence_is_recorded_ahead() {
+        let Some(device) = open() else { return };
+        let mut model = Loaded::load(device, &program(), LIMITS, 0, &|_, _| {}).unwrap();
+        let mut words = Vec::new();
+        // A second block begins at position 16.
+        for start in 0..20 {
+            let batch = Batch {
+                tokens: &[start as u32],
+                sequences: &[Sequence {
+                    n_tokens: 1,
+                    start,
+                    blocks: &[0, 0],
+                }],
+                outputs: &[0],
+                input: &[],
+            };
+            let layout = lay_out(&batch, &model.ropes, &model.shared_heads, &mut words);
+            let ahead = model.ahead.as_ref().map(|(layout, _)| layout);
+            assert_eq!(ahead, (start > 0).then_some(&layout), "position {start}");
+            let from_ahead = model.run(&batch).unwrap().to_vec();
+            model.ahead = None;
+            assert_eq!(model.run(&batch).unwrap(), from_ahead);
         }
     }
 

@@ -3,7 +3,8 @@
 //!
 //! Weights are uploaded once, as they are in the file; kernels read the packed blocks. A step is one
 //! submission of dispatches whose buffers were bound when the program was loaded, and one read of
-//! the logits. The system's loader is looked for at run time: without it there are no adapters.
+//! the logits; the next one is recorded meanwhile. The system's loader is looked for at run time:
+//! without it there are no adapters.
 
 pub mod speed;
 
@@ -153,15 +154,9 @@ impl Backend for GpuBackend {
     }
 
     fn device_memory(&self) -> Option<DeviceMemory> {
-        Some(DeviceMemory {
-            budget_bytes: self.options.budget_bytes(&self.info),
-            is_shared: match self.info.kind {
-                AdapterKind::Discrete => false,
-                AdapterKind::Integrated | AdapterKind::Software => true,
-                // Nobody knows; to count it twice is safe.
-                AdapterKind::Virtual | AdapterKind::Other => true,
-            },
-        })
+        // Of a lost device too, until the next one is opened.
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(device.memory())
     }
 
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
