@@ -5,7 +5,7 @@ use minerva_compute::{Batch, KV_BLOCK_LEN, Program, Rope, Rows, Sequence};
 /// A token that is not there.
 const NONE: u32 = u32::MAX;
 /// Query rows of one tile of attention.
-const TILE_ROWS: usize = 8;
+pub(crate) const TILE_ROWS: usize = 8;
 
 /// Where things are in the batch's words, and how many.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -365,18 +365,23 @@ impl Device {
     /// left.
     pub(crate) fn take(self: &Arc<Self>, memory: &OnDevice) -> Result<Share, DeviceError> {
         let n_bytes = memory.total_bytes();
-        let available = self.memory().available_bytes();
-        if let Some(available_bytes) = available.filter(|available| n_bytes > *available) {
-            return Err(DeviceError::NoRoom {
+        let budget = self.memory().budget_bytes.unwrap_or(u64::MAX);
+        // At once, as several programs may be loaded at a time.
+        let with = |taken: u64| {
+            let taken = taken.saturating_add(n_bytes);
+            (taken <= budget).then_some(taken)
+        };
+        let relaxed = Ordering::Relaxed;
+        self.taken_bytes
+            .fetch_update(relaxed, relaxed, with)
+            .map_err(|taken| DeviceError::NoRoom {
                 what: format!(
                     "weights ({}), cache ({}) and activations ({})",
                     memory.weights_bytes, memory.kv_bytes, memory.scratch_bytes
                 ),
                 wanted_bytes: n_bytes,
-                available_bytes,
-            });
-        }
-        self.taken_bytes.fetch_add(n_bytes, Ordering::Relaxed);
+                available_bytes: budget.saturating_sub(taken),
+            })?;
         Ok(Share {
             device: self.clone(),
             n_bytes,

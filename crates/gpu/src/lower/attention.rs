@@ -2,8 +2,8 @@
 
 use minerva_compute::{Attention, DeviceError, KV_BLOCK_LEN, KvTypes, Pairing};
 
-use super::{Lowering, Source, launch, stride};
-use crate::batch::Layout;
+use super::{Lowering, MAX_ROWS, Source, launch, stride};
+use crate::batch::{Layout, TILE_ROWS};
 use crate::kernels::{Kernel, MAX_HEAD_DIM};
 
 /// Positions of the shortest span that attention is split into.
@@ -19,6 +19,13 @@ impl Lowering<'_> {
         if dim > MAX_HEAD_DIM {
             return Err(DeviceError::Unsupported(format!(
                 "heads of {dim} elements, expected at most {MAX_HEAD_DIM}"
+            )));
+        }
+        let gqa = a.n_heads / a.n_kv_heads;
+        let max_tiles = self.limits.max_tokens * gqa.div_ceil(TILE_ROWS);
+        if max_tiles > MAX_ROWS {
+            return Err(DeviceError::Unsupported(format!(
+                "{max_tiles} tiles of {TILE_ROWS} query rows in one batch, expected at most {MAX_ROWS}"
             )));
         }
         let KvTypes {
@@ -58,7 +65,6 @@ impl Lowering<'_> {
             });
         }
 
-        let gqa = a.n_heads / a.n_kv_heads;
         let tiling = self.shared_heads.iter().position(|n| *n == gqa);
         let tiling = tiling.unwrap_or_else(|| {
             self.shared_heads.push(gqa);

@@ -390,6 +390,11 @@ mod tests {
         head_dim: 16,
     };
 
+    const ABILITIES: Abilities = Abilities {
+        reduction: Reduction::Shared,
+        has_matrix_units: false,
+    };
+
     /// The kernels that a batch of so many tokens takes, by name.
     fn kernels(program: &Program, n_tokens: usize, max_binding_bytes: u64) -> Vec<String> {
         let limits = Limits {
@@ -399,11 +404,7 @@ mod tests {
             n_kv_blocks: 4,
             kv_types: KvTypes::default(),
         };
-        let abilities = Abilities {
-            reduction: Reduction::Shared,
-            has_matrix_units: false,
-        };
-        let plan = lower(program, &limits, abilities, max_binding_bytes).unwrap();
+        let plan = lower(program, &limits, ABILITIES, max_binding_bytes).unwrap();
         let sequence = Sequence {
             n_tokens,
             start: 0,
@@ -455,6 +456,32 @@ mod tests {
         // Gate and up of 24 KiB each; then queries with keys, of 24 together, and values of 8.
         assert_eq!(count(40 << 10), 6);
         assert_eq!(count(26 << 10), 7);
+    }
+
+    #[test]
+    fn a_batch_of_more_query_rows_than_a_dispatch_takes_is_refused() {
+        let shape = Shape {
+            n_heads: 16,
+            n_kv_heads: 1,
+            ..NARROW
+        };
+        let program = decoder(DType::Q8_0, &shape, Pairing::Halves);
+        let limits = |max_tokens| Limits {
+            max_tokens,
+            max_outputs: 1,
+            max_between: 0,
+            n_kv_blocks: 1,
+            kv_types: KvTypes::default(),
+        };
+        let lower = |max_tokens| lower(&program, &limits(max_tokens), ABILITIES, u64::MAX);
+        assert!(lower(MAX_ROWS / 2).is_ok());
+        let refused = [MAX_ROWS / 2 + 1, MAX_ROWS + 1].map(|n| lower(n).err());
+        assert!(
+            refused
+                .iter()
+                .all(|error| matches!(error, Some(DeviceError::Unsupported(_)))),
+            "{refused:?}"
+        );
     }
 
     #[test]
