@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use minerva_compute::{DeviceError, DeviceMemory, OnDevice};
 
+use crate::in_place;
 use crate::kernels::{Abilities, IMMEDIATE_BYTES, Kernel, MAX_BINDINGS, Reduction, WORKGROUP};
 use crate::memory::{DriverMemory, driver_memory};
 
@@ -294,8 +295,13 @@ impl Device {
             adapter: info.name.clone(),
             error,
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|error| failed(DeviceError::Refused(error.to_string())))?;
+        let page_bytes = in_place::page_bytes(adapter, info.kind);
+        let requested = match page_bytes {
+            Some(_) => in_place::request_device(adapter, &descriptor),
+            None => pollster::block_on(adapter.request_device(&descriptor))
+                .map_err(|error| error.to_string()),
+        };
+        let (device, queue) = requested.map_err(|error| failed(DeviceError::Refused(error)))?;
         let failure = Arc::new(Mutex::new(None));
         let handler = failure.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
@@ -321,6 +327,7 @@ impl Device {
             abilities: Abilities {
                 reduction: Reduction::Shared,
                 has_matrix_units: false,
+                page_bytes,
             },
             max_binding_bytes: options
                 .max_binding_bytes
@@ -341,6 +348,7 @@ impl Device {
                     reduction: Reduction::Subgroup(size),
                     // Two subgroups share a workgroup's tile.
                     has_matrix_units: has_matrix_units && 2 * size == WORKGROUP,
+                    page_bytes,
                 };
             }
         }

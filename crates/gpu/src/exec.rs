@@ -11,6 +11,8 @@ use minerva_compute::{
 use crate::batch::{Layout, lay_out, layout_ahead, max_words};
 use crate::device::{Device, Pipeline, Share};
 use crate::dtypes::snippet;
+use crate::in_place::{self, Pages};
+use crate::kernels::Abilities;
 use crate::lower::{PAD_BYTES, Plan, Source, Step, Upload, lower, stride};
 
 /// Told how many bytes of all are on the device.
@@ -130,7 +132,8 @@ impl Loaded {
         on_upload: OnUpload<'_>,
     ) -> Result<Loaded, DeviceError> {
         let max_binding = device.max_binding_bytes;
-        let plan = lower(program, &limits, device.abilities, max_binding)?;
+        let over = |pages: &Pages| in_place::buffer(&device.device, pages);
+        let (plan, in_place) = lower_onto(&device, program, &limits, &over)?;
         let memory = memory(&plan, program, &limits, kv_block_bytes);
         let share = device.take(&memory.device)?;
         let KvTypes { k, v } = limits.kv_types;
@@ -185,7 +188,7 @@ impl Loaded {
         let values: Vec<_> = values.iter().map(cache).collect();
         let batch = device.buffer("batch", 4 * n_words as u64, STORAGE);
         device.check()?;
-        let uploads = upload(&device, &plan.uploads, on_upload)?;
+        let uploads = upload(&device, &plan.uploads, in_place, on_upload)?;
         let largest_block = keys.iter().chain(&values).map(|(_, block)| *block).max();
         let spare_block = device.buffer("block", largest_block.unwrap_or(4), STORAGE);
         let read = device.buffer(
@@ -364,17 +367,55 @@ impl Executable for Loaded {
     }
 }
 
-/// Copies weights to the device in slices.
+/// Lowers a program, and makes the buffers over pages that are read in place; without any, where the
+/// driver refuses one of them.
+fn lower_onto(
+    device: &Device,
+    program: &Program,
+    limits: &Limits,
+    over: &dyn Fn(&Pages) -> Option<wgpu::Buffer>,
+) -> Result<(Plan, Vec<wgpu::Buffer>), DeviceError> {
+    let abilities = device.abilities;
+    let plan = lower(program, limits, abilities, device.max_binding_bytes)?;
+    let pages = plan.uploads.iter().filter_map(|upload| match upload {
+        Upload::Pages(pages, _) => Some(pages),
+        Upload::Rows(_) | Upload::Floats(_) => None,
+    });
+    if let Some(in_place) = pages.map(over).collect() {
+        return Ok((plan, in_place));
+    }
+    log::warn!(
+        "{}: the driver refuses pages of the file, weights are copied",
+        device.info.name
+    );
+    let abilities = Abilities {
+        page_bytes: None,
+        ..abilities
+    };
+    let plan = lower(program, limits, abilities, device.max_binding_bytes)?;
+    Ok((plan, Vec::new()))
+}
+
+/// Copies weights to the device in slices, but for those that are read in place.
 fn upload(
     device: &Device,
     uploads: &[Upload],
+    in_place: Vec<wgpu::Buffer>,
     on_upload: OnUpload<'_>,
 ) -> Result<Vec<wgpu::Buffer>, DeviceError> {
-    let total: u64 = uploads.iter().map(Upload::n_bytes).sum();
+    let copied = uploads
+        .iter()
+        .filter(|upload| !matches!(upload, Upload::Pages(..)));
+    let total: u64 = copied.map(Upload::n_bytes).sum();
+    let mut in_place = in_place.into_iter();
     let (mut done, mut underway) = (0, 0);
     let mut buffers = Vec::with_capacity(uploads.len());
     let mut slice = Vec::with_capacity(SLICE_BYTES);
     for upload in uploads {
+        if let Upload::Pages(..) = upload {
+            buffers.push(in_place.next().expect("a buffer for each"));
+            continue;
+        }
         let size = upload.n_bytes().next_multiple_of(4) + PAD_BYTES;
         let buffer = device.buffer("weights", size, STORAGE);
         let mut at = 0;
@@ -412,6 +453,7 @@ fn upload(
                     add(weight.bytes())?;
                 }
             }
+            Upload::Pages(..) => {}
             Upload::Floats(values) => {
                 let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
                 add(&bytes)?;
@@ -502,6 +544,53 @@ mod tests {
                 _ => assert!(after <= before, "{after:?} after {before:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_file_of_weights_is_read_in_place_and_let_go() {
+        use minerva_compute::{Bytes, conformance::Paged};
+        let Some(device) = open() else { return };
+        let copied = program();
+        let weight = &copied.weights()[0];
+        let file = Arc::new(Paged::new(&[&[0; 32], weight.bytes(), &[0; 600]].concat()));
+        let paged = |file: &Arc<Paged>| {
+            let bytes = Bytes::new(file.clone(), 32..32 + weight.bytes().len()).unwrap();
+            let shape = (weight.n_rows(), weight.row_len());
+            let mut b = Builder::new();
+            let embd = b.weight(Weight::new("embd", weight.dtype(), shape, bytes).unwrap());
+            let x = b.embed(embd);
+            let x = b.outputs(x);
+            let logits = b.matmul(x, embd);
+            b.finish(logits)
+        };
+        let is_software = device.info.kind == crate::device::AdapterKind::Software;
+        assert!(!is_software || device.abilities.page_bytes.is_some());
+        let told = std::sync::atomic::AtomicU64::new(0);
+        let tell = |_, total| told.store(total, std::sync::atomic::Ordering::Relaxed);
+        let load = |program: &Program| {
+            told.store(0, std::sync::atomic::Ordering::Relaxed);
+            let mut model = Loaded::load(device.clone(), program, LIMITS, 0, &tell).unwrap();
+            run(&mut model).unwrap();
+            (model, told.load(std::sync::atomic::Ordering::Relaxed))
+        };
+        let (copy, n_copied) = load(&copied);
+        assert_eq!(n_copied, weight.bytes().len() as u64);
+        let (model, n_copied) = load(&paged(&file));
+        assert_eq!(n_copied == 0, device.abilities.page_bytes.is_some());
+        assert_eq!(model.rows, copy.rows);
+        assert_eq!(
+            model.memory.device.weights_bytes,
+            weight.bytes().len() as u64
+        );
+        assert!(Arc::strong_count(&file) > 1);
+        let refused = lower_onto(&device, &paged(&file), &LIMITS, &|_| None);
+        let (plan, in_place) = refused.unwrap();
+        let is_copied = |upload: &Upload| matches!(upload, Upload::Rows(_));
+        assert!(plan.uploads.iter().all(is_copied) && in_place.is_empty());
+        drop(plan);
+        drop(model);
+        device.wait(device.queue.submit([])).unwrap();
+        assert_eq!(Arc::strong_count(&file), 1);
     }
 
     #[test]

@@ -148,6 +148,8 @@ pub(crate) struct Abilities {
     pub(crate) reduction: Reduction,
     /// Products of matrices of 8 by 8, in f32.
     pub(crate) has_matrix_units: bool,
+    /// Bytes of a page, where it reads weights that lie in pages of the processor in place.
+    pub(crate) page_bytes: Option<usize>,
 }
 
 /// How the lanes of a group add up.
@@ -173,7 +175,7 @@ pub(crate) const WORKGROUP: u32 = 64;
 /// Workgroups in the first dimension of a dispatch, before the third is used.
 pub(crate) const MAX_TILES: u32 = 32768;
 /// Bytes of every kernel's immediates.
-pub(crate) const IMMEDIATE_BYTES: u32 = 80;
+pub(crate) const IMMEDIATE_BYTES: u32 = 84;
 /// The most buffers that a kernel sees.
 pub(crate) const MAX_BINDINGS: u32 = 9;
 /// The largest head that attention has room for.

@@ -1,10 +1,10 @@
 //! The GPU backend: a program's operations as WGSL kernels, through Metal on macOS and Vulkan
 //! elsewhere.
 //!
-//! Weights are uploaded once, as they are in the file; kernels read the packed blocks. A step is one
-//! submission of dispatches whose buffers were bound when the program was loaded, and one read of
-//! the logits; the next one is recorded meanwhile. The system's loader is looked for at run time:
-//! without it there are no adapters.
+//! Weights are uploaded once, as they are in the file, or read there, where the device has the
+//! processor's memory; kernels read the packed blocks. A step is one submission of dispatches whose
+//! buffers were bound when the program was loaded, and one read of the logits; the next one is recorded
+//! meanwhile. The system's loader is looked for at run time: without it there are no adapters.
 
 pub mod speed;
 
@@ -12,6 +12,7 @@ mod batch;
 mod device;
 mod dtypes;
 mod exec;
+mod in_place;
 mod kernels;
 mod lower;
 mod memory;
@@ -86,7 +87,13 @@ impl GpuBackend {
         }
     }
 
-    /// Tells how many bytes of a model's weights are on the device, of how many.
+    /// Whether it reads the weights of a mapped file where they are, and copies no more than what the file
+    /// has at its very end, or too far apart for a buffer.
+    pub fn reads_in_place(&self) -> bool {
+        self.abilities.page_bytes.is_some()
+    }
+
+    /// Tells how many bytes of those that are copied are on the device, of how many.
     pub fn on_upload(mut self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> GpuBackend {
         self.on_upload = Box::new(tell);
         self

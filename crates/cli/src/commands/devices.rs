@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 "max_binding_bytes": info.max_binding_bytes,
                 "reduction": opened.as_ref().ok().map(GpuBackend::reduction),
                 "multiplication": opened.as_ref().ok().map(GpuBackend::multiplication),
+                "reads_in_place": opened.as_ref().ok().map(GpuBackend::reads_in_place),
                 "error": opened.as_ref().err(),
             })
         });
@@ -53,9 +54,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .map(|(info, opened)| {
             let how = match opened {
                 Ok(backend) => format!(
-                    "adds up by {}, multiplies in {}",
+                    "adds up by {}, multiplies in {}, {}",
                     backend.reduction(),
-                    backend.multiplication()
+                    backend.multiplication(),
+                    match backend.reads_in_place() {
+                        true => "reads files in place",
+                        false => "copies weights",
+                    }
                 ),
                 Err(error) => error.clone(),
             };

@@ -199,10 +199,12 @@ impl Lowering<'_> {
                 return Err(self.too_large(&stacks[begin][0], n_bytes));
             }
             let n_experts = run.len() / parts.len();
+            let (upload, place) = self.place(&run, parts.len());
             let numbers = Numbers {
                 n_rows: parts.iter().sum::<usize>() as u32,
                 row_len,
                 row_bytes: run[0].row_bytes() as u32,
+                place,
                 has_bias: bias.is_some(),
                 first_expert: begin as u32,
                 n_experts: n_experts as u32,
@@ -211,7 +213,6 @@ impl Lowering<'_> {
             };
             let numbers = numbers.with_parts(&parts);
             begin += n_experts;
-            let upload = self.upload_rows(run);
             let grid = self.grid(dtype);
             let read = |experts: Slot| {
                 [

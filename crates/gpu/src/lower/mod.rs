@@ -324,6 +324,7 @@ impl Lowering<'_> {
                     chunk.n_rows,
                     b.tokens_at,
                     row_len.div_ceil(4),
+                    chunk.place.at,
                 ];
                 launch(&numbers, [groups(row_len.div_ceil(32)), b.n_tokens, 1])
             });
@@ -375,7 +376,7 @@ impl Lowering<'_> {
 
 #[cfg(test)]
 mod tests {
-    use minerva_compute::conformance::{Shape, decoder, experts};
+    use minerva_compute::conformance::{Shape, decoder, experts, in_one_file};
     use minerva_compute::{Batch, KvTypes, Pairing, Sequence};
 
     use super::*;
@@ -393,6 +394,7 @@ mod tests {
     const ABILITIES: Abilities = Abilities {
         reduction: Reduction::Shared,
         has_matrix_units: false,
+        page_bytes: None,
     };
 
     /// The kernels that a batch of so many tokens takes, by name.
@@ -482,6 +484,42 @@ mod tests {
                 .all(|error| matches!(error, Some(DeviceError::Unsupported(_)))),
             "{refused:?}"
         );
+    }
+
+    #[test]
+    fn weights_of_a_file_are_read_in_place() {
+        let limits = Limits {
+            max_tokens: 1,
+            max_outputs: 1,
+            max_between: 0,
+            n_kv_blocks: 1,
+            kv_types: KvTypes::default(),
+        };
+        let abilities = Abilities {
+            page_bytes: Some(4096),
+            ..ABILITIES
+        };
+        // How many uploads are read in place, and how many rows are copied.
+        let count = |program: &Program, max_binding_bytes| {
+            let plan = lower(program, &limits, abilities, max_binding_bytes).unwrap();
+            let in_place = |upload: &&Upload| matches!(upload, Upload::Pages(..));
+            let copied = |upload: &&Upload| matches!(upload, Upload::Rows(_));
+            let uploads = || plan.uploads.iter();
+            (
+                uploads().filter(in_place).count(),
+                uploads().filter(copied).count(),
+            )
+        };
+        let llama = decoder(DType::Q8_0, &NARROW, Pairing::Halves);
+        // Embeddings; queries, keys and values; what comes of attention; gate and up; down; the output.
+        let (in_memory, llama) = (llama.clone(), in_one_file(llama));
+        assert_eq!(count(&llama, 1 << 30), (6, 0));
+        assert_eq!(count(&in_memory, 1 << 30), (0, 6));
+        // Matrices that lie too far apart for a buffer.
+        let (n_in_place, n_copied) = count(&llama, 24 << 10);
+        assert!(n_in_place > 0 && n_copied > 0, "{n_in_place}, {n_copied}");
+        let mixture = in_one_file(experts(DType::Q8_0, 96, true, true));
+        assert_eq!(count(&mixture, 1 << 30).1, 0);
     }
 
     #[test]

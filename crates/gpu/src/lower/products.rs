@@ -1,10 +1,11 @@
 //! Matrix products, by kernels for one token, a few, and many.
 //!
-//! Matrices that are multiplied with the same rows lie one behind the other in one upload and take
-//! one dispatch, where their types agree and a buffer of the device holds them.
+//! Matrices that are multiplied with the same rows are in one upload and take one dispatch, where
+//! their types agree and a buffer of the device holds them.
 
 use minerva_compute::{Activation, Biased, DType, DeviceError, MatMulPart, Rows, Weight};
 
+use super::weights::Place;
 use super::{Each, Lowering, Slot, Source, launch};
 use crate::kernels::{Answer, Elementwise, Kernel, MAX_TILES, Matrices, Tokens, WORKGROUP};
 
@@ -21,6 +22,7 @@ pub(super) struct Numbers {
     pub(super) row_bytes: u32,
     pub(super) first_row: u32,
     pub(super) n_tokens: u32,
+    pub(super) place: Place,
     pub(super) second_at: u32,
     pub(super) third_at: u32,
     pub(super) out_len: u32,
@@ -35,13 +37,22 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    pub(super) fn words(&self) -> [u32; 17] {
+    pub(super) fn words(&self) -> [u32; 21] {
+        let Place {
+            at,
+            gaps,
+            expert_bytes,
+        } = self.place;
         [
             self.n_rows,
             self.row_len,
             self.row_bytes,
             self.first_row,
             self.n_tokens,
+            at,
+            gaps[0],
+            gaps[1],
+            expert_bytes,
             self.second_at,
             self.third_at,
             self.out_len,
@@ -248,6 +259,7 @@ impl Lowering<'_> {
                 row_len: weights[0].row_len() as u32,
                 row_bytes: weights[0].row_bytes() as u32,
                 first_row: chunk.first_row,
+                place: chunk.place,
                 has_bias: bias.is_some(),
                 has_residual: residual.is_some(),
                 x_div: 1,

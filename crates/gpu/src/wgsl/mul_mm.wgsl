@@ -16,7 +16,7 @@ var<workgroup> x_tile: array<vec4<f32>, 256>; // [8][32 tokens]
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
 #include own_tile
     let first_row = wid.x * 64u;
-    let w_at = (first_row_of_w + min(first_row + lid, p.n_rows - 1u)) * p.row_bytes;
+    let w_at = expert_at + w_row(min(first_row + lid, p.n_rows - 1u));
     let tx = lid % 8u;
     let ty = lid / 8u;
     let n_groups = (p.row_len + 31u) / 32u;

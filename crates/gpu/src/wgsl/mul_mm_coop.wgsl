@@ -17,7 +17,7 @@ var<workgroup> x_tile: array<f32, 1024>; // [32 tokens][32 elements]
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
 #include own_tile
     let first_row = wid.x * 64u;
-    let w_at = (first_row_of_w + min(first_row + lid, p.n_rows - 1u)) * p.row_bytes;
+    let w_at = expert_at + w_row(min(first_row + lid, p.n_rows - 1u));
     let half = lid / 32u * 32u; // rows of this subgroup
     let n_groups = (p.row_len + 31u) / 32u;
 #for i 4

@@ -17,16 +17,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let tile = wid.x + wid.z * 32768u;
     let row = (tile * (64u / GROUP) + lid / GROUP) * NA;
     let token = wid.y * NT;
-    var first_row = 0u;
+    var expert_at = 0u;
     var expert = 0u;
     var is_mine = true;
     if HAS_EXPERTS {
         expert = experts[token];
         is_mine = expert >= p.first_expert && expert < p.first_expert + p.n_experts;
-        first_row = select(0u, (expert - p.first_expert) * p.n_rows, is_mine);
+        expert_at = select(0u, (expert - p.first_expert) * p.expert_bytes, is_mine);
     }
 #for r NR
-    let row$r = (first_row + min(row + $ru * row_step(), p.n_rows - 1u)) * p.row_bytes;
+    let row$r = expert_at + w_row(min(row + $ru * row_step(), p.n_rows - 1u));
 #end
 #for t NT
     let x$t = x_row(min(token + $tu, p.n_tokens - 1u));

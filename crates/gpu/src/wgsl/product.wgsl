@@ -1,14 +1,18 @@
 // What the products of matrices have in common: out[t] = w * x[t] (+ bias) (+ residual[t]).
 //
-// Up to three matrices lie one behind the other in w, and each has an `out` of its own; or a part
-// of one matrix. With experts, the matrices of each are one behind the other, and a token is a
-// pair of a row and one of its experts.
+// Up to three matrices of the same type are in w, and each has an `out` of its own; or a part of one
+// matrix. With experts, there are these of each, and a token is a pair of a row and one of its
+// experts. Rows count over all matrices.
 struct Params {
-    n_rows: u32, // in w; of each expert
+    n_rows: u32, // of all matrices in w; of each expert
     row_len: u32,
     row_bytes: u32,
     first_row: u32, // of the part of the matrix
     n_tokens: u32,
+    w_at: u32, // byte of w that the first matrix begins with
+    second_gap: u32, // bytes between the first matrix and the second, modulo 2^32, and the third
+    third_gap: u32,
+    expert_bytes: u32, // from the matrices of an expert to those of the next
     second_at: u32, // where the rows of the second matrix begin, and of the third
     third_at: u32,
     out_len: u32, // rows of all matrices
@@ -40,6 +44,13 @@ var<immediate> p: Params;
 // From one row of a buffer to the next: whole vectors of four.
 fn stride(width: u32) -> u32 {
     return (width + 3u) / 4u * 4u;
+}
+
+// Where a row begins in w, in bytes; of the first expert.
+fn w_row(row: u32) -> u32 {
+    return p.w_at + row * p.row_bytes
+        + select(0u, p.second_gap, row >= p.second_at)
+        + select(0u, p.third_gap, row >= p.third_at);
 }
 
 // Where the row of x for a token begins, in vec4.

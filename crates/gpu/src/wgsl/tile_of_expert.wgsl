@@ -6,4 +6,4 @@
     if (n == 0u) | (expert - p.first_expert >= p.n_experts) {
         return;
     }
-    let first_row_of_w = (expert - p.first_expert) * p.n_rows;
+    let expert_at = (expert - p.first_expert) * p.expert_bytes;
