@@ -167,8 +167,18 @@ impl OnDevice {
 pub struct DeviceMemory {
     /// What programs may take of it together; `None` where nobody knows.
     pub budget_bytes: Option<u64>,
+    /// What programs that are loaded have taken of it.
+    pub taken_bytes: u64,
     /// Whether it is the processor's memory too.
     pub is_shared: bool,
+}
+
+impl DeviceMemory {
+    /// What is left for another program; `None` where nobody knows.
+    pub fn available_bytes(&self) -> Option<u64> {
+        let budget = self.budget_bytes?;
+        Some(budget.saturating_sub(self.taken_bytes))
+    }
 }
 
 /// One step's work: some tokens of some sequences.

@@ -11,7 +11,7 @@ use crate::program::{
     Activation, AttentionSpec, Builder, ExpertsSpec, Function, Pairing, Program, Rope, WeightId,
 };
 use crate::reference::ReferenceBackend;
-use crate::weight::Weight;
+use crate::weight::{Bytes, Weight};
 
 /// The largest error of logits against the reference backend: squared difference over squared size.
 /// Both compute in f32, in other orders of sums, so that some 1e-12 is usual.
@@ -222,9 +222,78 @@ pub fn cases() -> Vec<Case> {
     ] {
         let name = format!("experts {dtype}");
         let program = experts(dtype, inner, normalizes, is_plain);
-        add(name, program, f32_cache, &[1, 30, 3]);
+        // Few and many rows for each expert, also more than one tile of them.
+        add(name, program, f32_cache, &[1, 70, 3, 7]);
+    }
+    add("mixed types".into(), mixed_types(), f32_cache, &[1, 5, 20]);
+    for (name, program) in [
+        ("Q4_0", one_type(DType::Q4_0)),
+        ("every operation", every_operation(DType::Q8_0, 5)),
+        ("experts", experts(DType::Q8_0, 96, true, true)),
+        ("other experts", experts(DType::F32, 64, false, false)),
+        ("mixed types", mixed_types()),
+    ] {
+        let name = format!("{name}, in one file");
+        add(name, in_one_file(program), f32_cache, &[1, 70, 3, 7]);
     }
     cases
+}
+
+/// Bytes that begin with a page of memory and have whole ones, as a mapped file has.
+pub struct Paged {
+    bytes: Vec<u8>,
+    first: usize,
+    len: usize,
+}
+
+impl Paged {
+    /// The largest page of the processors that devices share memory with.
+    const PAGE_BYTES: usize = 16384;
+
+    /// A copy of these.
+    pub fn new(bytes: &[u8]) -> Paged {
+        let room = bytes.len().next_multiple_of(Self::PAGE_BYTES) + Self::PAGE_BYTES;
+        let mut paged = vec![0; room];
+        let first = paged.as_ptr().align_offset(Self::PAGE_BYTES);
+        paged[first..first + bytes.len()].copy_from_slice(bytes);
+        Paged {
+            bytes: paged,
+            first,
+            len: bytes.len(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Paged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[self.first..][..self.len]
+    }
+}
+
+/// The program with its weights in the pages of one file. They are in another order than that of their
+/// use; those of three matrices for each expert are together by matrix, as in files.
+pub fn in_one_file(mut program: Program) -> Program {
+    const ALIGNMENT: usize = 32;
+    let mut order: Vec<usize> = (0..program.weights.len()).collect();
+    order.sort_by_key(|i| i % 3);
+    let mut bytes = vec![0; 5 * ALIGNMENT];
+    let mut places = vec![0; order.len()];
+    for i in order {
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        places[i] = bytes.len();
+        bytes.extend_from_slice(program.weights[i].bytes());
+    }
+    // So that there is something behind the last one.
+    bytes.resize(bytes.len() + 1000, 0);
+    let file = std::sync::Arc::new(Paged::new(&bytes));
+    for (weight, at) in program.weights.iter_mut().zip(places) {
+        let range = at..at + weight.bytes().len();
+        let bytes = Bytes::new(file.clone(), range).expect("within the file");
+        let shape = (weight.n_rows(), weight.row_len());
+        let moved = Weight::new(weight.name(), weight.dtype(), shape, bytes);
+        *weight = moved.expect("as many bytes as before");
+    }
+    program
 }
 
 /// Everything that depends on a data type: rows of a table, products of odd sizes.
@@ -408,6 +477,64 @@ pub fn every_operation(dtype: DType, window: usize) -> Program {
     let output = matrix(&mut b, VOCAB, dim);
     let logits = b.matmul(x, output);
     let logits = b.map(logits, Function::SoftCap(2.0));
+    b.finish(logits)
+}
+
+/// Matrices of several types where a device may take them together: queries, keys and values, gate
+/// and up, and these of experts.
+fn mixed_types() -> Program {
+    let random = &mut Random(31);
+    let mut b = Builder::new();
+    let dim = 64;
+    let mut matrix = |b: &mut Builder, dtype, shape| {
+        let weight = weight(random, dtype, shape);
+        b.weight(weight)
+    };
+    let embd = matrix(&mut b, DType::F32, (VOCAB, dim));
+    let x = b.embed(embd);
+    let projections = [DType::Q8_0, DType::Q8_0, DType::F16].map(|dtype| {
+        let weight = matrix(&mut b, dtype, (dim, dim));
+        (weight, None)
+    });
+    let spec = AttentionSpec {
+        n_heads: 4,
+        n_kv_heads: 4,
+        head_dim: 16,
+        scale: 0.25,
+        rope: None,
+        soft_cap: None,
+        window: None,
+        sinks: None,
+    };
+    let qkv = b.matmul_parts(x, projections);
+    let y = b.attention(qkv, &spec);
+    let x = b.add(x, y);
+    let gate = matrix(&mut b, DType::Q8_0, (96, dim));
+    let up = matrix(&mut b, DType::F16, (96, dim));
+    let down = matrix(&mut b, DType::Q8_0, (dim, 96));
+    let y = b.gated_matmul(x, (gate, None), (up, None), Activation::Silu);
+    let x = b.matmul_add(y, down, None, x);
+    let n_experts = 3;
+    let router = matrix(&mut b, DType::F32, (n_experts, dim));
+    let scores = b.matmul(x, router);
+    let experts = (0..n_experts).map(|_| {
+        [
+            matrix(&mut b, DType::F16, (96, dim)),
+            matrix(&mut b, DType::Q8_0, (96, dim)),
+            matrix(&mut b, DType::Q8_0, (dim, 96)),
+        ]
+        .map(|weight| (weight, None))
+    });
+    let experts: Vec<_> = experts.collect();
+    let spec = ExpertsSpec {
+        activation: Activation::Gelu,
+        n_used: 2,
+        normalizes: true,
+    };
+    let y = b.experts(x, scores, experts, &spec);
+    let x = b.add(x, y);
+    let x = b.outputs(x);
+    let logits = b.matmul(x, embd);
     b.finish(logits)
 }
 

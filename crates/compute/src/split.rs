@@ -92,7 +92,8 @@ impl SplitBackend {
             DeviceLayers::First(n) => Ok(n.min(program.n_layers())),
             DeviceLayers::Auto => {
                 let fits = |n: usize| -> Result<bool, BackendError> {
-                    let budget = self.device.device_memory().and_then(|m| m.budget_bytes);
+                    let memory = self.device.device_memory();
+                    let available = memory.and_then(|memory| memory.available_bytes());
                     let taken = match self.plan_for(program, limits, n) {
                         Ok(memory) => memory.device.total_bytes(),
                         // Such as activations that are larger than a buffer of the device may be.
@@ -102,7 +103,7 @@ impl SplitBackend {
                         }) => return Ok(false),
                         Err(error) => return Err(error),
                     };
-                    Ok(budget.is_none_or(|budget| taken <= budget))
+                    Ok(available.is_none_or(|available| taken <= available))
                 };
                 // The last of the numbers that fit; none takes nothing.
                 let (mut fitting, mut above) = (0, program.n_layers() + 1);

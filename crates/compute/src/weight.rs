@@ -14,10 +14,20 @@ pub struct Bytes {
 }
 
 impl Bytes {
-    /// The bytes `range` of `owner`, or `None` if the owner is shorter than that.
+    /// The bytes `range` of `owner`, or `None` if the owner is shorter than that. An owner gives the same
+    /// bytes as long as it lives, as a mapped file and a vector do: devices may read them in place.
     pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Option<Bytes> {
         (*owner).as_ref().get(range.clone())?;
         Some(Bytes { owner, range })
+    }
+
+    /// All bytes of the owner.
+    fn whole(&self) -> Bytes {
+        let n_bytes = (*self.owner).as_ref().len();
+        Bytes {
+            owner: self.owner.clone(),
+            range: 0..n_bytes,
+        }
     }
 
     /// The bytes `range` of these bytes, or `None` if they are fewer.
@@ -133,6 +143,11 @@ impl Weight {
     /// All rows' bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The bytes that these lie among, such as those of a file.
+    pub fn surroundings(&self) -> Bytes {
+        self.bytes.whole()
     }
 
     /// Bytes in one row.

@@ -1,14 +1,14 @@
 //! What the kernels are told of a batch: one buffer of words, written once a step.
 
-use minerva_compute::{Batch, KV_BLOCK_LEN, Program, Rope, Rows};
+use minerva_compute::{Batch, KV_BLOCK_LEN, Program, Rope, Rows, Sequence};
 
 /// A token that is not there.
 const NONE: u32 = u32::MAX;
 /// Query rows of one tile of attention.
-const TILE_ROWS: usize = 8;
+pub(crate) const TILE_ROWS: usize = 8;
 
 /// Where things are in the batch's words, and how many.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) n_tokens: u32,
     pub(crate) n_outputs: u32,
@@ -27,7 +27,7 @@ pub(crate) struct Layout {
     pub(crate) longest: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tiles {
     pub(crate) at: u32,
     pub(crate) n: u32,
@@ -55,6 +55,36 @@ pub(crate) fn max_words(
         .map(|n| 2 * (n.div_ceil(TILE_ROWS) + 1))
         .sum();
     max_tokens * (1 + 4 + 3 + turns + tiles) + max_outputs
+}
+
+/// The layout of the step that follows a batch if each of its sequences goes on with one token, as in
+/// decoding; `None` where it is not the next token of each that was asked for.
+pub(crate) fn layout_ahead(
+    batch: &Batch<'_>,
+    ropes: &[Rope],
+    shared_heads: &[usize],
+) -> Option<Layout> {
+    let n = batch.sequences.len();
+    if batch.outputs.len() != n {
+        return None;
+    }
+    // A layout is where things are and not what they are: any token and any block will do.
+    let ends = || batch.sequences.iter().map(|s| s.start + s.n_tokens);
+    let blocks = vec![0; ends().max()? / KV_BLOCK_LEN + 1];
+    let sequences: Vec<Sequence<'_>> = ends()
+        .map(|start| Sequence {
+            n_tokens: 1,
+            start,
+            blocks: &blocks,
+        })
+        .collect();
+    let next = Batch {
+        tokens: &vec![0; n],
+        sequences: &sequences,
+        outputs: &vec![0; n],
+        input: &[],
+    };
+    Some(lay_out(&next, ropes, shared_heads, &mut Vec::new()))
 }
 
 /// Writes a batch down.

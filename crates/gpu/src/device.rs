@@ -1,16 +1,20 @@
 //! Adapters and devices: which there are, what they can do, and the kernels compiled for them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use minerva_compute::DeviceError;
+use minerva_compute::{DeviceError, DeviceMemory, OnDevice};
 
-use crate::kernels::{Abilities, IMMEDIATE_BYTES, Kernel, Reduction, WORKGROUP};
-use crate::memory::memory_bytes;
+use crate::in_place;
+use crate::kernels::{Abilities, IMMEDIATE_BYTES, Kernel, MAX_BINDINGS, Reduction, WORKGROUP};
+use crate::memory::{DriverMemory, driver_memory};
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The same of a processor that stands in, which has other work to do, too.
+const PATIENCE_WITH_SOFTWARE: Duration = Duration::from_secs(1200);
 
 /// What the kernels cannot do without.
 const FEATURES: wgpu::Features = wgpu::Features::IMMEDIATES;
@@ -28,6 +32,9 @@ pub struct AdapterInfo {
     pub driver: String,
     /// Bytes that all buffers may take, where the driver says.
     pub memory_bytes: Option<u64>,
+    /// Bytes of these that this process may have, what it has already included, where the driver keeps
+    /// count of what others have.
+    pub process_memory_bytes: Option<u64>,
     /// Bytes of one buffer that a kernel can see.
     pub max_binding_bytes: u64,
 }
@@ -86,16 +93,16 @@ pub struct GpuOptions {
     /// No buffer that a kernel sees is larger than this; `None`: what the adapter allows.
     pub max_binding_bytes: Option<u64>,
     /// Weights, cache and scratch memory of all programs take no more than this; `None`: nine tenths of
-    /// what the driver says that there is.
+    /// what the driver says that this process may have, or else that there is.
     pub memory_bytes: Option<u64>,
 }
 
 impl GpuOptions {
-    /// Bytes that programs may take on an adapter; `None` where nobody knows.
-    pub(crate) fn budget_bytes(&self, info: &AdapterInfo) -> Option<u64> {
+    /// Bytes that programs may take together on an adapter; `None` where nobody knows.
+    fn budget_bytes(&self, memory: DriverMemory) -> Option<u64> {
+        let most = memory.process_bytes.or(memory.total_bytes);
         // What shows pictures needs some too.
-        let most = info.memory_bytes.map(|bytes| bytes / 10 * 9);
-        self.memory_bytes.or(most)
+        self.memory_bytes.or(most.map(|bytes| bytes / 10 * 9))
     }
 }
 
@@ -155,6 +162,7 @@ fn enumerate() -> Vec<wgpu::Adapter> {
 
 fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
     let info = adapter.get_info();
+    let memory = driver_memory(adapter);
     AdapterInfo {
         name: info.name,
         interface: info.backend.to_string(),
@@ -168,7 +176,8 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
         driver: format!("{} {}", info.driver, info.driver_info)
             .trim()
             .into(),
-        memory_bytes: memory_bytes(adapter),
+        memory_bytes: memory.total_bytes,
+        process_memory_bytes: memory.process_bytes,
         max_binding_bytes: adapter.limits().max_storage_buffer_binding_size,
     }
 }
@@ -191,10 +200,25 @@ pub(crate) struct Device {
     pub(crate) queue: wgpu::Queue,
     pub(crate) abilities: Abilities,
     pub(crate) max_binding_bytes: u64,
-    pub(crate) budget_bytes: Option<u64>,
-    checks_accesses: bool,
+    adapter: wgpu::Adapter,
+    options: GpuOptions,
+    /// Of programs that are loaded.
+    taken_bytes: AtomicU64,
     pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
     failure: Arc<Mutex<Option<DeviceError>>>,
+}
+
+/// Memory that a program has.
+pub(crate) struct Share {
+    device: Arc<Device>,
+    n_bytes: u64,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let taken = &self.device.taken_bytes;
+        taken.fetch_sub(self.n_bytes, Ordering::Relaxed);
+    }
 }
 
 /// A kernel that is compiled.
@@ -241,6 +265,15 @@ impl Device {
                 format!("{IMMEDIATE_BYTES}"),
             ));
         }
+        if limits.max_storage_buffers_per_shader_stage < MAX_BINDINGS {
+            return Err(unsuitable(
+                format!(
+                    "{} buffers for a kernel",
+                    limits.max_storage_buffers_per_shader_stage
+                ),
+                format!("{MAX_BINDINGS}"),
+            ));
+        }
         let has_matrix_units = !options.without_matrix_units && has_matrix_units(adapter);
         let mut features = FEATURES | (adapter.features() & wgpu::Features::SUBGROUP);
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
@@ -262,8 +295,13 @@ impl Device {
             adapter: info.name.clone(),
             error,
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|error| failed(DeviceError::Refused(error.to_string())))?;
+        let page_bytes = in_place::page_bytes(adapter, info.kind);
+        let requested = match page_bytes {
+            Some(_) => in_place::request_device(adapter, &descriptor),
+            None => pollster::block_on(adapter.request_device(&descriptor))
+                .map_err(|error| error.to_string()),
+        };
+        let (device, queue) = requested.map_err(|error| failed(DeviceError::Refused(error)))?;
         let failure = Arc::new(Mutex::new(None));
         let handler = failure.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
@@ -289,12 +327,14 @@ impl Device {
             abilities: Abilities {
                 reduction: Reduction::Shared,
                 has_matrix_units: false,
+                page_bytes,
             },
             max_binding_bytes: options
                 .max_binding_bytes
                 .map_or(max_binding_bytes, |bytes| bytes.min(max_binding_bytes)),
-            budget_bytes: options.budget_bytes(&info),
-            checks_accesses: options.checks_accesses,
+            adapter: adapter.clone(),
+            options: options.clone(),
+            taken_bytes: AtomicU64::new(0),
             pipelines: Mutex::default(),
             failure,
         };
@@ -308,16 +348,58 @@ impl Device {
                     reduction: Reduction::Subgroup(size),
                     // Two subgroups share a workgroup's tile.
                     has_matrix_units: has_matrix_units && 2 * size == WORKGROUP,
+                    page_bytes,
                 };
             }
         }
         Ok(opened)
     }
 
-    /// The size of subgroups, where they divide a workgroup in the order of its lanes.
+    /// What programs may take of its memory, and have taken.
+    pub(crate) fn memory(&self) -> DeviceMemory {
+        DeviceMemory {
+            budget_bytes: self.options.budget_bytes(driver_memory(&self.adapter)),
+            taken_bytes: self.taken_bytes.load(Ordering::Relaxed),
+            is_shared: match self.info.kind {
+                AdapterKind::Discrete => false,
+                AdapterKind::Integrated | AdapterKind::Software => true,
+                // Nobody knows; to count it twice is safe.
+                AdapterKind::Virtual | AdapterKind::Other => true,
+            },
+        }
+    }
+
+    /// Takes memory for a program, which has it until it drops what it is given; an error where less is
+    /// left.
+    pub(crate) fn take(self: &Arc<Self>, memory: &OnDevice) -> Result<Share, DeviceError> {
+        let n_bytes = memory.total_bytes();
+        let budget = self.memory().budget_bytes.unwrap_or(u64::MAX);
+        // At once, as several programs may be loaded at a time.
+        let with = |taken: u64| {
+            let taken = taken.saturating_add(n_bytes);
+            (taken <= budget).then_some(taken)
+        };
+        let relaxed = Ordering::Relaxed;
+        self.taken_bytes
+            .fetch_update(relaxed, relaxed, with)
+            .map_err(|taken| DeviceError::NoRoom {
+                what: format!(
+                    "weights ({}), cache ({}) and activations ({})",
+                    memory.weights_bytes, memory.kv_bytes, memory.scratch_bytes
+                ),
+                wanted_bytes: n_bytes,
+                available_bytes: budget.saturating_sub(taken),
+            })?;
+        Ok(Share {
+            device: self.clone(),
+            n_bytes,
+        })
+    }
+
+    /// The size of subgroups, where they divide a workgroup in the order of its lanes and add up.
     fn probe(&self) -> Result<Option<u32>, DeviceError> {
         let pipeline = self.compile("probe", include_str!("wgsl/probe.wgsl"), &[true])?;
-        let n_bytes = u64::from(WORKGROUP) * 8;
+        let n_bytes = u64::from(WORKGROUP) * 12;
         let out = self.buffer(
             "probe",
             n_bytes,
@@ -347,12 +429,12 @@ impl Device {
                 .collect();
         })?;
         let size = words[0];
-        let is_linear = |(lane, found): (usize, &[u32])| {
-            found[0] == size && found[1] == lane as u32 % size.max(1)
-        };
         let is_fit = (4..=WORKGROUP).contains(&size)
             && WORKGROUP.is_multiple_of(size)
-            && words.chunks(2).enumerate().all(is_linear);
+            && (0..WORKGROUP).zip(words.chunks(3)).all(|(lane, found)| {
+                let first = lane / size * size;
+                found == [size, lane - first, (first..first + size).sum()]
+            });
         Ok(is_fit.then_some(size))
     }
 
@@ -412,7 +494,7 @@ impl Device {
             label: Some(name),
             source: wgpu::ShaderSource::Wgsl(source.into()),
         };
-        let module = match self.checks_accesses {
+        let module = match self.options.checks_accesses {
             true => self.device.create_shader_module(descriptor),
             // SAFETY: the kernels are ours and read and write within their buffers, for every batch
             // that `Batch::check` lets through; the conformance cases run with checks as well, and
@@ -501,7 +583,10 @@ impl Device {
     pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), DeviceError> {
         let polled = self.device.poll(wgpu::PollType::Wait {
             submission_index: Some(submission),
-            timeout: Some(PATIENCE),
+            timeout: Some(match self.info.kind {
+                AdapterKind::Software => PATIENCE_WITH_SOFTWARE,
+                _ => PATIENCE,
+            }),
         });
         self.check()?;
         match polled {

@@ -8,9 +8,11 @@ use minerva_compute::{
     OnDevice, Program, ProgramWidths, Rope, Rows,
 };
 
-use crate::batch::{lay_out, max_words};
-use crate::device::{Device, Pipeline};
+use crate::batch::{Layout, lay_out, layout_ahead, max_words};
+use crate::device::{Device, Pipeline, Share};
 use crate::dtypes::snippet;
+use crate::in_place::{self, Pages};
+use crate::kernels::Abilities;
 use crate::lower::{PAD_BYTES, Plan, Source, Step, Upload, lower, stride};
 
 /// Told how many bytes of all are on the device.
@@ -77,6 +79,8 @@ pub(crate) struct Loaded {
     device: Arc<Device>,
     limits: Limits,
     memory: Memory,
+    /// Given back with the program.
+    _share: Share,
     widths: ProgramWidths,
     input_slot: Option<usize>,
     result: BufShape,
@@ -90,6 +94,8 @@ pub(crate) struct Loaded {
     spare_block: wgpu::Buffer,
     words: Vec<u32>,
     rows: Vec<f32>,
+    /// Commands of the next step, recorded while the device was busy with the last one.
+    ahead: Option<(Layout, wgpu::CommandBuffer)>,
 }
 
 /// Everything that a step can bind.
@@ -126,9 +132,10 @@ impl Loaded {
         on_upload: OnUpload<'_>,
     ) -> Result<Loaded, DeviceError> {
         let max_binding = device.max_binding_bytes;
-        let plan = lower(program, &limits, device.abilities, max_binding)?;
+        let over = |pages: &Pages| in_place::buffer(&device.device, pages);
+        let (plan, in_place) = lower_onto(&device, program, &limits, &over)?;
         let memory = memory(&plan, program, &limits, kv_block_bytes);
-        check_room(&device, &memory.device)?;
+        let share = device.take(&memory.device)?;
         let KvTypes { k, v } = limits.kv_types;
         let cache_sizes =
             |kv_type: minerva_compute::KvType| -> Result<Vec<(u64, u64)>, DeviceError> {
@@ -181,7 +188,7 @@ impl Loaded {
         let values: Vec<_> = values.iter().map(cache).collect();
         let batch = device.buffer("batch", 4 * n_words as u64, STORAGE);
         device.check()?;
-        let uploads = upload(&device, &plan.uploads, on_upload)?;
+        let uploads = upload(&device, &plan.uploads, in_place, on_upload)?;
         let largest_block = keys.iter().chain(&values).map(|(_, block)| *block).max();
         let spare_block = device.buffer("block", largest_block.unwrap_or(4), STORAGE);
         let read = device.buffer(
@@ -202,6 +209,7 @@ impl Loaded {
             device,
             limits,
             memory,
+            _share: share,
             widths: ProgramWidths::of(program),
             input_slot: plan.input,
             result: program.shape(program.result()),
@@ -215,6 +223,7 @@ impl Loaded {
             spare_block,
             words: Vec::new(),
             rows: Vec::new(),
+            ahead: None,
         };
         loaded.bind();
         loaded.device.check()?;
@@ -233,6 +242,44 @@ impl Loaded {
             self.device.bind(&bound.pipeline, &buffers)
         });
         self.binds = binds.collect();
+        self.ahead = None;
+    }
+
+    /// Records a step: all of its dispatches, and the copy of what it answers.
+    fn record(&self, layout: &Layout) -> wgpu::CommandBuffer {
+        let mut encoder = self
+            .device
+            .device
+            .create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for (bound, bind) in self.steps.iter().zip(&self.binds) {
+                let Some(launch) = (bound.step.launch)(layout) else {
+                    continue;
+                };
+                let mut immediates = [0; crate::kernels::IMMEDIATE_BYTES as usize];
+                for (bytes, word) in immediates.chunks_exact_mut(4).zip(launch.immediates) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+                pass.set_pipeline(&bound.pipeline.pipeline);
+                pass.set_bind_group(0, bind, &[]);
+                pass.set_immediates(0, &immediates);
+                let [x, y, z] = launch.grid;
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        let n_bytes = self.answer_bytes(layout);
+        if n_bytes > 0 {
+            let slot = &self.buffers.slots[self.result_slot];
+            encoder.copy_buffer_to_buffer(slot, 0, &self.read, 0, n_bytes);
+        }
+        encoder.finish()
+    }
+
+    /// Bytes of a step's answer, with the padding of its rows.
+    fn answer_bytes(&self, layout: &Layout) -> u64 {
+        let BufShape { rows, width } = self.result;
+        u64::from(layout.n_rows(rows)) * 4 * stride(width) as u64
     }
 
     fn step(&mut self, batch: &Batch<'_>) -> Result<(), DeviceError> {
@@ -258,35 +305,21 @@ impl Loaded {
             }
             queue.write_buffer(&self.buffers.slots[slot], 0, &bytes);
         }
-        let mut encoder = self
-            .device
-            .device
-            .create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for (bound, bind) in self.steps.iter().zip(&self.binds) {
-                let Some(launch) = (bound.step.launch)(&layout) else {
-                    continue;
-                };
-                let mut immediates = [0; crate::kernels::IMMEDIATE_BYTES as usize];
-                for (bytes, word) in immediates.chunks_exact_mut(4).zip(launch.immediates) {
-                    bytes.copy_from_slice(&word.to_le_bytes());
-                }
-                pass.set_pipeline(&bound.pipeline.pipeline);
-                pass.set_bind_group(0, bind, &[]);
-                pass.set_immediates(0, &immediates);
-                let [x, y, z] = launch.grid;
-                pass.dispatch_workgroups(x, y, z);
-            }
-        }
-        let BufShape { rows, width } = self.result;
+        let recorded = self.ahead.take().filter(|(ahead, _)| *ahead == layout);
+        let commands = match recorded {
+            Some((_, commands)) => commands,
+            None => self.record(&layout),
+        };
+        let submission = self.device.queue.submit([commands]);
+        // While the device computes. What a step is told of its tokens, its blocks and their places is
+        // in a buffer, and not in the commands.
+        self.ahead = layout_ahead(batch, &self.ropes, &self.shared_heads).map(|ahead| {
+            let commands = self.record(&ahead);
+            (ahead, commands)
+        });
+        let n_bytes = self.answer_bytes(&layout);
+        let width = self.result.width;
         let row_bytes = 4 * stride(width);
-        let n_bytes = u64::from(layout.n_rows(rows)) * row_bytes as u64;
-        let slot = &self.buffers.slots[self.result_slot];
-        if n_bytes > 0 {
-            encoder.copy_buffer_to_buffer(slot, 0, &self.read, 0, n_bytes);
-        }
-        let submission = queue.submit([encoder.finish()]);
         self.rows.clear();
         if n_bytes == 0 {
             return self.device.wait(submission);
@@ -334,33 +367,55 @@ impl Executable for Loaded {
     }
 }
 
-/// Refuses what takes more than the device may give.
-fn check_room(device: &Device, memory: &OnDevice) -> Result<(), DeviceError> {
-    let wanted_bytes = memory.total_bytes();
-    match device.budget_bytes {
-        Some(available_bytes) if wanted_bytes > available_bytes => Err(DeviceError::NoRoom {
-            what: format!(
-                "weights ({}), cache ({}) and activations ({})",
-                memory.weights_bytes, memory.kv_bytes, memory.scratch_bytes
-            ),
-            wanted_bytes,
-            available_bytes,
-        }),
-        _ => Ok(()),
+/// Lowers a program, and makes the buffers over pages that are read in place; without any, where the
+/// driver refuses one of them.
+fn lower_onto(
+    device: &Device,
+    program: &Program,
+    limits: &Limits,
+    over: &dyn Fn(&Pages) -> Option<wgpu::Buffer>,
+) -> Result<(Plan, Vec<wgpu::Buffer>), DeviceError> {
+    let abilities = device.abilities;
+    let plan = lower(program, limits, abilities, device.max_binding_bytes)?;
+    let pages = plan.uploads.iter().filter_map(|upload| match upload {
+        Upload::Pages(pages, _) => Some(pages),
+        Upload::Rows(_) | Upload::Floats(_) => None,
+    });
+    if let Some(in_place) = pages.map(over).collect() {
+        return Ok((plan, in_place));
     }
+    log::warn!(
+        "{}: the driver refuses pages of the file, weights are copied",
+        device.info.name
+    );
+    let abilities = Abilities {
+        page_bytes: None,
+        ..abilities
+    };
+    let plan = lower(program, limits, abilities, device.max_binding_bytes)?;
+    Ok((plan, Vec::new()))
 }
 
-/// Copies weights to the device in slices.
+/// Copies weights to the device in slices, but for those that are read in place.
 fn upload(
     device: &Device,
     uploads: &[Upload],
+    in_place: Vec<wgpu::Buffer>,
     on_upload: OnUpload<'_>,
 ) -> Result<Vec<wgpu::Buffer>, DeviceError> {
-    let total: u64 = uploads.iter().map(Upload::n_bytes).sum();
+    let copied = uploads
+        .iter()
+        .filter(|upload| !matches!(upload, Upload::Pages(..)));
+    let total: u64 = copied.map(Upload::n_bytes).sum();
+    let mut in_place = in_place.into_iter();
     let (mut done, mut underway) = (0, 0);
     let mut buffers = Vec::with_capacity(uploads.len());
     let mut slice = Vec::with_capacity(SLICE_BYTES);
     for upload in uploads {
+        if let Upload::Pages(..) = upload {
+            buffers.push(in_place.next().expect("a buffer for each"));
+            continue;
+        }
         let size = upload.n_bytes().next_multiple_of(4) + PAD_BYTES;
         let buffer = device.buffer("weights", size, STORAGE);
         let mut at = 0;
@@ -398,6 +453,7 @@ fn upload(
                     add(weight.bytes())?;
                 }
             }
+            Upload::Pages(..) => {}
             Upload::Floats(values) => {
                 let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
                 add(&bytes)?;
@@ -487,6 +543,91 @@ mod tests {
                 0 => before = after,
                 _ => assert!(after <= before, "{after:?} after {before:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_file_of_weights_is_read_in_place_and_let_go() {
+        use minerva_compute::{Bytes, conformance::Paged};
+        let Some(device) = open() else { return };
+        let copied = program();
+        let weight = &copied.weights()[0];
+        let file = Arc::new(Paged::new(&[&[0; 32], weight.bytes(), &[0; 600]].concat()));
+        let paged = |file: &Arc<Paged>| {
+            let bytes = Bytes::new(file.clone(), 32..32 + weight.bytes().len()).unwrap();
+            let shape = (weight.n_rows(), weight.row_len());
+            let mut b = Builder::new();
+            let embd = b.weight(Weight::new("embd", weight.dtype(), shape, bytes).unwrap());
+            let x = b.embed(embd);
+            let x = b.outputs(x);
+            let logits = b.matmul(x, embd);
+            b.finish(logits)
+        };
+        let is_software = device.info.kind == crate::device::AdapterKind::Software;
+        assert!(!is_software || device.abilities.page_bytes.is_some());
+        let told = std::sync::atomic::AtomicU64::new(0);
+        let tell = |_, total| told.store(total, std::sync::atomic::Ordering::Relaxed);
+        let load = |program: &Program| {
+            told.store(0, std::sync::atomic::Ordering::Relaxed);
+            let mut model = Loaded::load(device.clone(), program, LIMITS, 0, &tell).unwrap();
+            run(&mut model).unwrap();
+            (model, told.load(std::sync::atomic::Ordering::Relaxed))
+        };
+        let (copy, n_copied) = load(&copied);
+        assert_eq!(n_copied, weight.bytes().len() as u64);
+        let (model, n_copied) = load(&paged(&file));
+        assert_eq!(n_copied == 0, device.abilities.page_bytes.is_some());
+        assert_eq!(model.rows, copy.rows);
+        assert_eq!(
+            model.memory.device.weights_bytes,
+            weight.bytes().len() as u64
+        );
+        assert!(Arc::strong_count(&file) > 1);
+        let refused = lower_onto(&device, &paged(&file), &LIMITS, &|_| None);
+        let (plan, in_place) = refused.unwrap();
+        let is_copied = |upload: &Upload| matches!(upload, Upload::Rows(_));
+        assert!(plan.uploads.iter().all(is_copied) && in_place.is_empty());
+        drop(plan);
+        drop(model);
+        device.wait(device.queue.submit([])).unwrap();
+        assert_eq!(Arc::strong_count(&file), 1);
+    }
+
+    #[test]
+    fn subgroups_of_a_fixed_size_are_used() {
+        use crate::kernels::Reduction;
+        let Some(device) = open() else { return };
+        let info = device.device.adapter_info();
+        let has_subgroups = device.device.features().contains(wgpu::Features::SUBGROUP);
+        if has_subgroups && info.subgroup_min_size == info.subgroup_max_size {
+            let wanted = Reduction::Subgroup(info.subgroup_min_size);
+            assert_eq!(device.abilities.reduction, wanted);
+        }
+    }
+
+    #[test]
+    fn the_next_step_of_a_sequence_is_recorded_ahead() {
+        let Some(device) = open() else { return };
+        let mut model = Loaded::load(device, &program(), LIMITS, 0, &|_, _| {}).unwrap();
+        let mut words = Vec::new();
+        // A second block begins at position 16.
+        for start in 0..20 {
+            let batch = Batch {
+                tokens: &[start as u32],
+                sequences: &[Sequence {
+                    n_tokens: 1,
+                    start,
+                    blocks: &[0, 0],
+                }],
+                outputs: &[0],
+                input: &[],
+            };
+            let layout = lay_out(&batch, &model.ropes, &model.shared_heads, &mut words);
+            let ahead = model.ahead.as_ref().map(|(layout, _)| layout);
+            assert_eq!(ahead, (start > 0).then_some(&layout), "position {start}");
+            let from_ahead = model.run(&batch).unwrap().to_vec();
+            model.ahead = None;
+            assert_eq!(model.run(&batch).unwrap(), from_ahead);
         }
     }
 

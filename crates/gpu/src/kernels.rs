@@ -15,20 +15,20 @@ use crate::dtypes::snippet;
 pub(crate) enum Kernel {
     /// Rows of a table by token.
     Embed(DType),
-    /// A matrix times 1 or 4 tokens at a time.
-    MulMv(DType, Tokens),
-    /// A matrix of each row's experts times the row.
-    MulMvExperts(DType),
-    /// A matrix times 32 tokens at a time.
-    MulMm(DType),
+    /// Matrices times one token or four at a time.
+    MulMv(DType, Tokens, Answer),
+    /// Matrices times 32 tokens at a time.
+    MulMm(DType, Matrices),
     /// The same with matrix units.
-    MulMmCoop(DType),
+    MulMmCoop(DType, Matrices),
     RmsNorm,
     LayerNorm,
     Elementwise(Elementwise),
     Gather,
     /// Chooses experts.
     Route,
+    /// Puts the rows of an expert side by side.
+    Group,
     /// Adds up what experts answered.
     Combine,
     /// Keys or values into the cache.
@@ -44,6 +44,25 @@ pub(crate) enum Kernel {
 pub(crate) enum Tokens {
     One,
     Four,
+    /// One, with the matrices of one of its experts.
+    OneOfExpert,
+}
+
+/// What a matrix-vector kernel answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Answer {
+    /// The product with each row.
+    Rows,
+    /// What an activation makes of a row of gate and one of up.
+    Gated,
+}
+
+/// What tokens are multiplied with, many at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Matrices {
+    One,
+    /// Those of their experts.
+    OfExperts,
 }
 
 /// A function of elements.
@@ -93,6 +112,19 @@ impl Elementwise {
         }
     }
 
+    /// Those of gate and up.
+    const GATED: [Elementwise; 3] = [
+        Elementwise::SiluGlu,
+        Elementwise::GeluGlu,
+        Elementwise::ClampedSwiglu,
+    ];
+
+    /// The number of one of gate and up, in the kernels that have them all.
+    pub(crate) fn gated_index(self) -> u32 {
+        let index = Elementwise::GATED.iter().position(|f| *f == self);
+        index.expect("one of gate and up") as u32
+    }
+
     fn body(self) -> &'static str {
         match self {
             Elementwise::Add => "return a + b;",
@@ -116,6 +148,8 @@ pub(crate) struct Abilities {
     pub(crate) reduction: Reduction,
     /// Products of matrices of 8 by 8, in f32.
     pub(crate) has_matrix_units: bool,
+    /// Bytes of a page, where it reads weights that lie in pages of the processor in place.
+    pub(crate) page_bytes: Option<usize>,
 }
 
 /// How the lanes of a group add up.
@@ -141,7 +175,9 @@ pub(crate) const WORKGROUP: u32 = 64;
 /// Workgroups in the first dimension of a dispatch, before the third is used.
 pub(crate) const MAX_TILES: u32 = 32768;
 /// Bytes of every kernel's immediates.
-pub(crate) const IMMEDIATE_BYTES: u32 = 80;
+pub(crate) const IMMEDIATE_BYTES: u32 = 84;
+/// The most buffers that a kernel sees.
+pub(crate) const MAX_BINDINGS: u32 = 9;
 /// The largest head that attention has room for.
 pub(crate) const MAX_HEAD_DIM: usize = 256;
 
@@ -154,19 +190,22 @@ impl Kernel {
             Kernel::LayerNorm,
             Kernel::Gather,
             Kernel::Route,
+            Kernel::Group,
             Kernel::Combine,
             Kernel::Join,
         ];
         all.extend(Elementwise::ALL.map(Kernel::Elementwise));
         for &dtype in DType::ALL {
-            all.extend([
-                Kernel::Embed(dtype),
-                Kernel::MulMv(dtype, Tokens::One),
-                Kernel::MulMv(dtype, Tokens::Four),
-                Kernel::MulMvExperts(dtype),
-                Kernel::MulMm(dtype),
-                Kernel::MulMmCoop(dtype),
-            ]);
+            all.push(Kernel::Embed(dtype));
+            for tokens in [Tokens::One, Tokens::Four, Tokens::OneOfExpert] {
+                for answer in [Answer::Rows, Answer::Gated] {
+                    all.push(Kernel::MulMv(dtype, tokens, answer));
+                }
+            }
+            for matrices in [Matrices::One, Matrices::OfExperts] {
+                all.push(Kernel::MulMm(dtype, matrices));
+                all.push(Kernel::MulMmCoop(dtype, matrices));
+            }
         }
         for &k in KvType::ALL {
             all.push(Kernel::Store(k));
@@ -179,44 +218,75 @@ impl Kernel {
         all
     }
 
-    /// Rows of a weight for each lane group of a matrix-vector kernel.
-    pub(crate) fn rows_per_group(self) -> u32 {
+    /// Rows of weights for each lane group of a matrix-vector kernel.
+    fn rows_per_group(self) -> u32 {
         match self {
-            Kernel::MulMv(_, Tokens::Four) => 1,
+            Kernel::MulMv(_, Tokens::Four, Answer::Rows) => 1,
             _ => 2,
         }
+    }
+
+    /// Numbers for each token that such a group answers.
+    pub(crate) fn answers_per_group(self) -> u32 {
+        match self {
+            Kernel::MulMv(_, _, Answer::Gated) => 1,
+            _ => self.rows_per_group(),
+        }
+    }
+
+    fn tokens_per_group(self) -> u32 {
+        match self {
+            Kernel::MulMv(_, Tokens::Four, _) => 4,
+            _ => 1,
+        }
+    }
+
+    fn has_experts(self) -> bool {
+        matches!(
+            self,
+            Kernel::MulMv(_, Tokens::OneOfExpert, _)
+                | Kernel::MulMm(_, Matrices::OfExperts)
+                | Kernel::MulMmCoop(_, Matrices::OfExperts)
+        )
     }
 
     /// The whole text.
     pub(crate) fn source(self, reduction: Reduction) -> String {
         let mut text = String::new();
-        for line in self.file().lines() {
-            match line.strip_prefix("#include ") {
-                Some(name) => text += &self.include(name, reduction),
-                None => text += line,
-            }
-            text.push('\n');
-        }
-        let count = |name: &str| match (name, self) {
-            ("NR", _) => self.rows_per_group(),
-            ("NT", Kernel::MulMv(_, Tokens::Four)) => 4,
-            ("NT", _) => 1,
-            (number, _) => number.parse().expect("a number of lines"),
+        self.expand(self.file(), reduction, &mut text);
+        let count = |name: &str| match name {
+            "NR" => self.rows_per_group(),
+            "NT" => self.tokens_per_group(),
+            number => number.parse().expect("a number of lines"),
         };
         unroll(&text, &count)
+    }
+
+    /// Writes a text out with what it includes.
+    fn expand(self, text: &str, reduction: Reduction, out: &mut String) {
+        for line in text.lines() {
+            match line.strip_prefix("#include ") {
+                Some(name) => self.expand(&self.include(name, reduction), reduction, out),
+                None => {
+                    out.push_str(line);
+                    out.push('\n');
+                }
+            }
+        }
     }
 
     fn file(self) -> &'static str {
         match self {
             Kernel::Embed(_) => include_str!("wgsl/embed.wgsl"),
-            Kernel::MulMv(..) | Kernel::MulMvExperts(_) => include_str!("wgsl/mul_mv.wgsl"),
-            Kernel::MulMm(_) => include_str!("wgsl/mul_mm.wgsl"),
-            Kernel::MulMmCoop(_) => include_str!("wgsl/mul_mm_coop.wgsl"),
+            Kernel::MulMv(..) => include_str!("wgsl/mul_mv.wgsl"),
+            Kernel::MulMm(..) => include_str!("wgsl/mul_mm.wgsl"),
+            Kernel::MulMmCoop(..) => include_str!("wgsl/mul_mm_coop.wgsl"),
             Kernel::RmsNorm => include_str!("wgsl/rms_norm.wgsl"),
             Kernel::LayerNorm => include_str!("wgsl/layer_norm.wgsl"),
             Kernel::Elementwise(_) => include_str!("wgsl/elementwise.wgsl"),
             Kernel::Gather => include_str!("wgsl/gather.wgsl"),
             Kernel::Route => include_str!("wgsl/route.wgsl"),
+            Kernel::Group => include_str!("wgsl/group.wgsl"),
             Kernel::Combine => include_str!("wgsl/combine.wgsl"),
             Kernel::Store(_) => include_str!("wgsl/store.wgsl"),
             Kernel::Attend(_) => include_str!("wgsl/attend.wgsl"),
@@ -226,21 +296,43 @@ impl Kernel {
 
     fn include(self, name: &str, reduction: Reduction) -> String {
         match (name, self) {
+            ("product", _) => include_str!("wgsl/product.wgsl").into(),
+            ("tile", _) => include_str!("wgsl/tile.wgsl").into(),
+            ("own_tile", _) => match self.has_experts() {
+                true => include_str!("wgsl/tile_of_expert.wgsl").into(),
+                false => include_str!("wgsl/tile_of_all.wgsl").into(),
+            },
+            ("activation", _) => include_str!("wgsl/activation.wgsl").into(),
+            ("answer", Kernel::MulMv(_, _, answer)) => match answer {
+                Answer::Rows => include_str!("wgsl/answer_rows.wgsl").into(),
+                Answer::Gated => include_str!("wgsl/answer_gated.wgsl").into(),
+            },
+            ("gated", Kernel::MulMv(_, _, answer)) => match answer {
+                Answer::Rows => String::new(),
+                Answer::Gated => include_str!("wgsl/gated.wgsl").into(),
+            },
+            ("functions", _) => {
+                let mut text = "fn function(a: f32, b: f32) -> f32 {\n".to_owned();
+                for function in Elementwise::GATED {
+                    let (index, body) = (function.gated_index(), function.body());
+                    text += &format!("    if p.function == {index}u {{\n    {body}\n    }}\n");
+                }
+                text + "    return a;\n}\n"
+            }
             ("weight", _) => include_str!("wgsl/weight.wgsl").into(),
             (
                 "unpack",
                 Kernel::Embed(dtype)
-                | Kernel::MulMv(dtype, _)
-                | Kernel::MulMvExperts(dtype)
-                | Kernel::MulMm(dtype)
-                | Kernel::MulMmCoop(dtype),
+                | Kernel::MulMv(dtype, ..)
+                | Kernel::MulMm(dtype, _)
+                | Kernel::MulMmCoop(dtype, _),
             ) => {
                 let snippet = snippet(dtype);
                 format!(
                     "const BLOCK_BYTES = {}u;\nconst IS_PLAIN = {};\nconst HAS_EXPERTS = {};\n{}",
                     dtype.block_bytes(),
                     snippet.is_plain,
-                    matches!(self, Kernel::MulMvExperts(_)),
+                    self.has_experts(),
                     snippet.wgsl.concat()
                 )
             }
@@ -249,15 +341,17 @@ impl Kernel {
                     Reduction::Subgroup(_) => include_str!("wgsl/group_sum_subgroup.wgsl"),
                     Reduction::Shared => include_str!("wgsl/group_sum_shared.wgsl"),
                 };
+                let n_answers = self.answers_per_group();
+                // From the row of gate to that of up, where there are these.
+                let row_step = match n_answers == self.rows_per_group() {
+                    true => "1u",
+                    false => "p.second_at",
+                };
                 format!(
-                    "const GROUP = {}u;\nconst NR = {}u;\nconst NT = {}u;\n{text}",
+                    "const GROUP = {}u;\nconst NA = {n_answers}u;\nconst NT = {}u;\n\
+                     fn row_step() -> u32 {{\n    return {row_step};\n}}\n{text}",
                     reduction.group(),
-                    self.rows_per_group(),
-                    if matches!(self, Kernel::MulMv(_, Tokens::Four)) {
-                        4
-                    } else {
-                        1
-                    },
+                    self.tokens_per_group(),
                 )
             }
             ("block_sum", _) => include_str!("wgsl/block_sum.wgsl").into(),
@@ -299,10 +393,9 @@ impl Kernel {
     pub(crate) fn bindings(self) -> &'static [bool] {
         match self {
             Kernel::Embed(_) => &[false, false, false, true],
-            Kernel::MulMv(..) | Kernel::MulMvExperts(_) => {
-                &[false, false, false, false, false, false, true]
+            Kernel::MulMv(..) | Kernel::MulMm(..) | Kernel::MulMmCoop(..) => {
+                &[false, false, false, false, false, false, true, true, true]
             }
-            Kernel::MulMm(_) | Kernel::MulMmCoop(_) => &[false, false, false, false, false, true],
             Kernel::RmsNorm
             | Kernel::Elementwise(_)
             | Kernel::Gather
@@ -311,6 +404,7 @@ impl Kernel {
             | Kernel::Join => &[false, false, true],
             Kernel::LayerNorm => &[false, false, false, true],
             Kernel::Route => &[false, true, true],
+            Kernel::Group => &[false, true],
             Kernel::Attend(_) => &[false, false, false, false, false, true],
         }
     }
@@ -330,16 +424,30 @@ impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kernel::Embed(dtype) => write!(f, "embed_{dtype}"),
-            Kernel::MulMv(dtype, Tokens::One) => write!(f, "mul_mv_{dtype}"),
-            Kernel::MulMv(dtype, Tokens::Four) => write!(f, "mul_mv4_{dtype}"),
-            Kernel::MulMvExperts(dtype) => write!(f, "mul_mv_experts_{dtype}"),
-            Kernel::MulMm(dtype) => write!(f, "mul_mm_{dtype}"),
-            Kernel::MulMmCoop(dtype) => write!(f, "mul_mm_coop_{dtype}"),
+            Kernel::MulMv(dtype, tokens, answer) => {
+                let tokens = match tokens {
+                    Tokens::One => "",
+                    Tokens::Four => "4",
+                    Tokens::OneOfExpert => "_experts",
+                };
+                let answer = match answer {
+                    Answer::Rows => "",
+                    Answer::Gated => "_gated",
+                };
+                write!(f, "mul_mv{tokens}{answer}_{dtype}")
+            }
+            Kernel::MulMm(dtype, Matrices::One) => write!(f, "mul_mm_{dtype}"),
+            Kernel::MulMm(dtype, Matrices::OfExperts) => write!(f, "mul_mm_experts_{dtype}"),
+            Kernel::MulMmCoop(dtype, Matrices::One) => write!(f, "mul_mm_coop_{dtype}"),
+            Kernel::MulMmCoop(dtype, Matrices::OfExperts) => {
+                write!(f, "mul_mm_coop_experts_{dtype}")
+            }
             Kernel::RmsNorm => f.write_str("rms_norm"),
             Kernel::LayerNorm => f.write_str("layer_norm"),
             Kernel::Elementwise(function) => write!(f, "{function:?}"),
             Kernel::Gather => f.write_str("gather"),
             Kernel::Route => f.write_str("route"),
+            Kernel::Group => f.write_str("group"),
             Kernel::Combine => f.write_str("combine"),
             Kernel::Store(kv_type) => write!(f, "store_{kv_type}"),
             Kernel::Attend(types) => write!(f, "attend_{}_{}", types.k, types.v),
@@ -389,6 +497,15 @@ mod tests {
         let text = "a\n#for i 2\nb$i\n#for j N\nc$i_$ju\n#end\n#end\nd\n";
         let out = unroll(text, &|number| if number == "N" { 1 } else { 2 });
         assert_eq!(out, "a\nb0\nc0_0u\nb1\nc1_0u\nd\n");
+    }
+
+    #[test]
+    fn no_kernel_has_more_bindings_than_devices_are_asked_for() {
+        let most = Kernel::all()
+            .iter()
+            .map(|kernel| kernel.bindings().len())
+            .max();
+        assert_eq!(most, Some(MAX_BINDINGS as usize));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The GPU backend: a program's operations as WGSL kernels, through Metal on macOS and Vulkan
 //! elsewhere.
 //!
-//! Weights are uploaded once, as they are in the file; kernels read the packed blocks. A step is one
-//! submission of dispatches whose buffers were bound when the program was loaded, and one read of
-//! the logits. The system's loader is looked for at run time: without it there are no adapters.
+//! Weights are uploaded once, as they are in the file, or read there, where the device has the
+//! processor's memory; kernels read the packed blocks. A step is one submission of dispatches whose
+//! buffers were bound when the program was loaded, and one read of the logits; the next one is recorded
+//! meanwhile. The system's loader is looked for at run time: without it there are no adapters.
 
 pub mod speed;
 
@@ -11,6 +12,7 @@ mod batch;
 mod device;
 mod dtypes;
 mod exec;
+mod in_place;
 mod kernels;
 mod lower;
 mod memory;
@@ -85,7 +87,13 @@ impl GpuBackend {
         }
     }
 
-    /// Tells how many bytes of a model's weights are on the device, of how many.
+    /// Whether it reads the weights of a mapped file where they are, and copies no more than what the file
+    /// has at its very end, or too far apart for a buffer.
+    pub fn reads_in_place(&self) -> bool {
+        self.abilities.page_bytes.is_some()
+    }
+
+    /// Tells how many bytes of those that are copied are on the device, of how many.
     pub fn on_upload(mut self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> GpuBackend {
         self.on_upload = Box::new(tell);
         self
@@ -153,15 +161,9 @@ impl Backend for GpuBackend {
     }
 
     fn device_memory(&self) -> Option<DeviceMemory> {
-        Some(DeviceMemory {
-            budget_bytes: self.options.budget_bytes(&self.info),
-            is_shared: match self.info.kind {
-                AdapterKind::Discrete => false,
-                AdapterKind::Integrated | AdapterKind::Software => true,
-                // Nobody knows; to count it twice is safe.
-                AdapterKind::Virtual | AdapterKind::Other => true,
-            },
-        })
+        // Of a lost device too, until the next one is opened.
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(device.memory())
     }
 
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {

@@ -4,7 +4,7 @@ use naga::back::msl;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use crate::kernels::{Kernel, Reduction};
+use crate::kernels::{Kernel, Matrices, Reduction};
 
 /// From macOS 11 to 26.
 const VERSIONS: [(u8, u8); 4] = [(2, 3), (3, 0), (3, 2), (4, 0)];
@@ -65,9 +65,9 @@ fn every_kernel_translates_to_metal() {
         // The subgroups of a Mac have 32 lanes.
         let texts = translate(kernel, &VERSIONS, Reduction::Subgroup(32));
         for text in &texts {
-            let is_summed = matches!(kernel, Kernel::MulMv(..) | Kernel::MulMvExperts(_));
+            let is_summed = matches!(kernel, Kernel::MulMv(..));
             assert_eq!(text.contains("simd_sum"), is_summed, "{kernel}");
-            let has_units = matches!(kernel, Kernel::MulMmCoop(_));
+            let has_units = matches!(kernel, Kernel::MulMmCoop(..));
             let is_multiplied = text.contains("simdgroup_multiply_accumulate");
             assert_eq!(is_multiplied, has_units, "{kernel}");
             // The checks that wgpu leaves out of trusted kernels.
@@ -89,15 +89,17 @@ fn every_kernel_translates_to_metal() {
 fn matrix_units_translate_to_vulkan() {
     use naga::back::spv;
     for &dtype in minerva_compute::DType::ALL {
-        let kernel = Kernel::MulMmCoop(dtype);
-        let (module, info) = module(kernel, Reduction::Subgroup(32));
-        let options = spv::Options {
-            lang_version: (1, 4),
-            ..spv::Options::default()
-        };
-        let words = spv::write_vec(&module, &info, &options, None);
-        let words = words.unwrap_or_else(|error| panic!("{kernel}: {error}"));
-        // OpCooperativeMatrixMulAddKHR.
-        assert!(words.iter().any(|word| word & 0xffff == 4459), "{kernel}");
+        for matrices in [Matrices::One, Matrices::OfExperts] {
+            let kernel = Kernel::MulMmCoop(dtype, matrices);
+            let (module, info) = module(kernel, Reduction::Subgroup(32));
+            let options = spv::Options {
+                lang_version: (1, 4),
+                ..spv::Options::default()
+            };
+            let words = spv::write_vec(&module, &info, &options, None);
+            let words = words.unwrap_or_else(|error| panic!("{kernel}: {error}"));
+            // OpCooperativeMatrixMulAddKHR.
+            assert!(words.iter().any(|word| word & 0xffff == 4459), "{kernel}");
+        }
     }
 }

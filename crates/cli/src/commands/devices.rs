@@ -39,9 +39,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 "kind": info.kind.name(),
                 "driver": info.driver,
                 "memory_bytes": info.memory_bytes,
+                "process_memory_bytes": info.process_memory_bytes,
                 "max_binding_bytes": info.max_binding_bytes,
                 "reduction": opened.as_ref().ok().map(GpuBackend::reduction),
                 "multiplication": opened.as_ref().ok().map(GpuBackend::multiplication),
+                "reads_in_place": opened.as_ref().ok().map(GpuBackend::reads_in_place),
                 "error": opened.as_ref().err(),
             })
         });
@@ -52,9 +54,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .map(|(info, opened)| {
             let how = match opened {
                 Ok(backend) => format!(
-                    "adds up by {}, multiplies in {}",
+                    "adds up by {}, multiplies in {}, {}",
                     backend.reduction(),
-                    backend.multiplication()
+                    backend.multiplication(),
+                    match backend.reads_in_place() {
+                        true => "reads files in place",
+                        false => "copies weights",
+                    }
                 ),
                 Err(error) => error.clone(),
             };
@@ -62,6 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 info.name.clone(),
                 format!("{}, {}", info.interface, info.kind.name()),
                 info.memory_bytes.map_or("unknown".into(), bytes),
+                info.process_memory_bytes.map_or("unknown".into(), bytes),
                 bytes(info.max_binding_bytes),
                 how,
                 info.driver.clone(),
@@ -73,11 +80,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         "GPU",
         "THROUGH",
         "MEMORY",
+        "FOR US",
         "ONE BUFFER",
         "KERNELS",
         "DRIVER",
     ];
-    write!(out, "{}", table(&heading, &[2, 3], &rows))?;
+    write!(out, "{}", table(&heading, &[2, 3, 4], &rows))?;
     out.flush()?;
     note_dim(&cpu);
     if gpus.is_empty() {

@@ -273,6 +273,7 @@ impl Backend for Device {
     fn device_memory(&self) -> Option<DeviceMemory> {
         Some(DeviceMemory {
             budget_bytes: Some(self.budget_bytes),
+            taken_bytes: 0,
             is_shared: false,
         })
     }

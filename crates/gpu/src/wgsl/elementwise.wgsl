@@ -12,20 +12,7 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 
-// Not where e^x would be infinite: what a compiler makes of that is not promised.
-fn exp_(x: f32) -> f32 {
-    return exp(clamp(x, -87.0, 88.0));
-}
-
-// Some make NaN of the tanh of large numbers; from 15 on it is 1.
-fn tanh_(x: f32) -> f32 {
-    return tanh(clamp(x, -15.0, 15.0));
-}
-
-fn gelu(x: f32) -> f32 {
-    return 0.5 * x * (1.0 + tanh_(0.7978845608 * (x + 0.044715 * x * x * x)));
-}
-
+#include activation
 #include function
 
 @compute @workgroup_size(64)

@@ -6,6 +6,7 @@ struct Params {
     n_tokens: u32, // in the table's part
     tokens_at: u32,
     out_stride: u32, // in vec4
+    w_at: u32, // byte that the table's part begins with
 }
 
 var<immediate> p: Params;
@@ -24,7 +25,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     if 32u * g >= p.row_len || token < p.first_token || token >= p.first_token + p.n_tokens {
         return;
     }
-    let e = unpack((token - p.first_token) * p.row_bytes, g);
+    let e = unpack(p.w_at + (token - p.first_token) * p.row_bytes, g);
     let at = wid.y * p.out_stride + 8u * g;
 #for k 8
     if 32u * g + $ku * 4u < p.row_len {

@@ -1,5 +1,5 @@
 enable wgpu_cooperative_matrix;
-// A matrix times many tokens with the device's matrix units: out[t] = w * x[t] (+ bias) (+ residual[t]).
+// Matrices times many tokens with the device's matrix units.
 //
 //   for each group of 32 elements of the rows:
 //       64 rows of w and 32 tokens of x into workgroup memory, w as f32
@@ -7,39 +7,23 @@ enable wgpu_cooperative_matrix;
 //
 // 1. A group is unpacked once for 32 tokens, by one lane each.
 // 2. The sums stay in the matrix units' registers, and leave through workgroup memory.
-struct Params {
-    n_rows: u32,
-    row_len: u32,
-    row_bytes: u32,
-    first_row: u32,
-    n_tokens: u32,
-    x_stride: u32, // in vec4
-    out_stride: u32,
-    has_bias: u32,
-    has_residual: u32,
-}
-
-var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> w: array<u32>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read> residual: array<f32>;
-@group(0) @binding(4) var<storage, read> grid: array<u32>;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+#include product
+#include tile
 
 var<workgroup> w_tile: array<f32, 2048>; // [32 elements][64 rows], and at the end [32 tokens][64 rows]
 var<workgroup> x_tile: array<f32, 1024>; // [32 tokens][32 elements]
 
-#include weight
-#include unpack
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+#include own_tile
     let first_row = wid.x * 64u;
-    let first_token = wid.y * 32u;
-    let row_at = min(first_row + lid, p.n_rows - 1u) * p.row_bytes;
+    let w_at = expert_at + w_row(min(first_row + lid, p.n_rows - 1u));
     let half = lid / 32u * 32u; // rows of this subgroup
     let n_groups = (p.row_len + 31u) / 32u;
+#for i 4
+    let token$i = token_at(first, n, $iu * 8u + lid / 8u);
+    let base$i = x_row(token$i);
+#end
     // Nothing says that a matrix without a value is zero.
     x_tile[lid] = 0.0;
     workgroupBarrier();
@@ -51,7 +35,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
     workgroupBarrier();
     for (var g = 0u; g < n_groups; g += 1u) {
-        let e = unpack(row_at, g);
+        let e = unpack(w_at, g);
 #for k 8
         w_tile[($ku * 4u) * 64u + lid] = e.v$k.x;
         w_tile[($ku * 4u + 1u) * 64u + lid] = e.v$k.y;
@@ -60,13 +44,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
 #for i 4
         {
-            let token = $iu * 8u + lid / 8u;
-            let at = 8u * g + lid % 8u;
             var v = vec4<f32>(0.0);
-            if first_token + token < p.n_tokens && (!IS_PLAIN || 4u * at < p.row_len) {
-                v = x[(first_token + token) * p.x_stride + at];
+            if token$i != NO_TOKEN {
+                v = x4(base$i, 8u * g + lid % 8u);
             }
-            let to = token * 32u + lid % 8u * 4u;
+            let to = ($iu * 8u + lid / 8u) * 32u + lid % 8u * 4u;
             x_tile[to] = v.x;
             x_tile[to + 1u] = v.y;
             x_tile[to + 2u] = v.z;
@@ -95,19 +77,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     coopStoreT(sum3_$i, &w_tile[1536u + half + $iu * 8u], 64u);
 #end
     workgroupBarrier();
-    let row = first_row + lid;
-    if row >= p.n_rows {
-        return;
-    }
-    for (var token = 0u; token < min(32u, p.n_tokens - first_token); token += 1u) {
-        let at = (first_token + token) * p.out_stride + p.first_row + row;
-        var y = w_tile[token * 64u + lid];
-        if p.has_bias != 0u {
-            y += bias[p.first_row + row];
-        }
-        if p.has_residual != 0u {
-            y += residual[at];
-        }
-        out[at] = y;
+    for (var i = 0u; i < n; i += 1u) {
+        store(first_row + lid, expert, token_at(first, n, i), w_tile[i * 64u + lid]);
     }
 }

@@ -1,9 +1,12 @@
 //! What the device's limits and other sequences do to a program: nothing but what is said.
 
+use std::sync::Arc;
+
 use minerva_compute::conformance::{TOLERANCE, error};
 use minerva_compute::{
-    AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError, Executable, KvType,
-    KvTypes, Limits, Program, ReferenceBackend, Sequence, Weight,
+    Activation, AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError,
+    DeviceLayers, Executable, KvType, KvTypes, Limits, Program, ReferenceBackend, Sequence,
+    SplitBackend, Weight,
 };
 use minerva_gpu::GpuOptions;
 use minerva_gpu::speed::{Size, copy_speed, speed};
@@ -11,6 +14,7 @@ use minerva_gpu::speed::{Size, copy_speed, speed};
 use crate::open;
 
 const DIM: usize = 64;
+const FFN: usize = 300;
 const VOCAB: usize = 3000;
 
 const LIMITS: Limits = Limits {
@@ -21,12 +25,13 @@ const LIMITS: Limits = Limits {
     kv_types: KvTypes::both(KvType::Q8_0),
 };
 
-/// One layer of attention under a large vocabulary.
+/// One layer under a large vocabulary. Gate and up together are larger than the least buffer that the
+/// tests allow.
 fn program() -> Program {
     let mut b = Builder::new();
     let mut state = 1u64;
-    let mut matrix = |b: &mut Builder, rows: usize| {
-        let values: Vec<f32> = (0..rows * DIM)
+    let mut matrix_of = |b: &mut Builder, rows: usize, row_len: usize| {
+        let values: Vec<f32> = (0..rows * row_len)
             .map(|_| {
                 state = state
                     .wrapping_mul(6364136223846793005)
@@ -34,12 +39,16 @@ fn program() -> Program {
                 (state >> 40) as f32 / (1u64 << 26) as f32 - 0.125
             })
             .collect();
-        b.weight(Weight::from_f32("matrix", (rows, DIM), &values))
+        b.weight(Weight::from_f32("matrix", (rows, row_len), &values))
     };
+    let down = matrix_of(&mut b, DIM, FFN);
+    let mut matrix = |b: &mut Builder, rows: usize| matrix_of(b, rows, DIM);
     let embd = matrix(&mut b, VOCAB);
     let [q, k, v, o] = [DIM, DIM, DIM, DIM].map(|rows| matrix(&mut b, rows));
+    let [gate, up] = [FFN, FFN].map(|rows| matrix(&mut b, rows));
     let output = matrix(&mut b, VOCAB);
     let x = b.embed(embd);
+    b.begin_layer();
     let qkv = b.matmul_parts(x, [(q, None), (k, None), (v, None)]);
     let a = b.attention(
         qkv,
@@ -55,6 +64,8 @@ fn program() -> Program {
         },
     );
     let x = b.matmul_add(a, o, None, x);
+    let y = b.gated_matmul(x, (gate, None), (up, None), Activation::Silu);
+    let x = b.matmul_add(y, down, None, x);
     let x = b.outputs(x);
     let logits = b.matmul(x, output);
     b.finish(logits)
@@ -168,12 +179,74 @@ fn what_does_not_fit_is_refused_with_numbers() {
         panic!("{error}");
     };
     let memory = backend.plan(&program(), LIMITS).unwrap();
-    let weights = 4 * (2 * VOCAB * DIM + 4 * DIM * DIM);
+    let weights = 4 * (2 * VOCAB * DIM + 4 * DIM * DIM + 3 * FFN * DIM);
     assert_eq!(memory.device.weights_bytes, weights as u64);
     let wanted = memory.device.total_bytes();
     assert_eq!((wanted_bytes, available_bytes), (wanted, 1 << 20));
     // The processor has nothing of it.
     assert_eq!((memory.kv_bytes, memory.scratch_bytes), (0, 0));
+}
+
+#[test]
+fn what_a_loaded_program_has_is_not_there_for_the_next() {
+    let n_bytes = {
+        let Some(backend) = open(&GpuOptions::default()) else {
+            return;
+        };
+        let planned = backend.plan(&program(), LIMITS).unwrap();
+        planned.device.total_bytes()
+    };
+    let options = GpuOptions {
+        memory_bytes: Some(n_bytes + n_bytes / 2),
+        ..GpuOptions::default()
+    };
+    let backend = Arc::new(open(&options).expect("opened above"));
+    let memory = || backend.device_memory().unwrap();
+    let left = |n_programs| (n_bytes + n_bytes / 2).checked_sub(n_programs * n_bytes);
+    assert_eq!(
+        (memory().available_bytes(), memory().taken_bytes),
+        (left(0), 0)
+    );
+    let auto = SplitBackend::new(
+        backend.clone(),
+        Arc::new(ReferenceBackend),
+        DeviceLayers::Auto,
+    );
+    let n_layers = || auto.plan(&program(), LIMITS).unwrap().device.n_layers;
+    assert_eq!(n_layers(), 1);
+    let model = backend.load(program(), LIMITS).unwrap();
+    assert_eq!(memory().available_bytes(), left(1));
+    assert_eq!(n_layers(), 0);
+    let Err(BackendError::Device { error, .. }) = backend.load(program(), LIMITS) else {
+        panic!("two programs were loaded where one has room");
+    };
+    let DeviceError::NoRoom {
+        available_bytes, ..
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(Some(available_bytes), left(1));
+    drop(model);
+    assert_eq!(memory().available_bytes(), left(0));
+    backend.load(program(), LIMITS).unwrap();
+}
+
+#[test]
+fn the_budget_is_below_what_the_driver_gives_this_process() {
+    let Some(backend) = open(&GpuOptions::default()) else {
+        return;
+    };
+    let info = backend.adapter();
+    let (total, process) = (info.memory_bytes, info.process_memory_bytes);
+    println!("{total:?} bytes, {process:?} of them for this process");
+    if let (Some(total), Some(process)) = (total, process) {
+        assert!(0 < process && process <= total);
+    }
+    if let Some(total) = total {
+        let budget = backend.device_memory().unwrap().budget_bytes.unwrap();
+        assert!(0 < budget && budget < total);
+    }
 }
 
 #[test]

@@ -1,0 +1,338 @@
+//! Matrix products, by kernels for one token, a few, and many.
+//!
+//! Matrices that are multiplied with the same rows are in one upload and take one dispatch, where
+//! their types agree and a buffer of the device holds them.
+
+use minerva_compute::{Activation, Biased, DType, DeviceError, MatMulPart, Rows, Weight};
+
+use super::weights::Place;
+use super::{Each, Lowering, Slot, Source, launch};
+use crate::kernels::{Answer, Elementwise, Kernel, MAX_TILES, Matrices, Tokens, WORKGROUP};
+
+/// From so many tokens on, a product is matrix-matrix.
+const MUL_MM_FROM: u32 = 9;
+/// Matrices whose answers one dispatch writes.
+const MAX_STACKED: usize = 3;
+
+/// The immediates of the products' kernels, in the order of `wgsl/product.wgsl`.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Numbers {
+    pub(super) n_rows: u32,
+    pub(super) row_len: u32,
+    pub(super) row_bytes: u32,
+    pub(super) first_row: u32,
+    pub(super) n_tokens: u32,
+    pub(super) place: Place,
+    pub(super) second_at: u32,
+    pub(super) third_at: u32,
+    pub(super) out_len: u32,
+    pub(super) has_bias: bool,
+    pub(super) has_residual: bool,
+    pub(super) first_expert: u32,
+    pub(super) n_experts: u32,
+    pub(super) x_div: u32,
+    pub(super) order_at: u32,
+    pub(super) function: u32,
+    pub(super) function_numbers: [f32; 2],
+}
+
+impl Numbers {
+    pub(super) fn words(&self) -> [u32; 21] {
+        let Place {
+            at,
+            gaps,
+            expert_bytes,
+        } = self.place;
+        [
+            self.n_rows,
+            self.row_len,
+            self.row_bytes,
+            self.first_row,
+            self.n_tokens,
+            at,
+            gaps[0],
+            gaps[1],
+            expert_bytes,
+            self.second_at,
+            self.third_at,
+            self.out_len,
+            u32::from(self.has_bias),
+            u32::from(self.has_residual),
+            self.first_expert,
+            self.n_experts,
+            self.x_div,
+            self.order_at,
+            self.function,
+            self.function_numbers[0].to_bits(),
+            self.function_numbers[1].to_bits(),
+        ]
+    }
+
+    /// With the places of matrices of so many rows, one behind the other.
+    pub(super) fn with_parts(self, parts: &[usize]) -> Numbers {
+        let end = |n: usize| parts.iter().take(n).sum::<usize>() as u32;
+        Numbers {
+            second_at: end(1),
+            third_at: end(2),
+            out_len: end(3),
+            ..self
+        }
+    }
+}
+
+/// Where the products of stacked matrices go.
+#[derive(Clone, Copy)]
+pub(super) enum Out {
+    /// Each matrix's to a slot of its own.
+    Each([Slot; MAX_STACKED]),
+    /// Of gate and up: a few tokens' become one at once, in `both`; those of many go to `halves`, for
+    /// another kernel.
+    Gated {
+        halves: [Slot; 2],
+        both: Slot,
+        activation: Activation,
+    },
+}
+
+impl Out {
+    /// The slots of up to three matrices; the last ones again where there are fewer.
+    pub(super) fn each(slots: &[Slot]) -> Out {
+        let last = slots.len() - 1;
+        Out::Each([0, 1, 2].map(|i: usize| slots[i.min(last)]))
+    }
+
+    /// What the kernels for a few tokens make, with what numbers, and where it goes.
+    pub(super) fn of_few(self, numbers: Numbers) -> (Answer, Numbers, [Source; MAX_STACKED]) {
+        match self {
+            Out::Each(slots) => (Answer::Rows, numbers, slots.map(Source::Slot)),
+            Out::Gated {
+                both, activation, ..
+            } => {
+                let (function, function_numbers) = Elementwise::of_activation(activation);
+                let numbers = Numbers {
+                    function: function.gated_index(),
+                    function_numbers,
+                    ..numbers
+                };
+                (Answer::Gated, numbers, [both; 3].map(Source::Slot))
+            }
+        }
+    }
+
+    /// Where those for many tokens write.
+    pub(super) fn of_many(self) -> [Source; MAX_STACKED] {
+        match self {
+            Out::Each(slots) => slots,
+            Out::Gated { halves, .. } => [halves[0], halves[1], halves[1]],
+        }
+        .map(Source::Slot)
+    }
+}
+
+/// Products of the same rows with matrices of one type.
+struct Product<'a> {
+    rows: Rows,
+    x: Slot,
+    /// One, or several that [may be stacked](Lowering::can_stack).
+    matrices: &'a [Biased],
+    /// Added to the product of the one matrix.
+    residual: Option<Slot>,
+    out: Out,
+}
+
+/// Gate and up of the same rows, and what becomes of them.
+pub(super) struct GatedProduct {
+    pub(super) rows: Rows,
+    pub(super) x: Slot,
+    pub(super) gate: Biased,
+    pub(super) up: Biased,
+    pub(super) activation: Activation,
+    pub(super) out: Slot,
+}
+
+impl Lowering<'_> {
+    /// Products of a buffer, one dispatch for each run of them that may be stacked.
+    pub(super) fn matmul(
+        &mut self,
+        rows: Rows,
+        x: Slot,
+        parts: &[MatMulPart],
+    ) -> Result<(), DeviceError> {
+        let mut rest = parts;
+        while !rest.is_empty() {
+            let is_stack = |n: &usize| {
+                let matrices: Vec<Biased> = rest[..*n].iter().map(|p| (p.weight, p.bias)).collect();
+                let is_plain = rest[..*n].iter().all(|part| part.residual.is_none());
+                *n == 1 || (is_plain && self.can_stack(&matrices))
+            };
+            let most = rest.len().min(MAX_STACKED);
+            let n = (1..=most).rev().find(is_stack).expect("one is a stack");
+            let (now, later) = rest.split_at(n);
+            rest = later;
+            let matrices: Vec<Biased> = now.iter().map(|p| (p.weight, p.bias)).collect();
+            let residual = now[0].residual.map(|id| self.slot(id));
+            let outs: Vec<Slot> = now.iter().map(|part| self.write(part.out)).collect();
+            self.product(&Product {
+                rows,
+                x,
+                matrices: &matrices,
+                residual,
+                out: Out::each(&outs),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gate and up in one dispatch, which for a few tokens makes one of both as well.
+    pub(super) fn gated_matmul(&mut self, product: &GatedProduct) -> Result<(), DeviceError> {
+        let GatedProduct {
+            rows,
+            x,
+            gate,
+            up,
+            activation,
+            out,
+        } = *product;
+        let width = self.program.weight(gate.0).n_rows();
+        let halves = [0; 2].map(|_| self.take(rows, 1, width));
+        let is_fused = self.can_stack(&[gate, up]);
+        if is_fused {
+            let out = Out::Gated {
+                halves,
+                both: out,
+                activation,
+            };
+            self.product(&Product {
+                rows,
+                x,
+                matrices: &[gate, up],
+                residual: None,
+                out,
+            })?;
+        } else {
+            for (matrix, half) in [gate, up].into_iter().zip(halves) {
+                self.product(&Product {
+                    rows,
+                    x,
+                    matrices: &[matrix],
+                    residual: None,
+                    out: Out::each(&[half]),
+                })?;
+            }
+        }
+        let (function, numbers) = Elementwise::of_activation(activation);
+        let each = Each {
+            function,
+            numbers,
+            rows,
+            copies: 1,
+            width,
+            b_width: width,
+            slots: [halves[0], halves[1], out],
+        };
+        self.elementwise_where(&each, move |b| !is_fused || b.n_rows(rows) >= MUL_MM_FROM);
+        for slot in halves {
+            self.is_free[slot] = true;
+        }
+        Ok(())
+    }
+
+    fn product(&mut self, product: &Product<'_>) -> Result<(), DeviceError> {
+        let Product {
+            rows,
+            x,
+            matrices,
+            residual,
+            out,
+        } = *product;
+        let weights: Vec<Weight> = matrices
+            .iter()
+            .map(|(id, _)| self.program.weight(*id).clone())
+            .collect();
+        let parts: Vec<usize> = weights.iter().map(Weight::n_rows).collect();
+        let dtype = weights[0].dtype();
+        let grid = self.grid(dtype);
+        let bias = self.biases(matrices);
+        for chunk in self.chunks(&weights)? {
+            let numbers = Numbers {
+                n_rows: chunk.n_rows,
+                row_len: weights[0].row_len() as u32,
+                row_bytes: weights[0].row_bytes() as u32,
+                first_row: chunk.first_row,
+                place: chunk.place,
+                has_bias: bias.is_some(),
+                has_residual: residual.is_some(),
+                x_div: 1,
+                ..Numbers::default()
+            };
+            let numbers = numbers.with_parts(&parts);
+            let read = [
+                Source::Upload(chunk.upload),
+                Source::Slot(x),
+                bias.unwrap_or(Source::Nothing),
+                residual.map_or(Source::Nothing, Source::Slot),
+                grid,
+                Source::Nothing,
+            ];
+            let (answer, of_few, outs) = out.of_few(numbers);
+            for (tokens, range, n_at_once) in
+                [(Tokens::One, 1..2, 1), (Tokens::Four, 2..MUL_MM_FROM, 4)]
+            {
+                let kernel = Kernel::MulMv(dtype, tokens, answer);
+                let n_tiles = self.n_tiles(kernel, &of_few);
+                let bindings: Vec<Source> = read.into_iter().chain(outs).collect();
+                self.push(kernel, &bindings, move |b| {
+                    let n_tokens = b.n_rows(rows);
+                    if !range.contains(&n_tokens) {
+                        return None;
+                    }
+                    let numbers = Numbers { n_tokens, ..of_few };
+                    let grid = tiles(n_tiles, n_tokens.div_ceil(n_at_once));
+                    launch(&numbers.words(), grid)
+                });
+            }
+            let kernel = self.mul_mm(dtype, Matrices::One);
+            let bindings: Vec<Source> = read.into_iter().chain(out.of_many()).collect();
+            self.push(kernel, &bindings, move |b| {
+                let n_tokens = b.n_rows(rows);
+                if n_tokens < MUL_MM_FROM {
+                    return None;
+                }
+                let numbers = Numbers {
+                    n_tokens,
+                    ..numbers
+                };
+                let grid = [numbers.n_rows.div_ceil(64), n_tokens.div_ceil(32), 1];
+                launch(&numbers.words(), grid)
+            });
+        }
+        Ok(())
+    }
+
+    /// The kernel for many tokens.
+    pub(super) fn mul_mm(&self, dtype: DType, matrices: Matrices) -> Kernel {
+        match self.abilities.has_matrix_units {
+            true => Kernel::MulMmCoop(dtype, matrices),
+            false => Kernel::MulMm(dtype, matrices),
+        }
+    }
+
+    /// Workgroups that a matrix-vector kernel takes for its rows.
+    pub(super) fn n_tiles(&self, kernel: Kernel, numbers: &Numbers) -> u32 {
+        let n_rows = match kernel {
+            Kernel::MulMv(_, _, Answer::Gated) => numbers.second_at,
+            _ => numbers.n_rows,
+        };
+        let n_groups = WORKGROUP / self.abilities.reduction.group();
+        n_rows.div_ceil(n_groups * kernel.answers_per_group())
+    }
+}
+
+/// A grid of row tiles and tokens; more tiles than a dimension takes go to the third.
+pub(super) fn tiles(n_tiles: u32, n_tokens: u32) -> [u32; 3] {
+    [
+        n_tiles.min(MAX_TILES),
+        n_tokens,
+        n_tiles.div_ceil(MAX_TILES),
+    ]
+}

@@ -1,0 +1,95 @@
+// What the products of matrices have in common: out[t] = w * x[t] (+ bias) (+ residual[t]).
+//
+// Up to three matrices of the same type are in w, and each has an `out` of its own; or a part of one
+// matrix. With experts, there are these of each, and a token is a pair of a row and one of its
+// experts. Rows count over all matrices.
+struct Params {
+    n_rows: u32, // of all matrices in w; of each expert
+    row_len: u32,
+    row_bytes: u32,
+    first_row: u32, // of the part of the matrix
+    n_tokens: u32,
+    w_at: u32, // byte of w that the first matrix begins with
+    second_gap: u32, // bytes between the first matrix and the second, modulo 2^32, and the third
+    third_gap: u32,
+    expert_bytes: u32, // from the matrices of an expert to those of the next
+    second_at: u32, // where the rows of the second matrix begin, and of the third
+    third_at: u32,
+    out_len: u32, // rows of all matrices
+    has_bias: u32,
+    has_residual: u32,
+    first_expert: u32,
+    n_experts: u32,
+    x_div: u32, // tokens for each row of x
+    order_at: u32, // of the tokens by expert
+    function: u32, // of gate and up
+    first: f32, // its numbers
+    second: f32,
+}
+
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> w: array<u32>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>; // [n_experts][out_len]
+@group(0) @binding(3) var<storage, read> residual: array<f32>;
+@group(0) @binding(4) var<storage, read> grid: array<u32>;
+@group(0) @binding(5) var<storage, read> experts: array<u32>;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+@group(0) @binding(7) var<storage, read_write> second_out: array<f32>;
+@group(0) @binding(8) var<storage, read_write> third_out: array<f32>;
+
+#include weight
+#include unpack
+
+// From one row of a buffer to the next: whole vectors of four.
+fn stride(width: u32) -> u32 {
+    return (width + 3u) / 4u * 4u;
+}
+
+// Where a row begins in w, in bytes; of the first expert.
+fn w_row(row: u32) -> u32 {
+    return p.w_at + row * p.row_bytes
+        + select(0u, p.second_gap, row >= p.second_at)
+        + select(0u, p.third_gap, row >= p.third_at);
+}
+
+// Where the row of x for a token begins, in vec4.
+fn x_row(token: u32) -> u32 {
+    return token / p.x_div * (stride(p.row_len) / 4u);
+}
+
+// Four elements of the row of x at `base`; behind the row's end zeros.
+fn x4(base: u32, i: u32) -> vec4<f32> {
+    if IS_PLAIN && 4u * i >= p.row_len {
+        return vec4<f32>(0.0);
+    }
+    return x[base + i];
+}
+
+// A sum with its bias; the row counts over all matrices.
+fn with_bias(expert: u32, row: u32, sum: f32) -> f32 {
+    if p.has_bias == 0u {
+        return sum;
+    }
+    return sum + bias[expert * p.out_len + row];
+}
+
+// The product of a row of w and a token.
+fn store(row_of_w: u32, expert: u32, token: u32, sum: f32) {
+    if row_of_w >= p.n_rows || token >= p.n_tokens {
+        return;
+    }
+    let row = p.first_row + row_of_w;
+    var y = with_bias(expert, row, sum);
+    if row >= p.third_at {
+        third_out[token * stride(p.out_len - p.third_at) + row - p.third_at] = y;
+    } else if row >= p.second_at {
+        second_out[token * stride(p.third_at - p.second_at) + row - p.second_at] = y;
+    } else {
+        let at = token * stride(p.second_at) + row;
+        if p.has_residual != 0u {
+            y += residual[at];
+        }
+        out[at] = y;
+    }
+}
