@@ -65,6 +65,7 @@ fn bench(backend: &CpuBackend, dtype: DType, (n_rows, row_len): (usize, usize), 
     // Subnormal numbers, which no model has, take processors a hundred times as long.
     let least = match dtype {
         DType::F64 | DType::F32 | DType::BF16 | DType::F16 => 0x20,
+        DType::MXFP4 => 0x40, // scales are powers of two
         _ => 0,
     };
     // Enough copies that a pass does not fit a cache.
