@@ -194,7 +194,7 @@ const SLEEP: Duration = Duration::from_micros(50);
 /// Waiting for another thread: some spins, since the wait is usually under a microsecond, then
 /// short sleeps. Where the machine is busy the other may have been put aside for milliseconds, and a
 /// thread that spins or yields meanwhile uses up its own share of the processor: with as many busy
-/// processes as threads a small model decodes a seventh more tokens so.
+/// processes as threads a small model decodes a tenth more tokens so.
 #[derive(Default)]
 pub(crate) struct Wait {
     n: u32,

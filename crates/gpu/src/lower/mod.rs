@@ -397,16 +397,19 @@ mod tests {
         page_bytes: None,
     };
 
-    /// The kernels that a batch of so many tokens takes, by name.
-    fn kernels(program: &Program, n_tokens: usize, max_binding_bytes: u64) -> Vec<String> {
-        let limits = Limits {
-            max_tokens: n_tokens,
+    fn limits(max_tokens: usize) -> Limits {
+        Limits {
+            max_tokens,
             max_outputs: 1,
             max_between: 0,
             n_kv_blocks: 4,
             kv_types: KvTypes::default(),
-        };
-        let plan = lower(program, &limits, ABILITIES, max_binding_bytes).unwrap();
+        }
+    }
+
+    /// The kernels that a batch of so many tokens takes, by name.
+    fn kernels(program: &Program, n_tokens: usize, max_binding_bytes: u64) -> Vec<String> {
+        let plan = lower(program, &limits(n_tokens), ABILITIES, max_binding_bytes).unwrap();
         let sequence = Sequence {
             n_tokens,
             start: 0,
@@ -468,13 +471,6 @@ mod tests {
             ..NARROW
         };
         let program = decoder(DType::Q8_0, &shape, Pairing::Halves);
-        let limits = |max_tokens| Limits {
-            max_tokens,
-            max_outputs: 1,
-            max_between: 0,
-            n_kv_blocks: 1,
-            kv_types: KvTypes::default(),
-        };
         let lower = |max_tokens| lower(&program, &limits(max_tokens), ABILITIES, u64::MAX);
         assert!(lower(MAX_ROWS / 2).is_ok());
         let refused = [MAX_ROWS / 2 + 1, MAX_ROWS + 1].map(|n| lower(n).err());
@@ -488,20 +484,13 @@ mod tests {
 
     #[test]
     fn weights_of_a_file_are_read_in_place() {
-        let limits = Limits {
-            max_tokens: 1,
-            max_outputs: 1,
-            max_between: 0,
-            n_kv_blocks: 1,
-            kv_types: KvTypes::default(),
-        };
         let abilities = Abilities {
             page_bytes: Some(4096),
             ..ABILITIES
         };
         // How many uploads are read in place, and how many rows are copied.
         let count = |program: &Program, max_binding_bytes| {
-            let plan = lower(program, &limits, abilities, max_binding_bytes).unwrap();
+            let plan = lower(program, &limits(1), abilities, max_binding_bytes).unwrap();
             let in_place = |upload: &&Upload| matches!(upload, Upload::Pages(..));
             let copied = |upload: &&Upload| matches!(upload, Upload::Rows(_));
             let uploads = || plan.uploads.iter();
