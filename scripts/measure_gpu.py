@@ -63,7 +63,7 @@ def kernels(a):
         return
     copied = float(copied[1])
     print(f"A copy reads and writes {copied:.1f} GB/s. Matrices of 4096 by 11008:\n")
-    print("| type | one token, GB/s | share of the copy | 128 tokens, TFLOP/s |\n|---|--:|--:|--:|")
+    print("| type | one token, GB/s | share of the copy | 512 tokens, TFLOP/s |\n|---|--:|--:|--:|")
     rows = re.findall(r"^(\w+) +([\d.]+) GB/s for one token, +([\d.]+) GFLOP/s", done.stdout, re.M)
     for dtype, read, operations in rows:
         print(f"| {dtype} | {float(read):.1f} | {float(read) / copied:.0%} | {float(operations) / 1e3:.3f} |")

@@ -21,6 +21,12 @@ pub trait Backend: Send + Sync {
     /// What a program would take if it were [loaded](Backend::load), beyond its weights.
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError>;
 
+    /// The largest error of logits against the reference backend: squared difference over squared size.
+    /// What the cache's types round comes on top.
+    fn tolerance(&self) -> f64 {
+        crate::conformance::TOLERANCE
+    }
+
     /// The memory of its device; `None` for the processor.
     fn device_memory(&self) -> Option<DeviceMemory> {
         None

@@ -8,7 +8,10 @@ use std::time::Duration;
 use minerva_compute::{DeviceError, DeviceMemory, OnDevice};
 
 use crate::in_place;
-use crate::kernels::{Abilities, IMMEDIATE_BYTES, Kernel, MAX_BINDINGS, Reduction, WORKGROUP};
+use crate::kernels::{
+    Abilities, HALF_TILE_BYTES, IMMEDIATE_BYTES, Kernel, MAX_BINDINGS, MatrixUnits, Reduction,
+    WORKGROUP,
+};
 use crate::memory::{DriverMemory, driver_memory};
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
@@ -182,15 +185,26 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
     }
 }
 
-/// Whether an adapter says that it multiplies matrices of 8 by 8 in f32, as results need.
-fn has_matrix_units(adapter: &wgpu::Adapter) -> bool {
-    let features = adapter.features();
-    let is_fit = |p: &wgpu::CooperativeMatrixProperties| {
-        let scalar = wgpu::CooperativeScalarType::F32;
-        (p.m_size, p.n_size, p.k_size) == (8, 8, 8) && (p.ab_type, p.cr_type) == (scalar, scalar)
+/// The matrix units that an adapter says it has, the most exact ones.
+fn matrix_units(adapter: &wgpu::Adapter) -> MatrixUnits {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let (features, limits) = (adapter.features(), adapter.limits());
+    let has = |size, ab, cr| {
+        let is_fit = |p: &wgpu::CooperativeMatrixProperties| {
+            [p.m_size, p.n_size, p.k_size] == [size; 3] && (p.ab_type, p.cr_type) == (ab, cr)
+        };
+        let properties = adapter.cooperative_matrix_properties();
+        properties.iter().any(is_fit)
     };
-    features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
-        && adapter.cooperative_matrix_properties().iter().any(is_fit)
+    if !features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return MatrixUnits::None;
+    }
+    let has_room = limits.max_compute_workgroup_storage_size >= HALF_TILE_BYTES;
+    match features.contains(wgpu::Features::SHADER_F16) && has_room {
+        _ if has(8, F32, F32) => MatrixUnits::F32,
+        true if has(16, F16, F32) => MatrixUnits::F16,
+        _ => MatrixUnits::None,
+    }
 }
 
 /// A device that is open.
@@ -274,10 +288,16 @@ impl Device {
                 format!("{MAX_BINDINGS}"),
             ));
         }
-        let has_matrix_units = !options.without_matrix_units && has_matrix_units(adapter);
+        let units = match options.without_matrix_units {
+            true => MatrixUnits::None,
+            false => matrix_units(adapter),
+        };
         let mut features = FEATURES | (adapter.features() & wgpu::Features::SUBGROUP);
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
-        if has_matrix_units {
+        if units == MatrixUnits::F16 {
+            features |= wgpu::Features::SHADER_F16;
+        }
+        if units != MatrixUnits::None {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
             // SAFETY: the one such feature that is asked for is used by kernels of ours alone, whose
             // matrices lie within their workgroup's memory.
@@ -326,7 +346,7 @@ impl Device {
             queue,
             abilities: Abilities {
                 reduction: Reduction::Shared,
-                has_matrix_units: false,
+                units: MatrixUnits::None,
                 page_bytes,
             },
             max_binding_bytes: options
@@ -346,8 +366,11 @@ impl Device {
             if let Some(size) = opened.probe().map_err(failed)?.filter(|_| is_fixed) {
                 opened.abilities = Abilities {
                     reduction: Reduction::Subgroup(size),
-                    // Two subgroups share a workgroup's tile.
-                    has_matrix_units: has_matrix_units && 2 * size == WORKGROUP,
+                    // A tile is cut for subgroups of 32.
+                    units: match size {
+                        32 => units,
+                        _ => MatrixUnits::None,
+                    },
                     page_bytes,
                 };
             }

@@ -19,8 +19,12 @@ pub(crate) enum Kernel {
     MulMv(DType, Tokens, Answer),
     /// Matrices times 32 tokens at a time.
     MulMm(DType, Matrices),
-    /// The same with matrix units.
+    /// The same with matrix units of f32.
     MulMmCoop(DType, Matrices),
+    /// Matrices times the tokens of a tile with matrix units of f16.
+    MulMmHalf(DType, HalfTile),
+    /// Rows in f16.
+    Halves,
     RmsNorm,
     LayerNorm,
     Elementwise(Elementwise),
@@ -63,6 +67,50 @@ pub(crate) enum Matrices {
     One,
     /// Those of their experts.
     OfExperts,
+}
+
+/// What a workgroup with matrix units of f16 multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum HalfTile {
+    /// 64 rows times 64 tokens.
+    Small,
+    /// 128 times 128, so that less is read for each product; where there are enough of them.
+    Large,
+    /// 64 rows of an expert times 32 of its tokens.
+    OfExpert,
+}
+
+impl HalfTile {
+    #[cfg(test)]
+    const ALL: [HalfTile; 3] = [HalfTile::Small, HalfTile::Large, HalfTile::OfExpert];
+
+    pub(crate) fn rows(self) -> u32 {
+        match self {
+            HalfTile::Small | HalfTile::OfExpert => 64,
+            HalfTile::Large => 128,
+        }
+    }
+
+    pub(crate) fn tokens(self) -> u32 {
+        match self {
+            HalfTile::Small => 64,
+            HalfTile::Large => 128,
+            HalfTile::OfExpert => 32,
+        }
+    }
+
+    /// Products of 16 by 16 that a subgroup adds up: along the rows, and along the tokens.
+    fn products(self) -> (u32, u32) {
+        match self {
+            HalfTile::Small | HalfTile::OfExpert => (2, 2),
+            HalfTile::Large => (2, 4),
+        }
+    }
+
+    fn lanes(self) -> u32 {
+        let (rows, tokens) = self.products();
+        self.rows() / (16 * rows) * (self.tokens() / (16 * tokens)) * 32
+    }
 }
 
 /// A function of elements.
@@ -146,11 +194,25 @@ impl Elementwise {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Abilities {
     pub(crate) reduction: Reduction,
-    /// Products of matrices of 8 by 8, in f32.
-    pub(crate) has_matrix_units: bool,
+    pub(crate) units: MatrixUnits,
     /// Bytes of a page, where it reads weights that lie in pages of the processor in place.
     pub(crate) page_bytes: Option<usize>,
 }
+
+/// What a device multiplies matrices with, beside its lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum MatrixUnits {
+    None,
+    /// 8 by 8, in f32.
+    F32,
+    /// 16 by 16, in f16 with sums in f32.
+    F16,
+}
+
+/// From so many workgroups on, those with matrix units of f16 have large tiles.
+const LARGE_FROM: u32 = 96;
+/// Bytes of workgroup memory that kernels with matrix units of f16 take.
+pub(crate) const HALF_TILE_BYTES: u32 = (128 + 128) * 18 * 8 + 8 * 1024;
 
 /// How the lanes of a group add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +237,7 @@ pub(crate) const WORKGROUP: u32 = 64;
 /// Workgroups in the first dimension of a dispatch, before the third is used.
 pub(crate) const MAX_TILES: u32 = 32768;
 /// Bytes of every kernel's immediates.
-pub(crate) const IMMEDIATE_BYTES: u32 = 84;
+pub(crate) const IMMEDIATE_BYTES: u32 = 92;
 /// The most buffers that a kernel sees.
 pub(crate) const MAX_BINDINGS: u32 = 9;
 /// The largest head that attention has room for.
@@ -193,6 +255,7 @@ impl Kernel {
             Kernel::Group,
             Kernel::Combine,
             Kernel::Join,
+            Kernel::Halves,
         ];
         all.extend(Elementwise::ALL.map(Kernel::Elementwise));
         for &dtype in DType::ALL {
@@ -206,6 +269,7 @@ impl Kernel {
                 all.push(Kernel::MulMm(dtype, matrices));
                 all.push(Kernel::MulMmCoop(dtype, matrices));
             }
+            all.extend(HalfTile::ALL.map(|tile| Kernel::MulMmHalf(dtype, tile)));
         }
         for &k in KvType::ALL {
             all.push(Kernel::Store(k));
@@ -218,19 +282,12 @@ impl Kernel {
         all
     }
 
-    /// Rows of weights for each lane group of a matrix-vector kernel.
+    /// Rows of weights for each lane group of a matrix-vector kernel, which answers one number for
+    /// each token.
     fn rows_per_group(self) -> u32 {
         match self {
-            Kernel::MulMv(_, Tokens::Four, Answer::Rows) => 1,
-            _ => 2,
-        }
-    }
-
-    /// Numbers for each token that such a group answers.
-    pub(crate) fn answers_per_group(self) -> u32 {
-        match self {
-            Kernel::MulMv(_, _, Answer::Gated) => 1,
-            _ => self.rows_per_group(),
+            Kernel::MulMv(_, _, Answer::Gated) => 2,
+            _ => 1,
         }
     }
 
@@ -241,12 +298,39 @@ impl Kernel {
         }
     }
 
+    /// Rows and tokens that a workgroup of a matrix-matrix kernel multiplies.
+    pub(crate) fn tile(self) -> [u32; 2] {
+        match self {
+            Kernel::MulMmHalf(_, tile) => [tile.rows(), tile.tokens()],
+            _ => [64, 32],
+        }
+    }
+
+    /// Whether a matrix-matrix kernel is the one for so many rows and tokens.
+    pub(crate) fn is_for(self, n_rows: u32, n_tokens: u32) -> bool {
+        let (rows, tokens) = (HalfTile::Large.rows(), HalfTile::Large.tokens());
+        let n_large = n_rows.div_ceil(rows) * n_tokens.div_ceil(tokens);
+        match self {
+            Kernel::MulMmHalf(_, HalfTile::Small) => n_large < LARGE_FROM,
+            Kernel::MulMmHalf(_, HalfTile::Large) => n_large >= LARGE_FROM,
+            _ => true,
+        }
+    }
+
+    fn half_tile(self) -> HalfTile {
+        match self {
+            Kernel::MulMmHalf(_, tile) => tile,
+            _ => unreachable!("{self} has none"),
+        }
+    }
+
     fn has_experts(self) -> bool {
         matches!(
             self,
             Kernel::MulMv(_, Tokens::OneOfExpert, _)
                 | Kernel::MulMm(_, Matrices::OfExperts)
                 | Kernel::MulMmCoop(_, Matrices::OfExperts)
+                | Kernel::MulMmHalf(_, HalfTile::OfExpert)
         )
     }
 
@@ -257,6 +341,11 @@ impl Kernel {
         let count = |name: &str| match name {
             "NR" => self.rows_per_group(),
             "NT" => self.tokens_per_group(),
+            "TM" => self.half_tile().products().0,
+            "TN" => self.half_tile().products().1,
+            // Pieces of the tiles for each lane: 32 elements of w, four of x.
+            "WU" => self.half_tile().rows() * 2 / self.half_tile().lanes(),
+            "XU" => self.half_tile().tokens() * 16 / self.half_tile().lanes(),
             number => number.parse().expect("a number of lines"),
         };
         unroll(&text, &count)
@@ -281,6 +370,8 @@ impl Kernel {
             Kernel::MulMv(..) => include_str!("wgsl/mul_mv.wgsl"),
             Kernel::MulMm(..) => include_str!("wgsl/mul_mm.wgsl"),
             Kernel::MulMmCoop(..) => include_str!("wgsl/mul_mm_coop.wgsl"),
+            Kernel::MulMmHalf(..) => include_str!("wgsl/mul_mm_half.wgsl"),
+            Kernel::Halves => include_str!("wgsl/halves.wgsl"),
             Kernel::RmsNorm => include_str!("wgsl/rms_norm.wgsl"),
             Kernel::LayerNorm => include_str!("wgsl/layer_norm.wgsl"),
             Kernel::Elementwise(_) => include_str!("wgsl/elementwise.wgsl"),
@@ -297,7 +388,27 @@ impl Kernel {
     fn include(self, name: &str, reduction: Reduction) -> String {
         match (name, self) {
             ("product", _) => include_str!("wgsl/product.wgsl").into(),
-            ("tile", _) => include_str!("wgsl/tile.wgsl").into(),
+            ("interleave", _) => include_str!("wgsl/interleave.wgsl").into(),
+            ("terms", Kernel::MulMv(dtype, ..)) => match snippet(dtype).is_plain {
+                true => include_str!("wgsl/terms_of_numbers.wgsl").into(),
+                false => include_str!("wgsl/terms_of_groups.wgsl").into(),
+            },
+            ("rows", Kernel::MulMmHalf(..)) => include_str!("wgsl/rows_f16.wgsl").into(),
+            ("rows", _) => include_str!("wgsl/rows_f32.wgsl").into(),
+            ("tile", Kernel::MulMmHalf(_, tile)) => {
+                let (rows, tokens) = tile.products();
+                format!(
+                    "const LANES = {}u;\nconst TILE_ROWS = {}u;\nconst TILE_TOKENS = {}u;\n\
+                     const UNIT_ROWS = {}u;\nconst UNIT_TOKENS = {}u;\n{}",
+                    tile.lanes(),
+                    tile.rows(),
+                    tile.tokens(),
+                    16 * rows,
+                    16 * tokens,
+                    include_str!("wgsl/tile.wgsl")
+                )
+            }
+            ("tile", _) => "const TILE_TOKENS = 32u;\n".to_owned() + include_str!("wgsl/tile.wgsl"),
             ("own_tile", _) => match self.has_experts() {
                 true => include_str!("wgsl/tile_of_expert.wgsl").into(),
                 false => include_str!("wgsl/tile_of_all.wgsl").into(),
@@ -325,7 +436,8 @@ impl Kernel {
                 Kernel::Embed(dtype)
                 | Kernel::MulMv(dtype, ..)
                 | Kernel::MulMm(dtype, _)
-                | Kernel::MulMmCoop(dtype, _),
+                | Kernel::MulMmCoop(dtype, _)
+                | Kernel::MulMmHalf(dtype, _),
             ) => {
                 let snippet = snippet(dtype);
                 format!(
@@ -341,15 +453,8 @@ impl Kernel {
                     Reduction::Subgroup(_) => include_str!("wgsl/group_sum_subgroup.wgsl"),
                     Reduction::Shared => include_str!("wgsl/group_sum_shared.wgsl"),
                 };
-                let n_answers = self.answers_per_group();
-                // From the row of gate to that of up, where there are these.
-                let row_step = match n_answers == self.rows_per_group() {
-                    true => "1u",
-                    false => "p.second_at",
-                };
                 format!(
-                    "const GROUP = {}u;\nconst NA = {n_answers}u;\nconst NT = {}u;\n\
-                     fn row_step() -> u32 {{\n    return {row_step};\n}}\n{text}",
+                    "const GROUP = {}u;\nconst NT = {}u;\n{text}",
                     reduction.group(),
                     self.tokens_per_group(),
                 )
@@ -393,7 +498,10 @@ impl Kernel {
     pub(crate) fn bindings(self) -> &'static [bool] {
         match self {
             Kernel::Embed(_) => &[false, false, false, true],
-            Kernel::MulMv(..) | Kernel::MulMm(..) | Kernel::MulMmCoop(..) => {
+            Kernel::MulMv(..)
+            | Kernel::MulMm(..)
+            | Kernel::MulMmCoop(..)
+            | Kernel::MulMmHalf(..) => {
                 &[false, false, false, false, false, false, true, true, true]
             }
             Kernel::RmsNorm
@@ -404,7 +512,7 @@ impl Kernel {
             | Kernel::Join => &[false, false, true],
             Kernel::LayerNorm => &[false, false, false, true],
             Kernel::Route => &[false, true, true],
-            Kernel::Group => &[false, true],
+            Kernel::Group | Kernel::Halves => &[false, true],
             Kernel::Attend(_) => &[false, false, false, false, false, true],
         }
     }
@@ -442,6 +550,15 @@ impl fmt::Display for Kernel {
             Kernel::MulMmCoop(dtype, Matrices::OfExperts) => {
                 write!(f, "mul_mm_coop_experts_{dtype}")
             }
+            Kernel::MulMmHalf(dtype, tile) => {
+                let tile = match tile {
+                    HalfTile::Small => "",
+                    HalfTile::Large => "_large",
+                    HalfTile::OfExpert => "_experts",
+                };
+                write!(f, "mul_mm_half{tile}_{dtype}")
+            }
+            Kernel::Halves => f.write_str("halves"),
             Kernel::RmsNorm => f.write_str("rms_norm"),
             Kernel::LayerNorm => f.write_str("layer_norm"),
             Kernel::Elementwise(function) => write!(f, "{function:?}"),

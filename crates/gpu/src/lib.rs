@@ -30,7 +30,7 @@ pub use device::{AdapterInfo, AdapterKind, Choice, GpuOptions, OpenError, adapte
 
 use device::Device;
 use exec::{Loaded, memory};
-use kernels::{Abilities, Reduction};
+use kernels::{Abilities, MatrixUnits, Reduction};
 use lower::lower;
 
 /// Runs programs on a GPU.
@@ -48,7 +48,7 @@ impl GpuBackend {
     /// Opens a device.
     pub fn new(options: &GpuOptions) -> Result<GpuBackend, OpenError> {
         let backend = GpuBackend::open(options)?;
-        if !backend.abilities.has_matrix_units || backend.multiplies() {
+        if backend.abilities.units == MatrixUnits::None || backend.multiplies() {
             return Ok(backend);
         }
         // Not believed, but tried.
@@ -81,9 +81,10 @@ impl GpuBackend {
 
     /// How matrices are multiplied with many tokens, for people.
     pub fn multiplication(&self) -> &'static str {
-        match self.abilities.has_matrix_units {
-            true => "matrix units",
-            false => "tiles",
+        match self.abilities.units {
+            MatrixUnits::F32 => "matrix units",
+            MatrixUnits::F16 => "matrix units in f16",
+            MatrixUnits::None => "tiles",
         }
     }
 
@@ -158,6 +159,14 @@ impl Backend for GpuBackend {
 
     fn kernel(&self, dtype: DType) -> String {
         format!("wgsl f32 from {dtype}")
+    }
+
+    fn tolerance(&self) -> f64 {
+        match self.abilities.units {
+            // Weights and activations of prompts are rounded to 11 bits.
+            MatrixUnits::F16 => 1e-5,
+            MatrixUnits::None | MatrixUnits::F32 => conformance::TOLERANCE,
+        }
     }
 
     fn device_memory(&self) -> Option<DeviceMemory> {

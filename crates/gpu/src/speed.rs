@@ -11,12 +11,15 @@ use minerva_compute::{
 };
 
 use crate::GpuBackend;
+use crate::kernels::MAX_TILES;
 
 /// Tokens of the many.
-pub const N_TOKENS: usize = 128;
+pub const N_TOKENS: usize = 512;
 
 /// Copies in one submission.
 const COPIES: u64 = 8;
+/// Bytes that a workgroup of `wgsl/copy.wgsl` copies.
+const COPIED_BYTES: u64 = 8192;
 
 /// How much is computed.
 #[derive(Clone, Copy, Debug)]
@@ -130,14 +133,24 @@ fn seconds(
 /// Bytes in a second that a copy within the device's memory reads and writes.
 pub fn copy_speed(backend: &GpuBackend, size: Size) -> Result<f64, Failure> {
     let device = backend.device()?;
-    let n_bytes = (size.bytes as u64 / 2).min(device.max_binding_bytes) / 4 * 4;
-    let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    // By a kernel, since some drivers copy with less than that.
+    let pipeline = device.compile("copy", include_str!("wgsl/copy.wgsl"), &[false, true])?;
+    let most = (size.bytes as u64 / 2).min(device.max_binding_bytes);
+    let workgroups = (most / COPIED_BYTES).clamp(1, u64::from(MAX_TILES));
+    let n_bytes = workgroups * COPIED_BYTES;
+    let usage = wgpu::BufferUsages::STORAGE;
     let [from, to] = ["from", "to"].map(|label| device.buffer(label, n_bytes, usage));
+    let bind = device.bind(&pipeline, &[&from, &to]);
     let copy = || -> Result<f64, DeviceError> {
         let start = Instant::now();
         let mut encoder = device.device.create_command_encoder(&Default::default());
-        for _ in 0..COPIES {
-            encoder.copy_buffer_to_buffer(&from, 0, &to, 0, n_bytes);
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, &bind, &[]);
+            for _ in 0..COPIES {
+                pass.dispatch_workgroups(workgroups as u32, 1, 1);
+            }
         }
         device.wait(device.queue.submit([encoder.finish()]))?;
         Ok(start.elapsed().as_secs_f64())

@@ -1,3 +1,3 @@
-fn element(at: u32) -> f32 {
-    return bitcast<f32>(word(at));
+fn four_at(at: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4<u32>(word(at), word(at + 4u), word(at + 8u), word(at + 12u)));
 }

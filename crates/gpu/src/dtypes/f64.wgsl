@@ -17,3 +17,7 @@ fn element(at: u32) -> f32 {
     }
     return bitcast<f32>(sign | bits);
 }
+
+fn four_at(at: u32) -> vec4<f32> {
+    return vec4<f32>(element(at), element(at + 8u), element(at + 16u), element(at + 24u));
+}

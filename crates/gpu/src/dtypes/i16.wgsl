@@ -1,3 +1,6 @@
-fn element(at: u32) -> f32 {
-    return f32(bitcast<i32>(half_at(at) << 16u) >> 16u);
+fn four_at(at: u32) -> vec4<f32> {
+    let a = bytes4(at);
+    let b = bytes4(at + 4u);
+    let words = vec4<u32>(a << 16u, a & 0xffff0000u, b << 16u, b & 0xffff0000u);
+    return vec4<f32>(bitcast<vec4<i32>>(words) >> vec4<u32>(16u));
 }

@@ -10,3 +10,7 @@ fn element(at: u32) -> f32 {
     let size = f32(high) * 4294967296.0 + f32(low);
     return select(size, -size, is_negative);
 }
+
+fn four_at(at: u32) -> vec4<f32> {
+    return vec4<f32>(element(at), element(at + 8u), element(at + 16u), element(at + 24u));
+}

@@ -1,3 +1,3 @@
-fn element(at: u32) -> f32 {
-    return f32(bitcast<i32>(byte_at(at) << 24u) >> 24u);
+fn four_at(at: u32) -> vec4<f32> {
+    return signed4(bytes4(at));
 }

@@ -1,9 +1,6 @@
-// Numbers of their own: `element` gives the one at a byte.
+// Numbers of their own: `four_at` gives the four from a byte on.
 fn four(row: u32, i: u32) -> vec4<f32> {
-    let at = row + i * BLOCK_BYTES;
-    let v = vec4<f32>(
-        element(at), element(at + BLOCK_BYTES), element(at + 2u * BLOCK_BYTES), element(at + 3u * BLOCK_BYTES)
-    );
+    let v = four_at(row + i * BLOCK_BYTES);
     // Behind the end of the row stands another row, or nothing.
     return select(vec4<f32>(0.0), v, vec4<u32>(i, i + 1u, i + 2u, i + 3u) < vec4<u32>(p.row_len));
 }

@@ -39,6 +39,7 @@ impl Lowering<'_> {
         let (k_words, v_words) = (head_words(k_type), head_words(v_type));
         let [q, k, v] = [a.q, a.k, a.v].map(|id| self.slot(id));
         let out = self.write(a.out);
+        let is_interleaved = u32::from(self.is_interleaved[out]);
         let kv_stride = stride(a.n_kv_heads * dim) as u32;
         let q_stride = stride(a.n_heads * dim) as u32;
         let (dim32, n_heads, n_kv_heads) = (dim as u32, a.n_heads as u32, a.n_kv_heads as u32);
@@ -123,6 +124,7 @@ impl Lowering<'_> {
                     has_sinks,
                     scale.to_bits(),
                     soft_cap.to_bits(),
+                    is_interleaved,
                 ];
                 launch(&numbers, [b.tiles[tiling].n, n_kv_heads, n_splits])
             });
@@ -133,7 +135,14 @@ impl Lowering<'_> {
             if n_splits == 1 {
                 return None;
             }
-            let numbers = [dim32, n_heads, q_stride, n_splits, has_sinks];
+            let numbers = [
+                dim32,
+                n_heads,
+                q_stride,
+                n_splits,
+                has_sinks,
+                is_interleaved,
+            ];
             launch(&numbers, [n_heads, b.n_tokens, 1])
         });
         self.is_free[parts] = true;

@@ -3,11 +3,14 @@
 //! Few rows are multiplied each by itself with its experts' matrices. Of many, those of an expert
 //! are put side by side first, so that its matrices are read and unpacked once for all of them.
 
+use std::collections::HashMap;
+
 use minerva_compute::{Biased, DeviceError, Experts, Rows, Weight};
 
 use super::products::{Numbers, Out, tiles};
+use super::scratch::reads_groups;
 use super::{Each, Lowering, MAX_ROWS, PAD_BYTES, Slot, Source, groups, launch, stride};
-use crate::kernels::{Elementwise, Kernel, Matrices, Tokens};
+use crate::kernels::{Elementwise, Kernel, Tokens};
 
 /// Rows are grouped where there are so many for each expert, or more.
 const GROUP_FROM: u32 = 4;
@@ -66,6 +69,8 @@ impl Lowering<'_> {
         let out = self.write(e.out);
         let [chosen, shares] = [0; 2].map(|_| self.take(rows, n_used, 1));
         let [gate, up, both] = [0; 3].map(|_| self.take(rows, n_used, inner));
+        let mut downs = e.experts.iter().map(|m| self.program.weight(m[2].0));
+        self.is_interleaved[both] = downs.all(|w| reads_groups(w.dtype()));
         let answers = self.take(rows, n_used, width);
         let grouped = self.take_len(max_pairs + 3 * (max_pairs / 32 + e.experts.len()));
         let mixture = Mixture {
@@ -181,6 +186,10 @@ impl Lowering<'_> {
         let stacks: Vec<Vec<Weight>> = matrices.iter().map(of).collect();
         let parts: Vec<usize> = stacks[0].iter().map(Weight::n_rows).collect();
         let row_len = stacks[0][0].row_len() as u32;
+        let copies = if is_by_pair { n_used as usize } else { 1 };
+        let is_grouped =
+            move |n_rows: u32| mixture.is_grouped(n_rows / copies as u32 * mixture.n_used);
+        let mut many = HashMap::new();
         let mut begin = 0;
         while begin < stacks.len() {
             let dtype = stacks[begin][0].dtype();
@@ -209,12 +218,17 @@ impl Lowering<'_> {
                 first_expert: begin as u32,
                 n_experts: n_experts as u32,
                 x_div: if is_by_pair { 1 } else { n_used },
+                x_is_interleaved: self.is_interleaved[x],
                 ..Numbers::default()
             };
             let numbers = numbers.with_parts(&parts);
             begin += n_experts;
             let grid = self.grid(dtype);
-            let read = |experts: Slot| {
+            let kernel_of_many = self.of_expert(dtype);
+            let x_of_many = *many
+                .entry(self.units(dtype))
+                .or_insert_with(|| self.rows_of_many(rows, copies, x, &run[0], is_grouped));
+            let read = |experts: Slot, x: Slot| {
                 [
                     Source::Upload(upload),
                     Source::Slot(x),
@@ -225,10 +239,10 @@ impl Lowering<'_> {
                 ]
             };
 
-            let (answer, of_few, outs) = out.of_few(numbers);
+            let (answer, of_few, outs) = self.of_few(out, numbers);
             let kernel = Kernel::MulMv(dtype, Tokens::OneOfExpert, answer);
             let n_tiles = self.n_tiles(kernel, &of_few);
-            let bindings: Vec<Source> = read(chosen).into_iter().chain(outs).collect();
+            let bindings: Vec<Source> = read(chosen, x).into_iter().chain(outs).collect();
             self.push(kernel, &bindings, move |b| {
                 let n_tokens = b.n_rows(rows) * n_used;
                 if mixture.is_grouped(n_tokens) {
@@ -238,8 +252,11 @@ impl Lowering<'_> {
                 launch(&numbers.words(), tiles(n_tiles, n_tokens))
             });
 
-            let kernel = self.mul_mm(dtype, Matrices::OfExperts);
-            let bindings: Vec<Source> = read(grouped).into_iter().chain(out.of_many()).collect();
+            let kernel = kernel_of_many;
+            let bindings: Vec<Source> = read(grouped, x_of_many)
+                .into_iter()
+                .chain(out.of_many())
+                .collect();
             self.push(kernel, &bindings, move |b| {
                 let n_tokens = b.n_rows(rows) * n_used;
                 if !mixture.is_grouped(n_tokens) {
@@ -250,9 +267,17 @@ impl Lowering<'_> {
                     order_at: mixture.order_at(n_tokens),
                     ..numbers
                 };
-                let grid = [numbers.n_rows.div_ceil(64), mixture.n_tiles(n_tokens), 1];
+                let tile_rows = kernel.tile()[0];
+                let grid = [
+                    numbers.n_rows.div_ceil(tile_rows),
+                    mixture.n_tiles(n_tokens),
+                    1,
+                ];
                 launch(&numbers.words(), grid)
             });
+        }
+        for slot in many.into_values().filter(|slot| *slot != x) {
+            self.is_free[slot] = true;
         }
         Ok(())
     }

@@ -115,6 +115,7 @@ pub(crate) fn lower(
         steps: Vec::new(),
         slots: Vec::new(),
         is_free: Vec::new(),
+        is_interleaved: Vec::new(),
         slot_of: vec![None; program.buffers().len()],
         uploads: Vec::new(),
         chunks_of: HashMap::new(),
@@ -161,6 +162,7 @@ struct Lowering<'a> {
     steps: Vec<Step>,
     slots: Vec<u64>,
     is_free: Vec<bool>,
+    is_interleaved: Vec<bool>,  // what was written to a slot last
     slot_of: Vec<Option<Slot>>, // by buffer, while it is needed
     uploads: Vec<Upload>,
     /// The same tensors go to the device once.
@@ -202,7 +204,13 @@ impl Lowering<'_> {
                 let rows = self.program.shape(*x).rows;
                 let (weight, x, out) = (self.floats(*weight), self.slot(*x), self.write(*out));
                 let n_pieces = (width / len) as u32;
-                let numbers = [len as u32, stride(width) as u32, eps.to_bits()];
+                let is_interleaved = u32::from(self.is_interleaved[out]);
+                let numbers = [
+                    len as u32,
+                    stride(width) as u32,
+                    eps.to_bits(),
+                    is_interleaved,
+                ];
                 let bindings = [Source::Slot(x), weight, Source::Slot(out)];
                 self.push(Kernel::RmsNorm, &bindings, move |b| {
                     launch(&numbers, [n_pieces, b.n_rows(rows), 1])
@@ -222,6 +230,7 @@ impl Lowering<'_> {
                     shape.width as u32,
                     stride(shape.width) as u32,
                     eps.to_bits(),
+                    u32::from(self.is_interleaved[out]),
                 ];
                 let bindings = [Source::Slot(x), weight, bias, Source::Slot(out)];
                 self.push(Kernel::LayerNorm, &bindings, move |b| {
@@ -349,6 +358,7 @@ impl Lowering<'_> {
             stride(e.b_width) as u32,
             e.numbers[0].to_bits(),
             e.numbers[1].to_bits(),
+            u32::from(self.is_interleaved[e.slots[2]]),
         ];
         let (rows, copies) = (e.rows, e.copies);
         let bindings = e.slots.map(Source::Slot);
@@ -381,7 +391,7 @@ mod tests {
 
     use super::*;
     use crate::batch::lay_out;
-    use crate::kernels::Reduction;
+    use crate::kernels::{MatrixUnits, Reduction};
 
     const NARROW: Shape = Shape {
         dim: 64,
@@ -393,7 +403,7 @@ mod tests {
 
     const ABILITIES: Abilities = Abilities {
         reduction: Reduction::Shared,
-        has_matrix_units: false,
+        units: MatrixUnits::None,
         page_bytes: None,
     };
 

@@ -7,7 +7,9 @@ use minerva_compute::{Activation, Biased, DType, DeviceError, MatMulPart, Rows, 
 
 use super::weights::Place;
 use super::{Each, Lowering, Slot, Source, launch};
-use crate::kernels::{Answer, Elementwise, Kernel, MAX_TILES, Matrices, Tokens, WORKGROUP};
+use crate::kernels::{
+    Answer, Elementwise, HalfTile, Kernel, MAX_TILES, Matrices, MatrixUnits, Tokens, WORKGROUP,
+};
 
 /// From so many tokens on, a product is matrix-matrix.
 const MUL_MM_FROM: u32 = 9;
@@ -32,12 +34,14 @@ pub(super) struct Numbers {
     pub(super) n_experts: u32,
     pub(super) x_div: u32,
     pub(super) order_at: u32,
+    pub(super) x_is_interleaved: bool,
+    pub(super) out_is_interleaved: bool,
     pub(super) function: u32,
     pub(super) function_numbers: [f32; 2],
 }
 
 impl Numbers {
-    pub(super) fn words(&self) -> [u32; 21] {
+    pub(super) fn words(&self) -> [u32; 23] {
         let Place {
             at,
             gaps,
@@ -62,6 +66,8 @@ impl Numbers {
             self.n_experts,
             self.x_div,
             self.order_at,
+            u32::from(self.x_is_interleaved),
+            u32::from(self.out_is_interleaved),
             self.function,
             self.function_numbers[0].to_bits(),
             self.function_numbers[1].to_bits(),
@@ -99,24 +105,6 @@ impl Out {
     pub(super) fn each(slots: &[Slot]) -> Out {
         let last = slots.len() - 1;
         Out::Each([0, 1, 2].map(|i: usize| slots[i.min(last)]))
-    }
-
-    /// What the kernels for a few tokens make, with what numbers, and where it goes.
-    pub(super) fn of_few(self, numbers: Numbers) -> (Answer, Numbers, [Source; MAX_STACKED]) {
-        match self {
-            Out::Each(slots) => (Answer::Rows, numbers, slots.map(Source::Slot)),
-            Out::Gated {
-                both, activation, ..
-            } => {
-                let (function, function_numbers) = Elementwise::of_activation(activation);
-                let numbers = Numbers {
-                    function: function.gated_index(),
-                    function_numbers,
-                    ..numbers
-                };
-                (Answer::Gated, numbers, [both; 3].map(Source::Slot))
-            }
-        }
     }
 
     /// Where those for many tokens write.
@@ -253,6 +241,7 @@ impl Lowering<'_> {
         let dtype = weights[0].dtype();
         let grid = self.grid(dtype);
         let bias = self.biases(matrices);
+        let many = self.rows_of_many(rows, 1, x, &weights[0], |n| n >= MUL_MM_FROM);
         for chunk in self.chunks(&weights)? {
             let numbers = Numbers {
                 n_rows: chunk.n_rows,
@@ -263,6 +252,7 @@ impl Lowering<'_> {
                 has_bias: bias.is_some(),
                 has_residual: residual.is_some(),
                 x_div: 1,
+                x_is_interleaved: self.is_interleaved[x],
                 ..Numbers::default()
             };
             let numbers = numbers.with_parts(&parts);
@@ -274,7 +264,7 @@ impl Lowering<'_> {
                 grid,
                 Source::Nothing,
             ];
-            let (answer, of_few, outs) = out.of_few(numbers);
+            let (answer, of_few, outs) = self.of_few(out, numbers);
             for (tokens, range, n_at_once) in
                 [(Tokens::One, 1..2, 1), (Tokens::Four, 2..MUL_MM_FROM, 4)]
             {
@@ -291,30 +281,116 @@ impl Lowering<'_> {
                     launch(&numbers.words(), grid)
                 });
             }
-            let kernel = self.mul_mm(dtype, Matrices::One);
-            let bindings: Vec<Source> = read.into_iter().chain(out.of_many()).collect();
-            self.push(kernel, &bindings, move |b| {
-                let n_tokens = b.n_rows(rows);
-                if n_tokens < MUL_MM_FROM {
-                    return None;
-                }
-                let numbers = Numbers {
-                    n_tokens,
-                    ..numbers
-                };
-                let grid = [numbers.n_rows.div_ceil(64), n_tokens.div_ceil(32), 1];
-                launch(&numbers.words(), grid)
-            });
+            for kernel in self.of_many(dtype) {
+                let mut read = read;
+                read[1] = Source::Slot(many);
+                let bindings: Vec<Source> = read.into_iter().chain(out.of_many()).collect();
+                self.push(kernel, &bindings, move |b| {
+                    let n_tokens = b.n_rows(rows);
+                    if n_tokens < MUL_MM_FROM || !kernel.is_for(numbers.n_rows, n_tokens) {
+                        return None;
+                    }
+                    let numbers = Numbers {
+                        n_tokens,
+                        ..numbers
+                    };
+                    let [tile_rows, tile_tokens] = kernel.tile();
+                    let grid = [
+                        numbers.n_rows.div_ceil(tile_rows),
+                        n_tokens.div_ceil(tile_tokens),
+                        1,
+                    ];
+                    launch(&numbers.words(), grid)
+                });
+            }
+        }
+        if many != x {
+            self.is_free[many] = true;
         }
         Ok(())
     }
 
-    /// The kernel for many tokens.
-    pub(super) fn mul_mm(&self, dtype: DType, matrices: Matrices) -> Kernel {
-        match self.abilities.has_matrix_units {
-            true => Kernel::MulMmCoop(dtype, matrices),
-            false => Kernel::MulMm(dtype, matrices),
+    /// What the kernels for a few tokens make, with what numbers, and where it goes.
+    pub(super) fn of_few(
+        &self,
+        out: Out,
+        numbers: Numbers,
+    ) -> (Answer, Numbers, [Source; MAX_STACKED]) {
+        match out {
+            Out::Each(slots) => (Answer::Rows, numbers, slots.map(Source::Slot)),
+            Out::Gated {
+                both, activation, ..
+            } => {
+                let (function, function_numbers) = Elementwise::of_activation(activation);
+                let numbers = Numbers {
+                    out_is_interleaved: self.is_interleaved[both],
+                    function: function.gated_index(),
+                    function_numbers,
+                    ..numbers
+                };
+                (Answer::Gated, numbers, [both; 3].map(Source::Slot))
+            }
         }
+    }
+
+    /// The kernels for many tokens, each for [some products](Kernel::is_for).
+    fn of_many(&self, dtype: DType) -> Vec<Kernel> {
+        match self.units(dtype) {
+            MatrixUnits::None => vec![Kernel::MulMm(dtype, Matrices::One)],
+            MatrixUnits::F32 => vec![Kernel::MulMmCoop(dtype, Matrices::One)],
+            MatrixUnits::F16 => [HalfTile::Small, HalfTile::Large]
+                .map(|tile| Kernel::MulMmHalf(dtype, tile))
+                .to_vec(),
+        }
+    }
+
+    /// The kernel for tiles of tokens of one expert.
+    pub(super) fn of_expert(&self, dtype: DType) -> Kernel {
+        match self.units(dtype) {
+            MatrixUnits::None => Kernel::MulMm(dtype, Matrices::OfExperts),
+            MatrixUnits::F32 => Kernel::MulMmCoop(dtype, Matrices::OfExperts),
+            MatrixUnits::F16 => Kernel::MulMmHalf(dtype, HalfTile::OfExpert),
+        }
+    }
+
+    /// What multiplies weights of a type. Numbers of more than 16 bits are not rounded to f16.
+    pub(super) fn units(&self, dtype: DType) -> MatrixUnits {
+        let is_wide = matches!(
+            dtype,
+            DType::F32 | DType::F64 | DType::I16 | DType::I32 | DType::I64
+        );
+        match self.abilities.units {
+            MatrixUnits::F16 if is_wide => MatrixUnits::None,
+            units => units,
+        }
+    }
+
+    /// The rows of a slot as the kernels for many tokens read them, `copies` for each token or output:
+    /// the slot itself, or its rows in f16, in another one that is to be freed.
+    pub(super) fn rows_of_many(
+        &mut self,
+        rows: Rows,
+        copies: usize,
+        x: Slot,
+        weight: &Weight,
+        is_wanted: impl Fn(u32) -> bool + Send + 'static,
+    ) -> Slot {
+        if self.units(weight.dtype()) != MatrixUnits::F16 {
+            return x;
+        }
+        let row_len = weight.row_len();
+        // Two halves a word.
+        let halves = self.take(rows, copies, row_len.next_multiple_of(64) / 2 + 4);
+        let numbers = [row_len as u32, u32::from(self.is_interleaved[x])];
+        let bindings = [x, halves].map(Source::Slot);
+        self.push(Kernel::Halves, &bindings, move |b| {
+            let n_rows = b.n_rows(rows) * copies as u32;
+            if !is_wanted(n_rows) {
+                return None;
+            }
+            launch(&numbers, [1, n_rows, 1])
+        });
+        halves
     }
 
     /// Workgroups that a matrix-vector kernel takes for its rows.
@@ -324,7 +400,7 @@ impl Lowering<'_> {
             _ => numbers.n_rows,
         };
         let n_groups = WORKGROUP / self.abilities.reduction.group();
-        n_rows.div_ceil(n_groups * kernel.answers_per_group())
+        n_rows.div_ceil(n_groups)
     }
 }
 

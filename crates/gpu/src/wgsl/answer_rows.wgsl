@@ -1,10 +1,8 @@
-#for r NR
 #for t NT
     {
-        let sum = group_sum(sum$r_$t, lid);
+        let sum = group_sum(sum0_$t, lid);
         if is_first {
-            store(row + $ru, expert, token + $tu, sum);
+            store(row, expert, token + $tu, sum);
         }
     }
-#end
 #end

@@ -27,6 +27,7 @@ struct Params {
     has_sinks: u32,
     scale: f32,
     soft_cap: f32, // 0: none
+    is_interleaved: u32, // out, where it is no parts
 }
 
 var<immediate> p: Params;
@@ -46,6 +47,7 @@ var<workgroup> corrections: array<f32, 8>;
 var<workgroup> highest: array<f32, 8>;
 var<workgroup> totals: array<f32, 8>;
 
+#include interleave
 #include turn
 #include load_k
 #include load_v
@@ -197,7 +199,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let row = first + $ju;
         let token = first_token + row / gqa;
         let head = wid.y * gqa + row % gqa;
-        var at = token * p.out_stride + head * p.head_dim + 4u * own4;
+        // Four that lie together however rows do, unless heads are no multiples of four.
+        let first_element = head * p.head_dim + 4u * own4;
+        var at = token * p.out_stride + place(first_element, p.n_heads * p.head_dim, p.is_interleaved);
         if p.n_splits == 1u {
             var total = totals[$j];
             if p.has_sinks != 0u {

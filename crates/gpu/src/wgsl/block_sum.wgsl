@@ -1,16 +1,22 @@
-// The sum over the 64 lanes of a workgroup.
-var<workgroup> block_values: array<f32, 64>;
+// The sum over the 256 lanes of a norm's workgroup.
+const LANES = 256u;
+var<workgroup> block_values: array<f32, 256>;
+var<workgroup> block_parts: array<f32, 16>;
 
 fn block_sum(value: f32, lid: u32) -> f32 {
     block_values[lid] = value;
     workgroupBarrier();
-    for (var n = 32u; n > 0u; n /= 2u) {
-        if lid < n {
-            block_values[lid] += block_values[lid + n];
+    if lid < 16u {
+        var part = 0.0;
+        for (var i = lid; i < LANES; i += 16u) {
+            part += block_values[i];
         }
-        workgroupBarrier();
+        block_parts[lid] = part;
     }
-    let sum = block_values[0];
     workgroupBarrier();
+    var sum = 0.0;
+    for (var i = 0u; i < 16u; i += 1u) {
+        sum += block_parts[i];
+    }
     return sum;
 }

@@ -8,5 +8,5 @@ fn store_gated(row: u32, expert: u32, token: u32, gate: f32, up: f32) {
     }
     let a = with_bias(expert, row, gate);
     let b = with_bias(expert, p.second_at + row, up);
-    out[token * stride(p.second_at) + row] = function(a, b);
+    out[token * stride(p.second_at) + place(row, p.second_at, p.out_is_interleaved)] = function(a, b);
 }

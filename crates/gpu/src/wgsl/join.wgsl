@@ -6,12 +6,15 @@ struct Params {
     out_stride: u32,
     n_splits: u32,
     has_sinks: u32,
+    is_interleaved: u32, // out
 }
 
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
 @group(0) @binding(1) var<storage, read> sinks: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
+
+#include interleave
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -37,6 +40,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let part = at + s * part_len;
             sum += parts[part + 4u + e] * exp(max(parts[part] - highest, -100.0));
         }
-        out[wid.y * p.out_stride + head * p.head_dim + e] = sum / total;
+        let to = place(head * p.head_dim + e, p.n_heads * p.head_dim, p.is_interleaved);
+        out[wid.y * p.out_stride + to] = sum / total;
     }
 }

@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         {
             var v = vec4<f32>(0.0);
             if token$i != NO_TOKEN {
-                v = x4(base$i, 8u * g + tx);
+                v = x4(base$i, g, tx);
             }
             x_tile[tx * 32u + $iu * 8u + ty] = v;
         }

@@ -46,7 +46,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         {
             var v = vec4<f32>(0.0);
             if token$i != NO_TOKEN {
-                v = x4(base$i, 8u * g + lid % 8u);
+                v = x4(base$i, g, lid % 8u);
             }
             let to = ($iu * 8u + lid / 8u) * 32u + lid % 8u * 4u;
             x_tile[to] = v.x;

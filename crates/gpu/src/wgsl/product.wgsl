@@ -22,14 +22,16 @@ struct Params {
     n_experts: u32,
     x_div: u32, // tokens for each row of x
     order_at: u32, // of the tokens by expert
-    function: u32, // of gate and up
+    x_is_interleaved: u32,
+    out_is_interleaved: u32, // of gate and up
+    function: u32, // of these
     first: f32, // its numbers
     second: f32,
 }
 
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+#include rows
 @group(0) @binding(2) var<storage, read> bias: array<f32>; // [n_experts][out_len]
 @group(0) @binding(3) var<storage, read> residual: array<f32>;
 @group(0) @binding(4) var<storage, read> grid: array<u32>;
@@ -38,6 +40,7 @@ var<immediate> p: Params;
 @group(0) @binding(7) var<storage, read_write> second_out: array<f32>;
 @group(0) @binding(8) var<storage, read_write> third_out: array<f32>;
 
+#include interleave
 #include weight
 #include unpack
 
@@ -51,19 +54,6 @@ fn w_row(row: u32) -> u32 {
     return p.w_at + row * p.row_bytes
         + select(0u, p.second_gap, row >= p.second_at)
         + select(0u, p.third_gap, row >= p.third_at);
-}
-
-// Where the row of x for a token begins, in vec4.
-fn x_row(token: u32) -> u32 {
-    return token / p.x_div * (stride(p.row_len) / 4u);
-}
-
-// Four elements of the row of x at `base`; behind the row's end zeros.
-fn x4(base: u32, i: u32) -> vec4<f32> {
-    if IS_PLAIN && 4u * i >= p.row_len {
-        return vec4<f32>(0.0);
-    }
-    return x[base + i];
 }
 
 // A sum with its bias; the row counts over all matrices.

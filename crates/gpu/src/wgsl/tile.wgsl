@@ -1,4 +1,4 @@
-// The tokens of a tile: up to 32 that the same matrix is multiplied with.
+// The tokens of a tile: up to TILE_TOKENS that the same matrix is multiplied with.
 const NO_TOKEN = 0xffffffffu;
 
 fn token_at(first: u32, n: u32, i: u32) -> u32 {
