@@ -275,7 +275,8 @@ impl Device {
             ));
         }
         let has_matrix_units = !options.without_matrix_units && has_matrix_units(adapter);
-        let mut features = FEATURES | (adapter.features() & wgpu::Features::SUBGROUP);
+        let welcome = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let mut features = FEATURES | (adapter.features() & welcome);
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         if has_matrix_units {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
