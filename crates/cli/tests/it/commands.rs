@@ -423,10 +423,18 @@ fn devices_are_listed_and_unknown_ones_refused() {
     let model = TinyModel::new().write(&folder);
     minerva(&folder, &["run", &model, "hello", "--device", unknown]).fails(&[wanted]);
     if n_gpus > 0 {
-        let answer = |device| {
-            let args = ["run", &model, "hello", "--temperature", "0", "-n", "8"];
-            minerva(&folder, &[&args[..], &["--device", device]].concat()).ok()
+        let answer = |args: &[&str]| {
+            let usual = ["run", &model, "hello", "--temperature", "0", "-n", "8"];
+            minerva(&folder, &[&usual, args].concat()).ok()
         };
-        assert_eq!(answer("gpu"), answer("reference"));
+        let on_gpu = answer(&["--device", "gpu"]);
+        assert_eq!(on_gpu, answer(&["--device", "reference"]));
+        let copied = ["--device", "gpu", "--gpu-weights", "copied"];
+        assert_eq!(on_gpu, answer(&copied));
     }
+    minerva(
+        &folder,
+        &["run", &model, "hello", "--gpu-weights", "copied"],
+    )
+    .fails(&["gpu-weights: copied, expected a GPU"]);
 }
