@@ -41,6 +41,16 @@ impl FromStr for Device {
     }
 }
 
+/// Where a GPU reads weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum GpuWeights {
+    /// In the model's file, where it can
+    #[default]
+    Mapped,
+    /// In memory of its own
+    Copied,
+}
+
 /// The options that choose a device and how it keeps what it has seen, for every command that runs
 /// a model.
 #[derive(clap::Args)]
@@ -56,6 +66,10 @@ pub(crate) struct BackendArgs {
     /// Bytes of the GPU's memory that may be used [default: 90 % of what its driver says]
     #[arg(long, value_name = "BYTES")]
     gpu_memory_budget: Option<u64>,
+
+    /// Where the GPU reads weights
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
+    gpu_weights: GpuWeights,
 
     /// How keys are stored in the KV cache: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE", default_value_t)]
@@ -90,6 +104,7 @@ impl BackendArgs {
             device: self.device.clone(),
             layers: self.gpu_layers,
             gpu_memory_bytes: self.gpu_memory_budget,
+            gpu_copies_weights: self.gpu_weights == GpuWeights::Copied,
             n_threads,
         };
         placement.open()
@@ -103,6 +118,8 @@ pub(crate) struct Placement {
     pub(crate) layers: DeviceLayers,
     /// What may be used of the GPU's memory.
     pub(crate) gpu_memory_bytes: Option<u64>,
+    /// Whether the GPU is given a copy of weights that it could read in place.
+    pub(crate) gpu_copies_weights: bool,
     /// Threads of the processor; `None` for one per core.
     pub(crate) n_threads: Option<NonZeroUsize>,
 }
@@ -175,6 +192,11 @@ impl Placement {
                 "gpu-memory-budget: {bytes}, expected a GPU: {whose} computes\n`--device gpu` takes the best"
             );
         }
+        if self.gpu_copies_weights {
+            bail!(
+                "gpu-weights: copied, expected a GPU: {whose} computes\n`--device gpu` takes the best"
+            );
+        }
         Ok(())
     }
 }
@@ -220,6 +242,7 @@ impl Placement {
         let options = minerva_gpu::GpuOptions {
             choice,
             memory_bytes: self.gpu_memory_bytes,
+            copies_weights: self.gpu_copies_weights,
             ..minerva_gpu::GpuOptions::default()
         };
         let progress = crate::progress::UploadProgress::new();

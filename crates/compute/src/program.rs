@@ -6,6 +6,8 @@
 //! a shape that does not fit. A buffer has a fixed width and one row per token of the batch (or
 //! per token whose logits are wanted); batch, KV cache and devices do not appear.
 
+use std::ops::Range;
+
 use crate::weight::Weight;
 
 /// A buffer of a program, `[n_rows, width]` of f32, written by exactly one operation.
@@ -155,6 +157,14 @@ pub struct Attention {
     pub window: Option<usize>,
     /// See [`AttentionSpec::sinks`].
     pub sinks: Option<WeightId>,
+}
+
+impl Attention {
+    /// The positions that a token at this one sees.
+    pub fn seen(&self, position: usize) -> Range<usize> {
+        let end = position + 1;
+        self.window.map_or(0, |n| end.saturating_sub(n))..end
+    }
 }
 
 /// A mixture of experts (<https://arxiv.org/abs/1701.06538>): each token goes through some of many

@@ -91,6 +91,8 @@ pub struct GpuOptions {
     pub without_subgroups: bool,
     /// Multiplies in tiles, even where matrix units would do.
     pub without_matrix_units: bool,
+    /// Copies weights to memory of the device's own, even where it could read them in place.
+    pub copies_weights: bool,
     /// Compiles kernels with checks of every access.
     pub checks_accesses: bool,
     /// No buffer that a kernel sees is larger than this; `None`: what the adapter allows.
@@ -292,7 +294,8 @@ impl Device {
             true => MatrixUnits::None,
             false => matrix_units(adapter),
         };
-        let mut features = FEATURES | (adapter.features() & wgpu::Features::SUBGROUP);
+        let welcome = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let mut features = FEATURES | (adapter.features() & welcome);
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         if units == MatrixUnits::F16 {
             features |= wgpu::Features::SHADER_F16;
@@ -315,7 +318,10 @@ impl Device {
             adapter: info.name.clone(),
             error,
         };
-        let page_bytes = in_place::page_bytes(adapter, info.kind);
+        let page_bytes = match options.copies_weights {
+            true => None,
+            false => in_place::page_bytes(adapter, info.kind),
+        };
         let requested = match page_bytes {
             Some(_) => in_place::request_device(adapter, &descriptor),
             None => pollster::block_on(adapter.request_device(&descriptor))

@@ -1,11 +1,13 @@
 //! A program on the device: weights uploaded, kernels compiled, one submission and one read a step.
 
+mod profile;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use minerva_compute::{
     Batch, BufShape, DType, DeviceError, Executable, KV_BLOCK_LEN, KvTypes, Limits, Memory,
-    OnDevice, Program, ProgramWidths, Rope, Rows,
+    OnDevice, Program, ProgramWidths, Rows, StepProfile, Weight,
 };
 
 use crate::batch::{Layout, lay_out, layout_ahead, max_words};
@@ -13,7 +15,8 @@ use crate::device::{Device, Pipeline, Share};
 use crate::dtypes::snippet;
 use crate::in_place::{self, Pages};
 use crate::kernels::Abilities;
-use crate::lower::{PAD_BYTES, Plan, Source, Step, Upload, lower, stride};
+use crate::lower::{Launch, PAD_BYTES, Plan, Source, Step, Upload, lower, stride};
+use profile::Profile;
 
 /// Told how many bytes of all are on the device.
 pub(crate) type OnUpload<'a> = &'a dyn Fn(u64, u64);
@@ -81,11 +84,13 @@ pub(crate) struct Loaded {
     memory: Memory,
     /// Given back with the program.
     _share: Share,
+    program: Program,
+    /// Those of each upload.
+    weights: Vec<Vec<Weight>>,
     widths: ProgramWidths,
     input_slot: Option<usize>,
     result: BufShape,
     result_slot: usize,
-    ropes: Vec<Rope>,
     shared_heads: Vec<usize>,
     steps: Vec<BoundStep>,
     binds: Vec<wgpu::BindGroup>,
@@ -96,6 +101,8 @@ pub(crate) struct Loaded {
     rows: Vec<f32>,
     /// Commands of the next step, recorded while the device was busy with the last one.
     ahead: Option<(Layout, wgpu::CommandBuffer)>,
+    /// Where dispatches are measured.
+    profile: Option<Profile>,
 }
 
 /// Everything that a step can bind.
@@ -205,16 +212,18 @@ impl Loaded {
             values,
             nothing: device.buffer("nothing", 16, STORAGE),
         };
+        let weights = plan.uploads.iter().map(|upload| upload.weights().to_vec());
         let mut loaded = Loaded {
             device,
             limits,
             memory,
             _share: share,
+            program: program.clone(),
+            weights: weights.collect(),
             widths: ProgramWidths::of(program),
             input_slot: plan.input,
             result: program.shape(program.result()),
             result_slot: plan.result,
-            ropes: program.ropes().to_vec(),
             shared_heads: plan.shared_heads,
             steps,
             binds: Vec::new(),
@@ -224,6 +233,7 @@ impl Loaded {
             words: Vec::new(),
             rows: Vec::new(),
             ahead: None,
+            profile: None,
         };
         loaded.bind();
         loaded.device.check()?;
@@ -251,22 +261,14 @@ impl Loaded {
             .device
             .device
             .create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for (bound, bind) in self.steps.iter().zip(&self.binds) {
-                let Some(launch) = (bound.step.launch)(layout) else {
-                    continue;
-                };
-                let mut immediates = [0; crate::kernels::IMMEDIATE_BYTES as usize];
-                for (bytes, word) in immediates.chunks_exact_mut(4).zip(launch.immediates) {
-                    bytes.copy_from_slice(&word.to_le_bytes());
+        match &self.profile {
+            None => {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for (i, launch) in self.launches(layout) {
+                    self.dispatch(&mut pass, i, &launch);
                 }
-                pass.set_pipeline(&bound.pipeline.pipeline);
-                pass.set_bind_group(0, bind, &[]);
-                pass.set_immediates(0, &immediates);
-                let [x, y, z] = launch.grid;
-                pass.dispatch_workgroups(x, y, z);
             }
+            Some(profile) => self.record_measured(profile, layout, &mut encoder),
         }
         let n_bytes = self.answer_bytes(layout);
         if n_bytes > 0 {
@@ -274,6 +276,25 @@ impl Loaded {
             encoder.copy_buffer_to_buffer(slot, 0, &self.read, 0, n_bytes);
         }
         encoder.finish()
+    }
+
+    /// What has something to do in a batch, by its index among the steps.
+    fn launches(&self, layout: &Layout) -> impl Iterator<Item = (usize, Launch)> {
+        let launches = self.steps.iter().map(|bound| (bound.step.launch)(layout));
+        let launches = launches.enumerate();
+        launches.filter_map(|(i, launch)| Some((i, launch?)))
+    }
+
+    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, step: usize, launch: &Launch) {
+        let mut immediates = [0; crate::kernels::IMMEDIATE_BYTES as usize];
+        for (bytes, word) in immediates.chunks_exact_mut(4).zip(launch.immediates) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        pass.set_pipeline(&self.steps[step].pipeline.pipeline);
+        pass.set_bind_group(0, &self.binds[step], &[]);
+        pass.set_immediates(0, &immediates);
+        let [x, y, z] = launch.grid;
+        pass.dispatch_workgroups(x, y, z);
     }
 
     /// Bytes of a step's answer, with the padding of its rows.
@@ -284,7 +305,12 @@ impl Loaded {
 
     fn step(&mut self, batch: &Batch<'_>) -> Result<(), DeviceError> {
         self.device.check()?;
-        let layout = lay_out(batch, &self.ropes, &self.shared_heads, &mut self.words);
+        let layout = lay_out(
+            batch,
+            self.program.ropes(),
+            &self.shared_heads,
+            &mut self.words,
+        );
         let n_bytes = 4 * self.words.len() as u64;
         if n_bytes > self.buffers.batch.size() {
             self.buffers.batch = self
@@ -312,12 +338,30 @@ impl Loaded {
         };
         let submission = self.device.queue.submit([commands]);
         // While the device computes. What a step is told of its tokens, its blocks and their places is
-        // in a buffer, and not in the commands.
-        self.ahead = layout_ahead(batch, &self.ropes, &self.shared_heads).map(|ahead| {
+        // in a buffer, and not in the commands. What is measured has the device to itself.
+        let ahead = match self.profile {
+            None => layout_ahead(batch, self.program.ropes(), &self.shared_heads),
+            Some(_) => None,
+        };
+        self.ahead = ahead.map(|ahead| {
             let commands = self.record(&ahead);
             (ahead, commands)
         });
-        let n_bytes = self.answer_bytes(&layout);
+        self.read_answer(&layout, submission.clone())?;
+        if let Some(mut profile) = self.profile.take() {
+            self.measure(&mut profile, (batch, &layout), submission)?;
+            self.profile = Some(profile);
+        }
+        Ok(())
+    }
+
+    /// Waits for a step, and reads what it answers.
+    fn read_answer(
+        &mut self,
+        layout: &Layout,
+        submission: wgpu::SubmissionIndex,
+    ) -> Result<(), DeviceError> {
+        let n_bytes = self.answer_bytes(layout);
         let width = self.result.width;
         let row_bytes = 4 * stride(width);
         self.rows.clear();
@@ -340,6 +384,23 @@ impl Executable for Loaded {
         batch.check(&self.limits, &self.widths);
         self.step(batch)?;
         Ok(&self.rows)
+    }
+
+    fn start_profile(&mut self) -> bool {
+        let features = self.device.device.features();
+        if !features.contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return false;
+        }
+        self.profile = Some(self.new_profile());
+        self.ahead = None;
+        true
+    }
+
+    fn take_profile(&mut self) -> Vec<StepProfile> {
+        match self.profile.take() {
+            Some(profile) => self.step_profiles(profile),
+            None => Vec::new(),
+        }
     }
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
@@ -622,7 +683,12 @@ mod tests {
                 outputs: &[0],
                 input: &[],
             };
-            let layout = lay_out(&batch, &model.ropes, &model.shared_heads, &mut words);
+            let layout = lay_out(
+                &batch,
+                model.program.ropes(),
+                &model.shared_heads,
+                &mut words,
+            );
             let ahead = model.ahead.as_ref().map(|(layout, _)| layout);
             assert_eq!(ahead, (start > 0).then_some(&layout), "position {start}");
             let from_ahead = model.run(&batch).unwrap().to_vec();

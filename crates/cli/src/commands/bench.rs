@@ -342,7 +342,8 @@ fn time(
 fn start_profile(evaluator: &mut Evaluator, opened: &Opened) -> anyhow::Result<()> {
     if !evaluator.start_profile() {
         bail!(
-            "profile: {}, expected the processor\n`minerva selftest --speed` measures a GPU's products",
+            "profile: {}, expected the processor, or a GPU that has timestamps and all layers\n\
+             `minerva selftest --speed` measures any GPU's products",
             opened.backend.description()
         );
     }

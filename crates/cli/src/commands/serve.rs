@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use minerva_compute::DeviceLayers;
 use minerva_engine::Backends;
-use minerva_server::{DeviceFallback, EngineSettings};
+use minerva_server::{DeviceFallback, EngineSettings, GpuWeights};
 
 use crate::backend::{self, Device, Placement};
 use crate::isolated::isolated;
@@ -61,6 +61,7 @@ fn backends(
         device,
         layers,
         gpu_memory_bytes: settings.gpu_memory_bytes,
+        gpu_copies_weights: settings.gpu_weights == GpuWeights::Copied,
         n_threads: n_threads.filter(|_| !is_for_fallback),
     };
     Ok(Backends {

@@ -265,6 +265,44 @@ fn bench_says_where_the_time_goes() {
 }
 
 #[test]
+fn bench_says_where_the_time_of_a_gpu_goes() {
+    let folder = Folder::new("bench-profile-gpu");
+    let Some(gpu) = gpus(&folder).into_iter().next() else {
+        return;
+    };
+    let model = TinyModel::new().write(&folder);
+    let args = ["bench", &model, "-p", "16", "-n", "3", "-r", "2"];
+    let on_gpu = [&args[..], &["--profile", "--device", &gpu]].concat();
+    let json = minerva(&folder, &[&on_gpu[..], &["--format", "json"]].concat()).json();
+    let named = |test: usize, name: &str| {
+        let mut steps = json[test]["profile"].as_array().unwrap().iter();
+        let step = steps.find(|step| step["step"] == name);
+        step.unwrap_or_else(|| panic!("{name}: {json}"))
+    };
+    // Two layers and two repetitions, of three tokens where they are decoded.
+    let prefill = named(0, "product mul_mm_F32 attn_q+attn_k+attn_v");
+    let decode = named(1, "product mul_mv_F32 attn_q+attn_k+attn_v");
+    let qkv_weights = 32 * (32 + 2 * 16);
+    for (step, n_calls, n_tokens) in [(prefill, 4, 16), (decode, 12, 1)] {
+        assert_eq!(step["calls"], n_calls);
+        assert_eq!(step["read_bytes"], n_calls * 4 * qkv_weights);
+        assert_eq!(step["f32_operations"], n_calls * n_tokens * 2 * qkv_weights);
+        assert!(step["time_ns"].as_u64().unwrap() > 0);
+    }
+    let attention = named(1, "attention attend_f16_f16");
+    assert_eq!(attention["f32_operations"], 4 * 6 * 4 * (4 * 8));
+    let text = minerva(&folder, &on_gpu).ok();
+    assert!(text.contains("between steps"), "{text}");
+    minerva(&folder, &[&on_gpu[..], &["--gpu-layers", "1"]].concat())
+        .fails(&["profile: ", "all layers"]);
+    minerva(
+        &folder,
+        &[&args[..], &["--roofline", "--device", &gpu]].concat(),
+    )
+    .fails(&["roofline: ", "expected the processor"]);
+}
+
+#[test]
 fn perplexity_scores_the_second_half_of_each_chunk() {
     let folder = Folder::new("perplexity");
     let model = TinyModel::new().write(&folder);
@@ -361,14 +399,23 @@ fn cache_types_are_options_of_every_command_that_runs_a_model() {
     assert_eq!(lines[2][at..at + 2], ["f16", "f32"]);
 }
 
+/// The names of the adapters; none only where none is required.
+fn gpus(folder: &Folder) -> Vec<String> {
+    let devices = minerva(folder, &["devices", "--format", "json"]).json();
+    assert!(devices["cpu"].as_str().unwrap().starts_with("CPU, "));
+    let gpus = devices["gpus"].as_array().unwrap().iter();
+    let names: Vec<String> = gpus
+        .map(|gpu| gpu["name"].as_str().unwrap().to_owned())
+        .collect();
+    let is_required = std::env::var_os("MINERVA_REQUIRE_GPU").is_some();
+    assert!(!names.is_empty() || !is_required, "no GPU");
+    names
+}
+
 #[test]
 fn devices_are_listed_and_unknown_ones_refused() {
     let folder = Folder::new("devices");
-    let devices = minerva(&folder, &["devices", "--format", "json"]).json();
-    assert!(devices["cpu"].as_str().unwrap().starts_with("CPU, "));
-    let n_gpus = devices["gpus"].as_array().unwrap().len();
-    let is_required = std::env::var_os("MINERVA_REQUIRE_GPU").is_some();
-    assert!(n_gpus > 0 || !is_required, "no GPU");
+    let n_gpus = gpus(&folder).len();
     minerva(&folder, &["devices"]).ok();
     let unknown = "no such adapter";
     let wanted = "GPU: no adapter whose name contains";
@@ -376,10 +423,18 @@ fn devices_are_listed_and_unknown_ones_refused() {
     let model = TinyModel::new().write(&folder);
     minerva(&folder, &["run", &model, "hello", "--device", unknown]).fails(&[wanted]);
     if n_gpus > 0 {
-        let answer = |device| {
-            let args = ["run", &model, "hello", "--temperature", "0", "-n", "8"];
-            minerva(&folder, &[&args[..], &["--device", device]].concat()).ok()
+        let answer = |args: &[&str]| {
+            let usual = ["run", &model, "hello", "--temperature", "0", "-n", "8"];
+            minerva(&folder, &[&usual, args].concat()).ok()
         };
-        assert_eq!(answer("gpu"), answer("reference"));
+        let on_gpu = answer(&["--device", "gpu"]);
+        assert_eq!(on_gpu, answer(&["--device", "reference"]));
+        let copied = ["--device", "gpu", "--gpu-weights", "copied"];
+        assert_eq!(on_gpu, answer(&copied));
     }
+    minerva(
+        &folder,
+        &["run", &model, "hello", "--gpu-weights", "copied"],
+    )
+    .fails(&["gpu-weights: copied, expected a GPU"]);
 }

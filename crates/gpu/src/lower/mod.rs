@@ -52,6 +52,8 @@ type LaunchOf = Box<dyn Fn(&Layout) -> Option<Launch> + Send>;
 /// One dispatch.
 pub(crate) struct Step {
     pub(crate) kernel: Kernel,
+    /// The operation of the program that it is a part of.
+    pub(crate) op: usize,
     pub(crate) bindings: Vec<Source>,
     pub(crate) launch: LaunchOf,
 }
@@ -112,6 +114,7 @@ pub(crate) fn lower(
         limits,
         abilities,
         max_binding_bytes,
+        op: 0,
         steps: Vec::new(),
         slots: Vec::new(),
         is_free: Vec::new(),
@@ -125,6 +128,7 @@ pub(crate) fn lower(
         input: None,
     };
     for (i, op) in program.ops().iter().enumerate() {
+        lowering.op = i;
         lowering.op(op)?;
         for (id, last) in last_read.iter().enumerate() {
             if let Some(slot) = lowering.slot_of[id].filter(|_| *last <= i) {
@@ -159,6 +163,7 @@ struct Lowering<'a> {
     limits: &'a Limits,
     abilities: Abilities,
     max_binding_bytes: u64,
+    op: usize,
     steps: Vec<Step>,
     slots: Vec<u64>,
     is_free: Vec<bool>,
@@ -378,6 +383,7 @@ impl Lowering<'_> {
     ) {
         self.steps.push(Step {
             kernel,
+            op: self.op,
             bindings: bindings.to_vec(),
             launch: Box::new(launch),
         });

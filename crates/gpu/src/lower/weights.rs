@@ -9,8 +9,8 @@ use crate::in_place::Pages;
 pub(crate) enum Upload {
     /// Rows of weights, one behind the other.
     Rows(Vec<Weight>),
-    /// Pages that it reads in place, and how many bytes of them are weights.
-    Pages(Pages, u64),
+    /// Pages that it reads in place, and the weights in them.
+    Pages(Pages, Vec<Weight>),
     /// Numbers.
     Floats(Vec<f32>),
 }
@@ -18,9 +18,18 @@ pub(crate) enum Upload {
 impl Upload {
     pub(crate) fn n_bytes(&self) -> u64 {
         match self {
-            Upload::Rows(weights) => weights.iter().map(|w| w.bytes().len() as u64).sum(),
-            Upload::Pages(_, n_bytes) => *n_bytes,
+            Upload::Rows(weights) | Upload::Pages(_, weights) => {
+                weights.iter().map(|w| w.bytes().len() as u64).sum()
+            }
             Upload::Floats(values) => 4 * values.len() as u64,
+        }
+    }
+
+    /// The weights that are in it as they are in the file.
+    pub(crate) fn weights(&self) -> &[Weight] {
+        match self {
+            Upload::Rows(weights) | Upload::Pages(_, weights) => weights,
+            Upload::Floats(_) => &[],
         }
     }
 }
@@ -157,8 +166,7 @@ impl Lowering<'_> {
             return None;
         }
         let place = Place::in_pages(&pages, weights, n)?;
-        let n_bytes = weights.iter().map(|w| w.bytes().len() as u64).sum();
-        Some((Upload::Pages(pages, n_bytes), place))
+        Some((Upload::Pages(pages, weights.to_vec()), place))
     }
 
     /// The biases of matrices, one behind the other; zeros for those that have none, if any has.

@@ -1,12 +1,13 @@
 //! What the device's limits and other sequences do to a program: nothing but what is said.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use minerva_compute::conformance::{TOLERANCE, error};
+use minerva_compute::conformance::{Shape, TOLERANCE, decoder, error, in_one_file};
 use minerva_compute::{
     Activation, AttentionSpec, Backend, BackendError, Batch, Builder, DType, DeviceError,
-    DeviceLayers, Executable, KvType, KvTypes, Limits, Program, ReferenceBackend, Sequence,
-    SplitBackend, Weight,
+    DeviceLayers, Executable, KvType, KvTypes, Limits, Pairing, Program, ReferenceBackend,
+    Sequence, SplitBackend, Weight,
 };
 use minerva_gpu::GpuOptions;
 use minerva_gpu::speed::{Size, copy_speed, speed};
@@ -23,6 +24,14 @@ const LIMITS: Limits = Limits {
     max_between: 0,
     n_kv_blocks: 12,
     kv_types: KvTypes::both(KvType::Q8_0),
+};
+
+const SHAPE: Shape = Shape {
+    dim: 64,
+    ffn: 96,
+    n_heads: 4,
+    n_kv_heads: 2,
+    head_dim: 32,
 };
 
 /// One layer under a large vocabulary. Gate and up together are larger than the least buffer that the
@@ -257,6 +266,40 @@ fn a_program_takes_what_was_planned() {
     let planned = backend.plan(&program(), LIMITS).unwrap();
     let model = backend.load(program(), LIMITS).unwrap();
     assert_eq!(model.memory(), planned);
+}
+
+#[test]
+fn weights_are_copied_where_that_is_asked_for() {
+    let program = in_one_file(decoder(DType::F32, &SHAPE, Pairing::Halves));
+    let batch = Batch {
+        tokens: &[3, 1, 2],
+        sequences: &[Sequence {
+            n_tokens: 3,
+            start: 0,
+            blocks: &[2],
+        }],
+        outputs: &[2],
+        input: &[],
+    };
+    let run = |copies_weights| {
+        let n_bytes = Arc::new(AtomicU64::new(0));
+        let copied = n_bytes.clone();
+        let backend = open(&GpuOptions {
+            copies_weights,
+            ..GpuOptions::default()
+        })?
+        .on_upload(move |_, total| copied.store(total, Ordering::Relaxed));
+        let mut model = backend.load(program.clone(), LIMITS).unwrap();
+        let logits = model.run(&batch).unwrap().to_vec();
+        let n_bytes = n_bytes.load(Ordering::Relaxed);
+        Some((backend.reads_in_place(), n_bytes, logits))
+    };
+    let (Some(in_place), Some(copied)) = (run(false), run(true)) else {
+        return;
+    };
+    assert!(!copied.0);
+    assert_eq!(in_place.1 < copied.1, in_place.0);
+    assert_eq!(in_place.2, copied.2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! fail where `MINERVA_REQUIRE_GPU` is set.
 
 mod limits;
+mod profile;
 mod programs;
 
 use minerva_gpu::{GpuBackend, GpuOptions, OpenError};

@@ -54,6 +54,8 @@ pub struct EngineSettings {
     /// Bytes of the GPU's memory for all loaded models; nine tenths of what its driver says if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu_memory_bytes: Option<u64>,
+    /// Where the GPU reads weights.
+    pub gpu_weights: GpuWeights,
     /// What a model is loaded on once its device has failed.
     pub device_fallback: DeviceFallback,
     /// Bytes for all loaded models, their caches and scratch memory; nine tenths of the machine's
@@ -125,6 +127,17 @@ impl TryFrom<NumberOrWord> for GpuLayers {
             NumberOrWord::Word(word) => word.parse()?,
         }))
     }
+}
+
+/// Where the GPU reads weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuWeights {
+    /// In the model's file, where it can.
+    #[default]
+    Mapped,
+    /// In memory of its own.
+    Copied,
 }
 
 /// What a model is loaded on once its device has failed.
@@ -404,6 +417,7 @@ impl Default for EngineSettings {
             device: "cpu".into(),
             gpu_layers: GpuLayers::default(),
             gpu_memory_bytes: None,
+            gpu_weights: GpuWeights::Mapped,
             device_fallback: DeviceFallback::None,
             memory_bytes: None,
             context: None,

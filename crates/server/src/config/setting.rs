@@ -224,6 +224,14 @@ pub const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "engine.gpu_weights",
+        flag: "gpu-weights",
+        value_name: "WHERE",
+        help: "Where the GPU reads weights: mapped (in the model's file, where it can), copied (in memory of its own)",
+        is_reloaded: false,
+        kind: Kind::Word(&["mapped", "copied"]),
+    },
+    Setting {
         key: "engine.device_fallback",
         flag: "device-fallback",
         value_name: "DEVICE",

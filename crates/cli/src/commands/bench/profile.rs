@@ -138,7 +138,7 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// What a step does, with which types and which matrices, in whichever layer.
+/// What a step does, with which types or kernel and which matrices, in whichever layer.
 fn name(step: &StepProfile) -> String {
     let mut roles: Vec<String> = Vec::new();
     let mut types: Vec<&str> = Vec::new();
@@ -151,7 +151,12 @@ fn name(step: &StepProfile) -> String {
             types.push(dtype.name());
         }
     }
-    [step.op, &types.join("+"), &roles.join("+")]
+    // A kernel is of a type.
+    let how = match step.kernel.is_empty() {
+        true => types.join("+"),
+        false => step.kernel.clone(),
+    };
+    [step.op, &how, &roles.join("+")]
         .into_iter()
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
@@ -177,6 +182,7 @@ mod tests {
         let weights = weights.iter().map(|&(name, dtype)| (name.into(), dtype));
         StepProfile {
             op,
+            kernel: String::new(),
             weights: weights.collect(),
             n_calls: 2,
             time: Duration::from_millis(ms),
@@ -207,8 +213,12 @@ mod tests {
                 n_calls: 0,
                 ..step("add", &[], 0)
             },
+            StepProfile {
+                kernel: "mul_mv_Q4_K".into(),
+                ..step("product", &[("output.weight", DType::Q4K)], 1)
+            },
         ];
-        let profile = Profile::new(steps, Duration::from_millis(10));
+        let profile = Profile::new(steps, Duration::from_millis(11));
         let names: Vec<&str> = profile.kinds.iter().map(|kind| &kind.name[..]).collect();
         assert_eq!(
             names,
@@ -216,11 +226,12 @@ mod tests {
                 "product Q4_K ffn_down",
                 "gated product Q4_K+Q6_K ffn_gate+ffn_up",
                 "product Q6_K ffn_down",
+                "product mul_mv_Q4_K output",
             ]
         );
         assert_eq!(
             (profile.kinds[0].n_calls, profile.cost().read_bytes),
-            (4, 20_000_000)
+            (4, 25_000_000)
         );
         let table = profile.table(None);
         let cells = |line: usize| -> Vec<&str> {
@@ -232,9 +243,9 @@ mod tests {
         };
         assert_eq!(
             cells(1),
-            ["product Q4_K ffn_down", "4", "4.00", "40.0 %", "2.50"]
+            ["product Q4_K ffn_down", "4", "4.00", "36.4 %", "2.50"]
         );
-        assert_eq!(cells(4), ["between steps", "1.00", "10.0 %"]);
-        assert_eq!(cells(5), ["all", "10.00", "100.0 %", "2.00"]);
+        assert_eq!(cells(5), ["between steps", "1.00", "9.1 %"]);
+        assert_eq!(cells(6), ["all", "11.00", "100.0 %", "2.27"]);
     }
 }

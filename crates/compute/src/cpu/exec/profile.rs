@@ -4,13 +4,10 @@
 //! when it saw the step before end to when it sees this one end. So the times add up to those of the
 //! batches. What a step reads and computes follows from its shapes, its weights' types and the batch.
 
-use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::backend::KV_BLOCK_LEN;
 use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Step};
-use crate::cpu::ops::attention::UNIT;
 use crate::profile::{Cost, StepProfile};
 use crate::program::{Attention, Function};
 use crate::weight::Weight;
@@ -66,6 +63,7 @@ impl Profile {
             weights.dedup();
             StepProfile {
                 op,
+                kernel: String::new(),
                 weights,
                 n_calls: totals.n_calls,
                 time: totals.time,
@@ -129,20 +127,14 @@ fn name(step: &Step) -> (&'static str, Vec<&Weight>) {
 
 /// A product of `n_rows` rows with a matrix.
 fn product(matrix: &Matrix, n_rows: usize) -> Cost {
-    let weight = &matrix.weight;
-    let operations = 2 * (weight.n_rows() * weight.row_len()) as u64 * n_rows as u64;
-    let read_bytes = weight.bytes().len() as u64;
+    let cost = Cost::f32_product(&matrix.weight, n_rows);
     match matrix.kernel {
         MatrixKernel::Group(_) => Cost {
-            read_bytes,
-            int8_operations: operations,
+            int8_operations: cost.f32_operations,
             f32_operations: 0,
+            ..cost
         },
-        MatrixKernel::Float(_) => Cost {
-            read_bytes,
-            int8_operations: 0,
-            f32_operations: operations,
-        },
+        MatrixKernel::Float(_) => cost,
     }
 }
 
@@ -177,25 +169,13 @@ impl Run<'_> {
     }
 
     fn attention(&self, spec: &Attention) -> Cost {
-        let cache = &self.core.caches[spec.layer];
-        // A tile has the positions of a block.
-        let position_bytes =
-            spec.n_kv_heads * (cache.k.tile_bytes + cache.v.tile_bytes) / KV_BLOCK_LEN;
+        let work = &self.pass.work;
         let mut cost = Cost::default();
-        for part in &self.pass.work.query_parts {
-            let units = part.units.start * UNIT..part.units.end * UNIT;
-            let n_seen = |seen: Range<usize>| {
-                let end = seen.end.min(units.end);
-                end.saturating_sub(seen.start.max(units.start)) as u64
-            };
-            let last = self.seen(spec, part.first + part.n - 1);
-            let read = self.seen(spec, part.first).start..last.end;
-            cost.read_bytes += n_seen(read) * position_bytes as u64;
-            // A key's product with the query, and a value's with its weight.
-            let operations = (4 * spec.n_heads * spec.head_dim) as u64;
-            for row in part.first..part.first + part.n {
-                cost.f32_operations += n_seen(self.seen(spec, row)) * operations;
-            }
+        // Of a part that is cut, the first unit stands for all.
+        for part in work.query_parts.iter().filter(|p| p.units.start == 0) {
+            let first = work.positions[part.first];
+            let kv_types = self.core.limits.kv_types;
+            cost += Cost::attention(spec, kv_types, first..first + part.n);
         }
         cost
     }

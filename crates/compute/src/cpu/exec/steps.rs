@@ -631,8 +631,7 @@ impl Run<'_> {
 
     /// The positions that a token sees.
     pub(super) fn seen(&self, spec: &Attention, row: usize) -> Range<usize> {
-        let end = self.pass.work.positions[row] + 1;
-        spec.window.map_or(0, |n| end.saturating_sub(n))..end
+        spec.seen(self.pass.work.positions[row])
     }
 
     /// Adds what the positions of a unit gave, those after the units before.
