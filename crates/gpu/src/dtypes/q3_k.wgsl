@@ -5,8 +5,8 @@ fn scale(block: u32, j: u32) -> f32 {
 }
 
 fn codes(block: u32, s: u32, k: u32) -> vec4<f32> {
-    let low = (bytes4(block + 32u + 32u * (s / 4u) + 4u * k) >> (2u * (s % 4u))) & 0x03030303u;
-    let high = (bytes4(block + 4u * k) >> s) & 0x01010101u;
+    let low = (halves4(block + 32u + 32u * (s / 4u) + 4u * k) >> (2u * (s % 4u))) & 0x03030303u;
+    let high = (halves4(block + 4u * k) >> s) & 0x01010101u;
     return unsigned4(low | (high << 2u)) - 4.0;
 }
 

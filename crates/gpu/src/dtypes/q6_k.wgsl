@@ -1,7 +1,7 @@
 fn codes(block: u32, s: u32, k: u32) -> vec4<f32> {
     let c = s % 4u;
-    let low = (bytes4(block + 64u * (s / 4u) + 32u * (c % 2u) + 4u * k) >> (4u * (c / 2u))) & 0x0f0f0f0fu;
-    let high = (bytes4(block + 128u + 32u * (s / 4u) + 4u * k) >> (2u * c)) & 0x03030303u;
+    let low = (halves4(block + 64u * (s / 4u) + 32u * (c % 2u) + 4u * k) >> (4u * (c / 2u))) & 0x0f0f0f0fu;
+    let high = (halves4(block + 128u + 32u * (s / 4u) + 4u * k) >> (2u * c)) & 0x03030303u;
     return unsigned4(low | (high << 4u)) - 32.0;
 }
 

@@ -5,6 +5,8 @@
 //       a running maximum and sum of each row (online softmax)
 //       a lane four elements: values times weights
 //
+// Keys and values are read four at once, which do not wait for each other.
+//
 // 1. A query row is a token and one of the heads that share the keys: in decode the rows are heads,
 //    in prefill also tokens, and keys are read once for all of them.
 // 2. A long context is split into spans, whose parts another kernel joins.
@@ -117,10 +119,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for j 8
         var score$j = 0.0;
 #end
-        for (var i = 0u; i < dim4; i += 1u) {
-            let k = load_k(k_at, position % 16u, i);
+        for (var i = 0u; i < dim4; i += 4u) {
+#for u 4
+            let k$u = load_k(k_at, position % 16u, min(i + $uu, dim4 - 1u));
+#end
+#for u 4
+            if i + $uu < dim4 {
 #for j 8
-            score$j += dot(queries[$ju * dim4 + i], k);
+                score$j += dot(queries[$ju * dim4 + i + $uu], k$u);
+#end
+            }
 #end
         }
 #for j 8
@@ -171,12 +179,19 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
         if own_group < n_position_groups {
             let n = min(end - chunk, 64u);
-            for (var i = own_group; i < n; i += n_position_groups) {
-                let at = chunk + i;
-                let v_at = (batch[table + at / 16u] * p.n_kv_heads + wid.y) * p.v_head_words;
-                let v = load_v(v_at, at % 16u, own4);
+            for (var i = own_group; i < n; i += 4u * n_position_groups) {
+#for u 4
+                let i$u = min(i + $uu * n_position_groups, n - 1u);
+                let at$u = chunk + i$u;
+                let v_at$u = (batch[table + at$u / 16u] * p.n_kv_heads + wid.y) * p.v_head_words;
+                let v$u = load_v(v_at$u, at$u % 16u, own4);
+#end
+#for u 4
+                if i + $uu * n_position_groups < n {
 #for j 8
-                sum$j += weights[$ju * 64u + i] * v;
+                    sum$j += weights[$ju * 64u + i$u] * v$u;
+#end
+                }
 #end
             }
         }

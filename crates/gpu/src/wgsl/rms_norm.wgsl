@@ -1,4 +1,5 @@
 // out = x / sqrt(mean(x^2) + eps) * weight, for each piece of a row by itself.
+// Several elements a lane at once, which do not wait for each other.
 struct Params {
     len: u32, // of a piece
     stride: u32,
@@ -14,16 +15,32 @@ var<immediate> p: Params;
 #include block_sum
 #include interleave
 
+// Behind the piece zero.
+fn element(at: u32, i: u32) -> f32 {
+    return select(0.0, x[at + min(i, p.len - 1u)], i < p.len);
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let at = wid.y * p.stride + wid.x * p.len;
     var squares = 0.0;
-    for (var i = lid; i < p.len; i += LANES) {
-        let v = x[at + i];
-        squares += v * v;
+    for (var i = lid; i < p.len; i += 8u * LANES) {
+#for u 8
+        let v$u = element(at, i + $uu * LANES);
+#end
+#for u 8
+        squares += v$u * v$u;
+#end
     }
     let scale = 1.0 / sqrt(block_sum(squares, lid) / f32(p.len) + p.eps);
-    for (var i = lid; i < p.len; i += LANES) {
-        out[at + place(i, p.len, p.is_interleaved)] = x[at + i] * scale * weight[i];
+    for (var i = lid; i < p.len; i += 4u * LANES) {
+#for u 4
+        let y$u = element(at, i + $uu * LANES) * scale * weight[min(i + $uu * LANES, p.len - 1u)];
+#end
+#for u 4
+        if i + $uu * LANES < p.len {
+            out[at + place(i + $uu * LANES, p.len, p.is_interleaved)] = y$u;
+        }
+#end
     }
 }

@@ -16,6 +16,12 @@ fn bytes4(at: u32) -> u32 {
     return (w[i] >> s) | ((w[i + 1u] << 1u) << (31u - s));
 }
 
+// The same from an even byte on.
+fn halves4(at: u32) -> u32 {
+    let i = at >> 2u;
+    return select(w[i], (w[i] >> 16u) | (w[i + 1u] << 16u), (at & 2u) != 0u);
+}
+
 fn byte_at(at: u32) -> u32 {
     return (w[at >> 2u] >> ((at & 3u) * 8u)) & 0xffu;
 }
