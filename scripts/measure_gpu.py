@@ -2,7 +2,7 @@
 """How fast a GPU is, beside the processor of the same machine: one command, a report in Markdown.
 
     scripts/measure_gpu.py [--device gpu] [--shapes 1B,3B,7B] [--types Q4_0,Q4_K,Q8_0,F16]
-        [-p 512] [-n 64] [-r 3] [--folder DIR] [--minerva PATH --synthesize PATH]
+        [-p 512] [-n 64] [-r 20] [--cpu-r 3] [--folder DIR] [--minerva PATH --synthesize PATH]
 
 Builds what it needs with cargo, unless it is told where it is. First every kernel is held against the
 reference; then come a copy, the matrix products of a 7B model's feed-forward, and prefill and decode of
@@ -15,6 +15,7 @@ import datetime
 import json
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -72,17 +73,18 @@ def kernels(a):
     print()
 
 
-def bench(a, model, device):
+def bench(a, model, device, repetitions):
     """Tokens per second of prefill and decode, or why there are none."""
-    done = run([a.minerva, "bench", model, "-p", a.p, "-n", a.n, "-r", a.r, "--device", device, "--format", "json"], may_fail=True)
+    done = run([a.minerva, "bench", model, "-p", a.p, "-n", a.n, "-r", repetitions, "--device", device, "--format", "json"], may_fail=True)
     if done.returncode != 0:
         return done.stderr.strip().splitlines()[-1][:120]
     tests = json.loads(done.stdout)
-    return next(t["avg_ts"] for t in tests if t["n_prompt"]), next(t["avg_ts"] for t in tests if t["n_gen"])
+    median = lambda of: next(statistics.median(t["samples_ts"]) for t in tests if t[of])
+    return median("n_prompt"), median("n_gen")
 
 
 def row(a, name, model):
-    gpu, cpu = bench(a, model, a.device), bench(a, model, "cpu")
+    gpu, cpu = bench(a, model, a.device, a.r), bench(a, model, "cpu", a.cpu_r)
     if isinstance(gpu, str) or isinstance(cpu, str):
         print(f"| {name} | {gpu if isinstance(gpu, str) else cpu} | | | | | |", flush=True)
         return
@@ -96,10 +98,11 @@ def main():
     parser.add_argument("--device", default="gpu", help="the GPU, or a part of its name")
     parser.add_argument("--shapes", type=names, default=["1B", "3B", "7B"])
     parser.add_argument("--types", type=names, default=["Q4_0", "Q4_K", "Q8_0", "F16"])
-    parser.add_argument("--model", default="smollm2", help="a real model; empty for none")
+    parser.add_argument("--model", default="smollm2", help="a real model, its name or its file; empty for none")
     parser.add_argument("-p", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("-n", type=int, default=64, help="tokens generated")
-    parser.add_argument("-r", type=int, default=3, help="repetitions")
+    parser.add_argument("-r", type=int, default=20, help="repetitions on the GPU, which may begin with slow clocks")
+    parser.add_argument("--cpu-r", type=int, default=3, help="repetitions on the processor")
     parser.add_argument("--folder", help="where models are made; by default the system's folder for such")
     parser.add_argument("--minerva", type=Path, help="a binary that is built already")
     parser.add_argument("--synthesize", type=Path, help="the example synthesize, likewise")
@@ -110,10 +113,11 @@ def main():
         a.synthesize = a.synthesize or ROOT / "target/release/examples/synthesize"
     describe(a)
     kernels(a)
-    print(f"### Models\n\nTokens per second, prefill of {a.p} and decode of {a.n}, GPU and CPU.\n")
+    print(f"### Models\n\nTokens per second, medians, prefill of {a.p} and decode of {a.n}, GPU and CPU.\n")
     print("| model | prefill GPU | CPU | ratio | decode GPU | CPU | ratio |\n|---|--:|--:|--:|--:|--:|--:|")
     if a.model:
-        run([a.minerva, "pull", a.model])
+        if not Path(a.model).is_file():
+            run([a.minerva, "pull", a.model])
         row(a, a.model, a.model)
     with tempfile.TemporaryDirectory(dir=a.folder) as folder:
         for shape in a.shapes:

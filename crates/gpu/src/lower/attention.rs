@@ -9,7 +9,7 @@ use crate::kernels::{Kernel, MAX_HEAD_DIM};
 /// Positions of the shortest span that attention is split into.
 const MIN_SPAN: u32 = 256;
 /// Attention is split no further where so many workgroups run.
-const ENOUGH_WORKGROUPS: u32 = 256;
+const ENOUGH_WORKGROUPS: u32 = 1024;
 /// Rows of parts of attention that there is room for.
 const MAX_PARTS: u32 = 4096;
 

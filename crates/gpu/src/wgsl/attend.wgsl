@@ -5,7 +5,7 @@
 //       a running maximum and sum of each row (online softmax)
 //       a lane four elements: values times weights
 //
-// Keys and values are read four at once, which do not wait for each other.
+// Keys and values are read eight at once, which do not wait for each other.
 //
 // 1. A query row is a token and one of the heads that share the keys: in decode the rows are heads,
 //    in prefill also tokens, and keys are read once for all of them.
@@ -119,11 +119,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for j 8
         var score$j = 0.0;
 #end
-        for (var i = 0u; i < dim4; i += 4u) {
-#for u 4
+        for (var i = 0u; i < dim4; i += 8u) {
+#for u 8
             let k$u = load_k(k_at, position % 16u, min(i + $uu, dim4 - 1u));
 #end
-#for u 4
+#for u 8
             if i + $uu < dim4 {
 #for j 8
                 score$j += dot(queries[$ju * dim4 + i + $uu], k$u);
@@ -179,14 +179,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
         if own_group < n_position_groups {
             let n = min(end - chunk, 64u);
-            for (var i = own_group; i < n; i += 4u * n_position_groups) {
-#for u 4
+            for (var i = own_group; i < n; i += 8u * n_position_groups) {
+#for u 8
                 let i$u = min(i + $uu * n_position_groups, n - 1u);
                 let at$u = chunk + i$u;
                 let v_at$u = (batch[table + at$u / 16u] * p.n_kv_heads + wid.y) * p.v_head_words;
                 let v$u = load_v(v_at$u, at$u % 16u, own4);
 #end
-#for u 4
+#for u 8
                 if i + $uu * n_position_groups < n {
 #for j 8
                     sum$j += weights[$ju * 64u + i$u] * v$u;
