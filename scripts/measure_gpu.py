@@ -83,13 +83,33 @@ def bench(a, model, device, repetitions):
     return median("n_prompt"), median("n_gen")
 
 
-def row(a, name, model):
-    gpu, cpu = bench(a, model, a.device, a.r), bench(a, model, "cpu", a.cpu_r)
+def row(a, name, model, is_compared=True):
+    gpu = bench(a, model, a.device, a.r)
+    cpu = bench(a, model, "cpu", a.cpu_r) if is_compared else None
+    if cpu is None and not isinstance(gpu, str):
+        print(f"| {name} | {gpu[0]:.1f} | | | {gpu[1]:.1f} | | |", flush=True)
+        return
     if isinstance(gpu, str) or isinstance(cpu, str):
         print(f"| {name} | {gpu if isinstance(gpu, str) else cpu} | | | | | |", flush=True)
         return
     cells = [f"{g:.1f} | {c:.1f} | {g / c:.2f}" for g, c in zip(gpu, cpu)]
     print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def models(a):
+    print(f"### Models\n\nTokens per second, medians, prefill of {a.p} and decode of {a.n}, GPU and CPU.\n")
+    print("| model | prefill GPU | CPU | ratio | decode GPU | CPU | ratio |\n|---|--:|--:|--:|--:|--:|--:|")
+    if a.model:
+        if not Path(a.model).is_file():
+            run([a.minerva, "pull", a.model])
+        row(a, a.model, a.model)
+    with tempfile.TemporaryDirectory(dir=a.folder) as folder:
+        for shape in a.shapes:
+            for dtype in a.types:
+                model = Path(folder) / f"{shape}-{dtype}.gguf"
+                run([a.synthesize, shape, dtype, model])
+                row(a, f"{shape} {dtype}", model, dtype in (a.cpu_types or a.types))
+                model.unlink()
 
 
 def main():
@@ -98,6 +118,8 @@ def main():
     parser.add_argument("--device", default="gpu", help="the GPU, or a part of its name")
     parser.add_argument("--shapes", type=names, default=["1B", "3B", "7B"])
     parser.add_argument("--types", type=names, default=["Q4_0", "Q4_K", "Q8_0", "F16"])
+    parser.add_argument("--cpu-types", type=names, help="types that the processor is measured with, too; all by default")
+    parser.add_argument("--parts", type=names, default=["kernels", "models"], help="what is measured")
     parser.add_argument("--model", default="smollm2", help="a real model, its name or its file; empty for none")
     parser.add_argument("-p", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("-n", type=int, default=64, help="tokens generated")
@@ -112,20 +134,10 @@ def main():
         a.minerva = a.minerva or ROOT / "target/release/minerva"
         a.synthesize = a.synthesize or ROOT / "target/release/examples/synthesize"
     describe(a)
-    kernels(a)
-    print(f"### Models\n\nTokens per second, medians, prefill of {a.p} and decode of {a.n}, GPU and CPU.\n")
-    print("| model | prefill GPU | CPU | ratio | decode GPU | CPU | ratio |\n|---|--:|--:|--:|--:|--:|--:|")
-    if a.model:
-        if not Path(a.model).is_file():
-            run([a.minerva, "pull", a.model])
-        row(a, a.model, a.model)
-    with tempfile.TemporaryDirectory(dir=a.folder) as folder:
-        for shape in a.shapes:
-            for dtype in a.types:
-                model = Path(folder) / f"{shape}-{dtype}.gguf"
-                run([a.synthesize, shape, dtype, model])
-                row(a, f"{shape} {dtype}", model)
-                model.unlink()
+    if "kernels" in a.parts:
+        kernels(a)
+    if "models" in a.parts:
+        models(a)
 
 
 main()

@@ -38,8 +38,9 @@ impl Default for Size {
         Size {
             // The feed-forward block of a model with 7 billion parameters.
             shape: (4096, 11008),
-            bytes: 512 << 20,
-            duration: Duration::from_millis(500),
+            bytes: 1 << 30,
+            // Clocks take their time to rise.
+            duration: Duration::from_millis(1500),
         }
     }
 }
