@@ -259,10 +259,9 @@ fn name(kernel: Kernel) -> (&'static str, bool) {
     match kernel {
         Kernel::Embed(_) => ("embedding", true),
         Kernel::MulMv(_, _, Answer::Gated) => ("gated product", true),
-        Kernel::MulMv(..)
-        | Kernel::MulMm(..)
-        | Kernel::MulMmCoop(..)
-        | Kernel::MulMmHalf(..) => ("product", true),
+        Kernel::MulMv(..) | Kernel::MulMm(..) | Kernel::MulMmCoop(..) | Kernel::MulMmHalf(..) => {
+            ("product", true)
+        }
         Kernel::Halves => ("rounding to f16", false),
         Kernel::RmsNorm => ("RMS norm", false),
         Kernel::LayerNorm => ("layer norm", false),
