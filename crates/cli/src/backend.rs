@@ -41,13 +41,13 @@ impl FromStr for Device {
     }
 }
 
-/// Where a GPU reads weights.
+/// Where weights are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum GpuWeights {
-    /// In the model's file, where it can
+enum WeightsPlace {
+    /// In the model's file, where the device can
     #[default]
     Mapped,
-    /// In memory of its own
+    /// In memory of the device; on a processor that takes longer to load, and has large pages
     Copied,
 }
 
@@ -67,9 +67,9 @@ pub(crate) struct BackendArgs {
     #[arg(long, value_name = "BYTES")]
     gpu_memory_budget: Option<u64>,
 
-    /// Where the GPU reads weights
+    /// Where weights are read
     #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
-    gpu_weights: GpuWeights,
+    weights: WeightsPlace,
 
     /// How keys are stored in the KV cache: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE", default_value_t)]
@@ -98,13 +98,18 @@ impl BackendArgs {
         }
     }
 
+    /// Whether weights are copied that could be read in place.
+    pub(crate) fn copies_weights(&self) -> bool {
+        self.weights == WeightsPlace::Copied
+    }
+
     /// Opens the backend; without a number of threads, the CPU takes one per core.
     pub(crate) fn open(&self, n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
         let placement = Placement {
             device: self.device.clone(),
             layers: self.gpu_layers,
             gpu_memory_bytes: self.gpu_memory_budget,
-            gpu_copies_weights: self.gpu_weights == GpuWeights::Copied,
+            copies_weights: self.copies_weights(),
             n_threads,
         };
         placement.open()
@@ -118,8 +123,8 @@ pub(crate) struct Placement {
     pub(crate) layers: DeviceLayers,
     /// What may be used of the GPU's memory.
     pub(crate) gpu_memory_bytes: Option<u64>,
-    /// Whether the GPU is given a copy of weights that it could read in place.
-    pub(crate) gpu_copies_weights: bool,
+    /// Whether weights are copied that could be read in place.
+    pub(crate) copies_weights: bool,
     /// Threads of the processor; `None` for one per core.
     pub(crate) n_threads: Option<NonZeroUsize>,
 }
@@ -130,14 +135,17 @@ impl Placement {
         match &self.device {
             Device::Auto => match self.hardware()? {
                 Some(gpu) => self.split(gpu),
-                None => cpu(self.n_threads),
+                None => cpu(self.n_threads, self.copies_weights),
             },
             Device::Cpu => {
                 self.check_no_gpu("the processor")?;
-                cpu(self.n_threads)
+                cpu(self.n_threads, self.copies_weights)
             }
             Device::Reference => {
                 self.check_no_gpu("the reference backend")?;
+                if self.copies_weights {
+                    bail!("weights: copied, expected mapped: the reference backend copies nothing");
+                }
                 Ok(Opened {
                     n_threads: self.one_thread("the reference backend")?,
                     backend: Arc::new(ReferenceBackend),
@@ -164,7 +172,7 @@ impl Placement {
                 n_threads: 1,
             });
         }
-        let processor = cpu(self.n_threads)?;
+        let processor = cpu(self.n_threads, self.copies_weights)?;
         Ok(Opened {
             backend: Arc::new(SplitBackend::new(gpu, processor.backend, self.layers)),
             cpu: None,
@@ -192,19 +200,19 @@ impl Placement {
                 "gpu-memory-budget: {bytes}, expected a GPU: {whose} computes\n`--device gpu` takes the best"
             );
         }
-        if self.gpu_copies_weights {
-            bail!(
-                "gpu-weights: copied, expected a GPU: {whose} computes\n`--device gpu` takes the best"
-            );
-        }
         Ok(())
     }
 }
 
 /// The processor, on so many threads.
-pub(crate) fn cpu(n_threads: Option<NonZeroUsize>) -> anyhow::Result<Opened> {
-    let threads = n_threads.map(NonZeroUsize::get);
-    let backend = Arc::new(CpuBackend::new(&CpuOptions { threads, isa: None })?);
+pub(crate) fn cpu(n_threads: Option<NonZeroUsize>, copies_weights: bool) -> anyhow::Result<Opened> {
+    let backend = CpuBackend::new(&CpuOptions {
+        threads: n_threads.map(NonZeroUsize::get),
+        copies_weights,
+        ..CpuOptions::default()
+    })?;
+    let progress = crate::progress::UploadProgress::new("into memory");
+    let backend = Arc::new(backend.on_copy(move |done, total| progress.show(done, total)));
     let n_threads = backend.n_threads();
     Ok(Opened {
         backend: backend.clone(),
@@ -242,10 +250,10 @@ impl Placement {
         let options = minerva_gpu::GpuOptions {
             choice,
             memory_bytes: self.gpu_memory_bytes,
-            copies_weights: self.gpu_copies_weights,
+            copies_weights: self.copies_weights,
             ..minerva_gpu::GpuOptions::default()
         };
-        let progress = crate::progress::UploadProgress::new();
+        let progress = crate::progress::UploadProgress::new("to the GPU");
         let backend = minerva_gpu::GpuBackend::new(&options)?;
         Ok(Arc::new(
             backend.on_upload(move |done, total| progress.show(done, total)),

@@ -83,18 +83,14 @@ impl PullProgress {
     }
 }
 
-/// The bar of weights that go to a GPU.
-#[cfg(feature = "gpu")]
+/// The bar of weights that are copied.
 pub(crate) struct UploadProgress(ProgressBar);
 
-#[cfg(feature = "gpu")]
 impl UploadProgress {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(message: &'static str) -> Self {
         // Hidden where standard error is no terminal, and until there is something to show.
-        Self(ProgressBar::with_draw_target(
-            Some(1),
-            ProgressDrawTarget::hidden(),
-        ))
+        let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::hidden());
+        Self(bar.with_message(message))
     }
 
     pub(crate) fn show(&self, done_bytes: u64, total_bytes: u64) {
@@ -105,7 +101,6 @@ impl UploadProgress {
         if self.0.is_hidden() && io::stderr().is_terminal() {
             self.0.reset();
             self.0.set_style(style(true));
-            self.0.set_message("to the GPU");
             self.0
                 .set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAW_HZ));
         }

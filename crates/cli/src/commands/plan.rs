@@ -99,7 +99,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Format::Json => print_json(&to_json(&plan, &options, &budget, &savings)),
         Format::Text => {
             let n_layers = model.hparams().n_layers;
-            print_text(&plan, &options, &budget, &savings, n_layers)
+            let weights = match args.backend.copies_weights() {
+                true => "copied from the file",
+                false => "used in place from the file",
+            };
+            print_text(&plan, &options, &budget, &savings, (n_layers, weights))
         }
     }
 }
@@ -226,7 +230,7 @@ fn print_text(
     options: &EngineOptions,
     budget: &Budget,
     savings: &[Saving],
-    n_layers: usize,
+    (n_layers, weights): (usize, &str),
 ) -> anyhow::Result<()> {
     let (k, v) = (options.kv_types.k, options.kv_types.v);
     let row = |name: &str, n_bytes: u64, what: String| {
@@ -238,11 +242,7 @@ fn print_text(
         false => format!("{} too few", bytes(total - budget)),
     };
     let mut rows = vec![
-        row(
-            "weights",
-            plan.weights_bytes,
-            "used in place from the file".into(),
-        ),
+        row("weights", plan.weights_bytes, weights.into()),
         row(
             "KV cache",
             plan.kv_bytes,

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use minerva_compute::DeviceLayers;
 use minerva_engine::Backends;
-use minerva_server::{DeviceFallback, EngineSettings, GpuWeights};
+use minerva_server::{DeviceFallback, EngineSettings, WeightsPlace};
 
 use crate::backend::{self, Device, Placement};
 use crate::isolated::isolated;
@@ -49,9 +49,10 @@ fn backends(
     n_threads: Option<NonZeroUsize>,
 ) -> anyhow::Result<Backends> {
     let device: Device = settings.device.parse().map_err(anyhow::Error::msg)?;
+    let copies_weights = settings.weights == WeightsPlace::Copied;
     let fallback = match settings.device_fallback {
         DeviceFallback::None => None,
-        DeviceFallback::Cpu => Some(backend::cpu(n_threads)?.backend),
+        DeviceFallback::Cpu => Some(backend::cpu(n_threads, copies_weights)?.backend),
     };
     let layers = settings.gpu_layers.0;
     // A GPU that computes everything needs no threads; what takes over for it does.
@@ -61,7 +62,7 @@ fn backends(
         device,
         layers,
         gpu_memory_bytes: settings.gpu_memory_bytes,
-        gpu_copies_weights: settings.gpu_weights == GpuWeights::Copied,
+        copies_weights,
         n_threads: n_threads.filter(|_| !is_for_fallback),
     };
     Ok(Backends {

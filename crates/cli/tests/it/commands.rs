@@ -429,12 +429,25 @@ fn devices_are_listed_and_unknown_ones_refused() {
         };
         let on_gpu = answer(&["--device", "gpu"]);
         assert_eq!(on_gpu, answer(&["--device", "reference"]));
-        let copied = ["--device", "gpu", "--gpu-weights", "copied"];
+        let copied = ["--device", "gpu", "--weights", "copied"];
         assert_eq!(on_gpu, answer(&copied));
     }
     minerva(
         &folder,
-        &["run", &model, "hello", "--gpu-weights", "copied"],
+        &[
+            "run",
+            &model,
+            "hello",
+            "--weights",
+            "copied",
+            "--device",
+            "reference",
+        ],
     )
-    .fails(&["gpu-weights: copied, expected a GPU"]);
+    .fails(&["weights: copied, expected mapped"]);
+    let on_processor = |place| {
+        let usual = ["run", &model, "hello", "--temperature", "0", "-n", "8"];
+        minerva(&folder, &[&usual[..], &["--weights", place]].concat()).ok()
+    };
+    assert_eq!(on_processor("copied"), on_processor("mapped"));
 }

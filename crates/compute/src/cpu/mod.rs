@@ -4,6 +4,7 @@
 //! are wanted quantized; `exec` runs the steps: each is cut into chunks, which the threads take
 //! as they come, and ends when its last chunk is done.
 
+mod copied;
 mod exec;
 mod isa;
 mod kernels;
@@ -32,6 +33,8 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// The instruction set; `None` for the best, or what `MINERVA_ISA` names.
     pub isa: Option<Isa>,
+    /// Copies the weights of programs into memory of its own, in huge pages where the system has them.
+    pub copies_weights: bool,
 }
 
 /// Runs programs on the CPU.
@@ -39,6 +42,8 @@ pub struct CpuBackend {
     isa: Isa,
     kernels: &'static Kernels,
     pool: Arc<Pool>,
+    copies_weights: bool,
+    on_copy: Box<dyn Fn(u64, u64) + Send + Sync>,
 }
 
 /// Why there is no CPU backend.
@@ -75,7 +80,19 @@ impl CpuBackend {
         let kernels = Kernels::get(isa).expect("checked above, or chosen among the available");
         let n_threads = options.threads.unwrap_or_else(default_threads).max(1);
         let pool = Arc::new(Pool::new(n_threads).map_err(CpuError::Thread)?);
-        Ok(CpuBackend { isa, kernels, pool })
+        Ok(CpuBackend {
+            isa,
+            kernels,
+            pool,
+            copies_weights: options.copies_weights,
+            on_copy: Box::new(|_, _| {}),
+        })
+    }
+
+    /// Tells how many bytes of weights are copied, of how many.
+    pub fn on_copy(mut self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> CpuBackend {
+        self.on_copy = Box::new(tell);
+        self
     }
 
     /// The instruction set in use.
@@ -93,9 +110,14 @@ impl Backend for CpuBackend {
     fn description(&self) -> String {
         let n = self.n_threads();
         format!(
-            "CPU, {}, {n} {}",
+            "CPU, {}, {n} {}{}",
             self.isa,
-            if n == 1 { "thread" } else { "threads" }
+            if n == 1 { "thread" } else { "threads" },
+            if self.copies_weights {
+                ", weights copied"
+            } else {
+                ""
+            }
         )
     }
 
@@ -108,6 +130,10 @@ impl Backend for CpuBackend {
     }
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
+        let program = match self.copies_weights {
+            true => copied::with_copied_weights(program, &*self.on_copy)?,
+            false => program,
+        };
         exec::load(self, &program, limits)
     }
 }

@@ -31,6 +31,7 @@ fn cpu(isa: Isa, threads: usize) -> CpuBackend {
     CpuBackend::new(&CpuOptions {
         threads: Some(threads),
         isa: Some(isa),
+        ..CpuOptions::default()
     })
     .unwrap()
 }

@@ -54,8 +54,8 @@ pub struct EngineSettings {
     /// Bytes of the GPU's memory for all loaded models; nine tenths of what its driver says if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu_memory_bytes: Option<u64>,
-    /// Where the GPU reads weights.
-    pub gpu_weights: GpuWeights,
+    /// Where weights are read.
+    pub weights: WeightsPlace,
     /// What a model is loaded on once its device has failed.
     pub device_fallback: DeviceFallback,
     /// Bytes for all loaded models, their caches and scratch memory; nine tenths of the machine's
@@ -129,14 +129,14 @@ impl TryFrom<NumberOrWord> for GpuLayers {
     }
 }
 
-/// Where the GPU reads weights.
+/// Where weights are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum GpuWeights {
-    /// In the model's file, where it can.
+pub enum WeightsPlace {
+    /// In the model's file, where the device can.
     #[default]
     Mapped,
-    /// In memory of its own.
+    /// In memory of the device.
     Copied,
 }
 
@@ -417,7 +417,7 @@ impl Default for EngineSettings {
             device: "cpu".into(),
             gpu_layers: GpuLayers::default(),
             gpu_memory_bytes: None,
-            gpu_weights: GpuWeights::Mapped,
+            weights: WeightsPlace::Mapped,
             device_fallback: DeviceFallback::None,
             memory_bytes: None,
             context: None,

@@ -224,10 +224,10 @@ pub const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
-        key: "engine.gpu_weights",
-        flag: "gpu-weights",
+        key: "engine.weights",
+        flag: "weights",
         value_name: "WHERE",
-        help: "Where the GPU reads weights: mapped (in the model's file, where it can), copied (in memory of its own)",
+        help: "Where weights are read: mapped (in the model's file, where the device can), copied (in memory of the device, which on a processor takes longer to load and has large pages)",
         is_reloaded: false,
         kind: Kind::Word(&["mapped", "copied"]),
     },
