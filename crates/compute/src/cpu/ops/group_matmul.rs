@@ -105,7 +105,10 @@ pub(crate) struct GroupKernel {
     pub(crate) unpack: fn(&Rows<'_>, &mut Panel, &mut Ahead),
     /// [`multiply`] for the type's form.
     pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
-    /// [`direct`] for the type and one or two tokens, where rows are unpacked side by side.
+    /// [`direct`] for the type and one or two tokens, where rows are unpacked side by side. Two is what
+    /// one output's activations are ([`super::quantize`]), so that it counts in every decoded token:
+    /// with AVX2 a panel between would cost half as much again, and of Q6_K twice as much with
+    /// AVX-512 too.
     pub(crate) direct: Option<(Direct<1>, Direct<2>)>,
     /// For at most four, and for at most eight: see [`few_are_direct`].
     pub(crate) direct_few: Option<(Direct<4>, Direct<8>)>,
