@@ -42,6 +42,8 @@ pub(crate) type PeakF32 = fn(&peak::Floats, (usize, usize), &mut [f32; simd::LAN
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
     pub(crate) quantize: fn(&[f32], &mut QuantSpan<'_>),
+    /// [`quantize::quantize_fine`].
+    pub(crate) quantize_fine: fn(&[f32], &mut QuantSpan<'_>, &mut QuantSpan<'_>),
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     pub(crate) layer_norm: LayerNorm,
     pub(crate) add: fn(&mut [f32], &[f32]),
@@ -138,6 +140,9 @@ macro_rules! instance {
             static KERNELS: Kernels = Kernels {
                 quantize: enter!($isa, [$($feature)?], |x: &[f32], out: &mut QuantSpan<'_>| s =>
                     quantize::quantize(s, x, out)),
+                quantize_fine: enter!($isa, [$($feature)?],
+                    |x: &[f32], high: &mut QuantSpan<'_>, low: &mut QuantSpan<'_>| s =>
+                    quantize::quantize_fine(s, x, high, low)),
                 rms_norm: enter!($isa, [$($feature)?],
                     |x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]| s =>
                     rows::rms_norm(x, weight, eps, out)),
@@ -256,7 +261,7 @@ macro_rules! instance {
                         multiply: MULTIPLY[usize::from(group_len == 32)][usize::from(has_min)]
                             [usize::from(offset)],
                         direct: if const { group_matmul::has_rows::<simd::$isa, B>() } {
-                            Some(direct::<B, 1>)
+                            Some((direct::<B, 1>, direct::<B, 2>))
                         } else {
                             None
                         },

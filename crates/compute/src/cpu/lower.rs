@@ -17,6 +17,11 @@ use super::ops::quantize::GROUP;
 /// Rows of a weight in one chunk of a product, and one group of its output.
 pub(super) const TILE: usize = group_matmul::ROWS;
 
+/// What only outputs go through, the last product first of all, has two rows of 8 bits for each: the
+/// numbers, and what these leave of them. What is lost there goes into the logits as it is, and was a
+/// fifth of all that is lost; there are few outputs, and weights are read once for both rows.
+pub(super) const FINE: usize = 2;
+
 /// A piece of scratch memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SlotShape {
@@ -24,7 +29,8 @@ pub(super) struct SlotShape {
     /// Rows for each of those: one for each expert that a token goes through.
     pub(super) copies: usize,
     pub(super) width: usize,
-    pub(super) has_quant: bool,
+    /// Rows of 8 bits for each row: none where no quantized weight is met, one, or two ([`FINE`]).
+    pub(super) n_quants: usize,
 }
 
 /// Index of a slot.
@@ -242,21 +248,24 @@ struct Lowering<'a> {
     is_free: Vec<bool>,
     slot_of: Vec<Option<Slot>>, // by buffer, once written
     last_read: Vec<usize>,      // by buffer: index of the operation
-    wants_quant: Vec<bool>,     // by buffer
+    n_quants: Vec<usize>,       // by buffer
     max_experts: (usize, usize),
 }
 
 impl<'a> Lowering<'a> {
     fn new(program: &'a Program, kernels: &'a Kernels) -> Self {
         let n = program.buffers.len();
-        let (mut last_read, mut wants_quant) = (vec![0; n], vec![false; n]);
+        let (mut last_read, mut n_quants) = (vec![0; n], vec![0; n]);
         for (i, op) in program.ops.iter().enumerate() {
             for id in op.reads() {
                 last_read[id.0 as usize] = i;
             }
             for (x, weight) in products(op) {
                 if matches!(program.weight(weight).dtype().form(), Form::Groups { .. }) {
-                    wants_quant[x.0 as usize] = true;
+                    n_quants[x.0 as usize] = match program.shape(x).rows {
+                        Rows::Tokens => 1,
+                        Rows::Outputs => FINE,
+                    };
                 }
             }
         }
@@ -269,7 +278,7 @@ impl<'a> Lowering<'a> {
             is_free: Vec::new(),
             slot_of: vec![None; n],
             last_read,
-            wants_quant,
+            n_quants,
             max_experts: (0, 0),
         }
     }
@@ -460,11 +469,11 @@ impl<'a> Lowering<'a> {
             let mut kernels = matrices.iter().map(|matrix| &matrix.kernel);
             kernels.any(|kernel| matches!(kernel, MatrixKernel::Group(..)))
         };
-        let grouped = |width, has_quant| SlotShape {
+        let grouped = |width, has_quant: bool| SlotShape {
             rows,
             copies: n_used,
             width,
-            has_quant,
+            n_quants: usize::from(has_quant),
         };
         let wants_quant = is_group(&gate) || is_group(&up);
         let copies = self.take(grouped(width, wants_quant));
@@ -530,15 +539,15 @@ impl<'a> Lowering<'a> {
     /// A slot for a result, and whether it is wanted quantized too.
     fn write(&mut self, id: BufId) -> (Slot, bool) {
         let BufShape { rows, width } = self.program.shape(id);
-        let has_quant = self.wants_quant[id.0 as usize];
+        let n_quants = self.n_quants[id.0 as usize];
         let slot = self.take(SlotShape {
             rows,
             copies: 1,
             width,
-            has_quant,
+            n_quants,
         });
         self.slot_of[id.0 as usize] = Some(slot);
-        (slot, has_quant)
+        (slot, n_quants > 0)
     }
 
     /// A slot that nobody uses.

@@ -81,6 +81,39 @@ fn every_type_agrees_with_the_reference() {
     }
 }
 
+/// What rounding activations loses in the last product would go into the logits as it is.
+#[test]
+fn the_output_matrix_rounds_activations_to_more_than_8_bits() {
+    let tokens = tokens(21, 5);
+    // Of some types rows that are longer than a panel too.
+    let long = [DType::Q4_1, DType::Q6K, DType::Q8_0].map(|dtype| (dtype, 1280));
+    let all = DType::ALL.iter().map(|&dtype| (dtype, 256)).chain(long);
+    for (dtype, dim) in all {
+        let random = &mut Random(9);
+        let mut b = Builder::new();
+        let values: Vec<f32> = (0..VOCAB * dim).map(|_| random.unit()).collect();
+        let embd = b.weight(Weight::from_f32("embd", (VOCAB, dim), &values));
+        let output = b.weight(weight(random, dtype, (VOCAB, dim)));
+        let x = b.embed(embd);
+        let x = b.outputs(x);
+        let logits = b.matmul(x, output);
+        let program = b.finish(logits);
+        let mut model = ReferenceBackend.load(program.clone(), LIMITS).unwrap();
+        let want = run(&mut *model, &tokens, &[21], &[0, 1]);
+        let mut first: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            let mut model = cpu(isa, 2).load(program.clone(), LIMITS).unwrap();
+            for slices in [&[21][..], &[1, 2, 3, 4, 5, 6]] {
+                let got = run(&mut *model, &tokens, slices, &[0, 1]);
+                let error = error(&got, &want);
+                assert!(error < 1e-9, "{dtype} on {isa}: error {error:e}");
+                let first = first.get_or_insert_with(|| got.clone());
+                assert!(*first == got, "{dtype} on {isa}, slices of {slices:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_operation_agrees_with_the_reference() {
     let limits = Limits {

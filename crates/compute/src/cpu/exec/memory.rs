@@ -2,7 +2,7 @@
 
 use crate::backend::{BackendError, Limits, Memory, OnDevice};
 use crate::cpu::kernels::Kernels;
-use crate::cpu::lower::{Plan, TILE, lower};
+use crate::cpu::lower::{FINE, Plan, TILE, lower};
 use crate::cpu::ops::float_matmul::FloatScratch;
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
@@ -22,6 +22,7 @@ pub(in crate::cpu) fn plan(
     let max_rows = limits.max_tokens.max(limits.max_outputs);
     let thread = (Panels::BYTES + FloatScratch::BYTES)
         .saturating_add(product(&[max_rows, TILE, 4]))
+        .saturating_add(product(&[limits.max_outputs, FINE, TILE, 4]))
         .saturating_add(product(&[QUERY_TOKENS, plan.max_unit_result, 4]));
     let parts = [
         product(&[n_threads, thread]),
@@ -59,11 +60,7 @@ fn pass_bytes(
             Rows::Outputs => max_outputs,
         };
         let len = product(&[n_rows, shape.copies, shape.width]);
-        let quant = if shape.has_quant {
-            QuantBuf::bytes_for(len)
-        } else {
-            0
-        };
+        let quant = QuantBuf::bytes_for(len.saturating_mul(shape.n_quants));
         len.saturating_mul(4).saturating_add(quant)
     });
     let turns = program

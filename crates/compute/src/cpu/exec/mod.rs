@@ -28,7 +28,7 @@ use crate::backend::{
 };
 use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
-use crate::cpu::lower::{Plan, Slot, SlotShape, Step, TILE, lower};
+use crate::cpu::lower::{FINE, Plan, Slot, SlotShape, Step, TILE, lower};
 use crate::cpu::ops::ahead::Ahead;
 use crate::cpu::ops::attention::UNIT;
 use crate::cpu::ops::float_matmul::FloatScratch;
@@ -145,11 +145,17 @@ impl Routing {
 
 /// Memory of one thread.
 struct Scratch {
-    panels: Panels,
+    products: ProductScratch,
     first_weights: Vec<usize>, // of each step, among what the panels read in order
-    floats: FloatScratch,
-    up: SharedBuf<f32>, // [max rows, TILE]
+    up: SharedBuf<f32>,        // [max rows, TILE]
     unit_result: Vec<f32>,
+}
+
+struct ProductScratch {
+    panels: Panels,
+    floats: FloatScratch,
+    /// Products of both rows of each output, before they are added: `[FINE * max outputs, TILE]`.
+    fine: SharedBuf<f32>,
 }
 
 /// Where a product goes: columns of a matrix with rows of `width`, from `first` on, beginning in row
@@ -210,10 +216,15 @@ pub(super) fn load(
     let scratch = (0..n_threads).map(|thread| {
         let (weights, first_weights) = weights_in_order(&plan, thread, n_threads);
         let up = SharedBuf::zeroed(max_rows * TILE);
+        let fine_len = limits.max_outputs.saturating_mul(FINE * TILE);
+        let fine = SharedBuf::zeroed(fine_len);
         Ok(Mutex::new(Scratch {
-            panels: Panels::new(Ahead::new(weights)),
+            products: ProductScratch {
+                panels: Panels::new(Ahead::new(weights)),
+                floats: FloatScratch::new(),
+                fine: fine.ok_or_else(|| no_memory("a tile", fine_len.saturating_mul(4)))?,
+            },
             first_weights,
-            floats: FloatScratch::new(),
             up: up.ok_or_else(|| no_memory("a tile", max_rows * TILE * 4))?,
             unit_result: vec![0.0; QUERY_TOKENS * plan.max_unit_result],
         }))
@@ -265,7 +276,10 @@ impl Pass {
             let n = n.saturating_mul(shape.copies);
             let no_memory = || no_memory("activations", n.saturating_mul(shape.width * 4));
             let len = n.checked_mul(shape.width).ok_or_else(no_memory)?;
-            let quant = shape.has_quant.then(|| QuantBuf::zeroed(n, shape.width));
+            let quant = (shape.n_quants > 0).then(|| {
+                let n = n.checked_mul(shape.n_quants)?;
+                QuantBuf::zeroed(n, shape.width)
+            });
             Ok(SlotMemory {
                 f32: SharedBuf::zeroed(len).ok_or_else(no_memory)?,
                 quant: quant.map(|quant| quant.ok_or_else(no_memory)).transpose()?,
@@ -488,7 +502,8 @@ impl Executable for Executor {
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
             let unit_result = scratch.unit_result.len() * 4;
-            Panels::BYTES + FloatScratch::BYTES + unit_result + scratch.up.bytes()
+            let tiles = scratch.up.bytes() + scratch.products.fine.bytes();
+            Panels::BYTES + FloatScratch::BYTES + unit_result + tiles
         });
         let passes = self.long.scratch_bytes() + self.short.scratch_bytes();
         Memory {
@@ -552,7 +567,7 @@ impl Run<'_> {
         for (index, progress) in self.pass.progress.iter().enumerate().skip(first) {
             if let Some(step) = index.checked_sub(1) {
                 let part = scratch.first_weights[step];
-                scratch.panels.ahead.begin_step(part);
+                scratch.products.panels.ahead.begin_step(part);
             }
             while !stop.is_over()
                 && let Some((chunk, is_own)) = progress.claim(worker)
@@ -560,7 +575,7 @@ impl Run<'_> {
                 // After a panic the other chunks are passed over, so that every thread comes to
                 // the end.
                 if !stop.has_failed.load(Ordering::Relaxed) {
-                    scratch.panels.ahead.set_own(is_own);
+                    scratch.products.panels.ahead.set_own(is_own);
                     let run = || match index.checked_sub(1) {
                         None => self.turns(chunk),
                         Some(step) => {

@@ -7,7 +7,7 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Step};
+use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Slot, Step};
 use crate::profile::{Cost, StepProfile};
 use crate::program::{Attention, Function};
 use crate::weight::Weight;
@@ -125,12 +125,12 @@ fn name(step: &Step) -> (&'static str, Vec<&Weight>) {
     }
 }
 
-/// A product of `n_rows` rows with a matrix.
-fn product(matrix: &Matrix, n_rows: usize) -> Cost {
+/// A product of `n_rows` rows with a matrix, where each is `n_quants` rows of 8 bits.
+fn product(matrix: &Matrix, (n_rows, n_quants): (usize, usize)) -> Cost {
     let cost = Cost::f32_product(&matrix.weight, n_rows);
     match matrix.kernel {
         MatrixKernel::Group(_) => Cost {
-            int8_operations: cost.f32_operations,
+            int8_operations: n_quants as u64 * cost.f32_operations,
             f32_operations: 0,
             ..cost
         },
@@ -142,13 +142,14 @@ impl Run<'_> {
     /// What a step costs in this batch; of experts nothing, since they are not chosen yet.
     pub(super) fn cost(&self, step: &Step) -> Cost {
         let mut cost = Cost::default();
+        let rows = |x: Slot| (self.n_rows(x), self.core.plan.slots[x].n_quants);
         match step {
             Step::Embed { table, out, .. } => {
                 cost.read_bytes = (table.row_bytes() * self.n_rows(*out)) as u64;
             }
             Step::MatMul { x, parts } => {
                 for part in parts {
-                    cost += product(&part.matrix, self.n_rows(*x));
+                    cost += product(&part.matrix, rows(*x));
                 }
             }
             Step::Gated {
@@ -159,7 +160,7 @@ impl Run<'_> {
                 ..
             } => {
                 for matrix in [&gate[0], &up[0]] {
-                    cost += product(matrix, self.n_rows(*x));
+                    cost += product(matrix, rows(*x));
                 }
             }
             Step::Attend { spec, .. } => cost = self.attention(spec),
@@ -205,7 +206,7 @@ impl Run<'_> {
             for (expert, rows) in &spans {
                 for matrices in lists {
                     // The rotations come first.
-                    totals[i + 1].cost += product(&matrices[*expert], rows.len());
+                    totals[i + 1].cost += product(&matrices[*expert], (rows.len(), 1));
                 }
             }
         }

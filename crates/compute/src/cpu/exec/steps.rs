@@ -4,14 +4,12 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::backend::KV_BLOCK_LEN;
-use crate::cpu::lower::{AttentionSlots, Matrix, MatrixKernel, Part, Slot, Step, TILE};
+use crate::cpu::lower::{AttentionSlots, FINE, Matrix, MatrixKernel, Part, Slot, Step, TILE};
 use crate::cpu::ops::attention::{HeadCache, QueryRow, UNIT, Weight};
-use crate::cpu::ops::float_matmul::FloatScratch;
-use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::kv_tile::Tiles;
 use crate::program::{Activation, Attention, Function};
 
-use super::{QueryPart, Run, Scratch, Target, TileBuf};
+use super::{ProductScratch, QueryPart, Run, Scratch, Target, TileBuf};
 
 impl Run<'_> {
     /// Row `row` of a slot that earlier steps wrote.
@@ -55,7 +53,14 @@ impl Run<'_> {
             let x = self.pass.slots[slot]
                 .f32
                 .get(at + columns.start..at + columns.end);
-            (self.core.kernels.quantize)(x, &mut quant.span(row, columns.start, columns.len()));
+            let span = |row| quant.span(row, columns.start, columns.len());
+            match self.core.plan.slots[slot].n_quants {
+                FINE => {
+                    let (mut high, mut low) = (span(FINE * row), span(FINE * row + 1));
+                    (self.core.kernels.quantize_fine)(x, &mut high, &mut low);
+                }
+                _ => (self.core.kernels.quantize)(x, &mut span(row)),
+            }
         }
     }
 
@@ -188,7 +193,6 @@ impl Run<'_> {
                     first: 0,
                     first_row: 0,
                 };
-                let (panels, floats) = (&mut scratch.panels, &mut scratch.floats);
                 let x = (*x, x_rows.clone());
                 // SAFETY: see the module's doc; these columns of these rows, and a tile of this
                 // thread.
@@ -197,10 +201,10 @@ impl Run<'_> {
                         gate,
                         x.clone(),
                         columns.clone(),
-                        (panels, floats),
+                        &mut scratch.products,
                         &gate_out,
                     );
-                    self.product(up, x, columns.clone(), (panels, floats), &up_out);
+                    self.product(up, x, columns.clone(), &mut scratch.products, &up_out);
                 }
                 for (i, row) in x_rows.enumerate() {
                     // SAFETY: as above.
@@ -254,7 +258,7 @@ impl Run<'_> {
                     first,
                     first_row: x_rows.start,
                 };
-                let scratch = (&mut scratch.panels, &mut scratch.floats);
+                let scratch = &mut scratch.products;
                 // SAFETY: see the module's doc; these columns of this expert's rows.
                 unsafe { self.product(&matrices[expert], (*x, x_rows), rows, scratch, &target) };
             }
@@ -375,7 +379,7 @@ impl Run<'_> {
         matrix: &Matrix,
         (x, x_rows): (Slot, Range<usize>),
         rows: Range<usize>,
-        (panels, floats): (&mut Panels, &mut FloatScratch),
+        scratch: &mut ProductScratch,
         out: &Target<'_>,
     ) {
         let Matrix {
@@ -398,10 +402,21 @@ impl Run<'_> {
                     .quant
                     .as_ref()
                     .expect("lowered with a quantized twin");
+                let n_quants = self.core.plan.slots[x].n_quants;
                 // SAFETY: see the module's doc; nobody writes to a slot that a step reads.
-                let x = unsafe { quant.rows(x_rows) };
+                let x = unsafe { quant.rows(n_quants * x_rows.start..n_quants * x_rows.end) };
                 let (bytes, mut tile) = part(rows.start, rows.end);
-                kernel.product((bytes, row_bytes), &x, panels, &mut tile);
+                if n_quants == FINE {
+                    // SAFETY: this thread's alone.
+                    let mut both = unsafe { scratch.fine.tile(0..x.n_rows, TILE, 0..rows.len()) };
+                    kernel.product((bytes, row_bytes), &x, &mut scratch.panels, &mut both);
+                    for row in 0..n_rows {
+                        tile.row(row).copy_from_slice(both.row(FINE * row));
+                        (self.core.kernels.add)(tile.row(row), both.row(FINE * row + 1));
+                    }
+                } else {
+                    kernel.product((bytes, row_bytes), &x, &mut scratch.panels, &mut tile);
+                }
             }
             MatrixKernel::Float(kind) => {
                 let width = self.core.plan.slots[x].width;
@@ -412,7 +427,12 @@ impl Run<'_> {
                         .get(x_rows.start * width..x_rows.end * width)
                 };
                 let (bytes, mut tile) = part(rows.start, rows.end);
-                (self.core.kernels.float_matmul)((*kind, bytes), (x, width), floats, &mut tile);
+                (self.core.kernels.float_matmul)(
+                    (*kind, bytes),
+                    (x, width),
+                    &mut scratch.floats,
+                    &mut tile,
+                );
             }
         }
         if let Some(bias) = bias {
@@ -433,7 +453,6 @@ impl Run<'_> {
         let first = tile * TILE;
         let rows = first..matrix.weight.n_rows().min(first + TILE);
         let width = self.core.plan.slots[*out].width;
-        let (panels, floats) = (&mut scratch.panels, &mut scratch.floats);
         let target = Target {
             buf: &self.pass.slots[*out].f32,
             width,
@@ -442,7 +461,15 @@ impl Run<'_> {
         };
         let all = 0..self.n_rows(x);
         // SAFETY: see the module's doc; columns `rows`.
-        unsafe { self.product(matrix, (x, all), rows.clone(), (panels, floats), &target) };
+        unsafe {
+            self.product(
+                matrix,
+                (x, all),
+                rows.clone(),
+                &mut scratch.products,
+                &target,
+            )
+        };
         if residual.is_none() && !quantize {
             return;
         }

@@ -105,8 +105,11 @@ pub(crate) struct GroupKernel {
     pub(crate) unpack: fn(&Rows<'_>, &mut Panel, &mut Ahead),
     /// [`multiply`] for the type's form.
     pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
-    /// [`direct`] for the type and one token, where rows are unpacked side by side.
-    pub(crate) direct: Option<Direct<1>>,
+    /// [`direct`] for the type and one or two tokens, where rows are unpacked side by side. Two is what
+    /// one output's activations are ([`super::quantize`]), so that it counts in every decoded token:
+    /// with AVX2 a panel between would cost half as much again, and of Q6_K twice as much with
+    /// AVX-512 too.
+    pub(crate) direct: Option<(Direct<1>, Direct<2>)>,
     /// For at most four, and for at most eight: see [`few_are_direct`].
     pub(crate) direct_few: Option<(Direct<4>, Direct<8>)>,
     /// What its panels have added to each weight.
@@ -127,7 +130,8 @@ impl GroupKernel {
         if rows.len().is_multiple_of(PANEL * row_bytes) {
             let whole = (rows, row_bytes);
             match (x.n_rows, self.direct, self.direct_few) {
-                (1, Some(one), _) => return few_tokens(one, whole, x, out, ahead),
+                (1, Some((one, _)), _) => return few_tokens(one, whole, x, out, ahead),
+                (2, Some((_, two)), _) => return few_tokens(two, whole, x, out, ahead),
                 (2..=4, _, Some((four, _))) => return few_tokens(four, whole, x, out, ahead),
                 (5..=8, _, Some((_, eight))) => return few_tokens(eight, whole, x, out, ahead),
                 _ => {}

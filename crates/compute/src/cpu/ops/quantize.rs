@@ -3,6 +3,9 @@
 //! `x[i] = d * q[i]` with `d = max |x| / 127` of the group, q in -127..=127. Beside the numbers
 //! stand what products need of them: their sums, for weights with a minimum and for those that are
 //! stored with an offset.
+//!
+//! Where more is wanted two rows stand for one: the numbers, and what they leave, quantized in the same
+//! way. A product multiplies both, as if they were two tokens, and adds what comes out.
 
 use std::ops::Range;
 
@@ -121,27 +124,128 @@ impl QuantBuf {
 #[inline(always)]
 pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], out: &mut QuantSpan<'_>) {
     assert_eq!(x.len(), out.q.len());
-    let groups = x
-        .as_chunks::<GROUP>()
-        .0
-        .iter()
-        .zip(out.q.as_chunks_mut::<GROUP>().0);
-    for (g, (x, q)) in groups.enumerate() {
-        let (x, q) = (x.as_chunks::<LANES>().0, q.as_chunks_mut::<LANES>().0);
-        let halves = [s.load(&x[0]), s.load(&x[1])];
-        let max = s.max(s.max_abs(s.max_abs(s.splat(0.0), halves[0]), halves[1]));
-        let d = max / 127.0;
-        let factor = s.splat(if d > 0.0 { 127.0 / max } else { 0.0 });
-        let sums = [
-            s.to_i8(halves[0], factor, &mut q[0]),
-            s.to_i8(halves[1], factor, &mut q[1]),
-        ];
-        out.d[g] = d;
-        out.sum32[g] = d * (sums[0] + sums[1]) as f32;
-        out.n32[g] = sums[0] + sums[1];
-        for (half, sum) in sums.into_iter().enumerate() {
-            out.sum16[2 * g + half] = d * sum as f32;
-            out.n16[2 * g + half] = sum;
+    for (g, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
+        let x = x.as_chunks::<LANES>().0;
+        quantize_group(s, [s.load(&x[0]), s.load(&x[1])], out, g);
+    }
+}
+
+/// Quantizes `x` into `high`, and what that leaves of it into `low`: the sum of both is within 1/254 of
+/// what `high` is.
+#[inline(always)]
+pub(crate) fn quantize_fine<S: Simd>(
+    s: S,
+    x: &[f32],
+    high: &mut QuantSpan<'_>,
+    low: &mut QuantSpan<'_>,
+) {
+    assert!(x.len() == high.q.len() && x.len() == low.q.len());
+    for (g, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
+        let x = x.as_chunks::<LANES>().0;
+        let mut rest = [s.load(&x[0]), s.load(&x[1])];
+        quantize_group(s, rest, high, g);
+        let q = high.q[g * GROUP..].as_chunks::<LANES>().0;
+        for (rest, q) in rest.iter_mut().zip(q) {
+            let q = s.load_i8(&q.map(|q| q as u8));
+            *rest = s.fma(q, s.splat(-high.d[g]), *rest);
+        }
+        quantize_group(s, rest, low, g);
+    }
+}
+
+/// Quantizes group `g` of `out`.
+#[inline(always)]
+fn quantize_group<S: Simd>(s: S, halves: [S::F; 2], out: &mut QuantSpan<'_>, g: usize) {
+    let max = s.max(s.max_abs(s.max_abs(s.splat(0.0), halves[0]), halves[1]));
+    let d = max / 127.0;
+    // Where `d` is not normal the factor may be infinite, and what becomes of that differs.
+    let factor = if d >= f32::MIN_POSITIVE {
+        127.0 / max
+    } else {
+        0.0
+    };
+    let factor = s.splat(factor);
+    let q = out.q[g * GROUP..].as_chunks_mut::<LANES>().0;
+    let sums = [
+        s.to_i8(halves[0], factor, &mut q[0]),
+        s.to_i8(halves[1], factor, &mut q[1]),
+    ];
+    out.d[g] = d;
+    out.sum32[g] = d * (sums[0] + sums[1]) as f32;
+    out.n32[g] = sums[0] + sums[1];
+    for (half, sum) in sums.into_iter().enumerate() {
+        out.sum16[2 * g + half] = d * sum as f32;
+        out.n16[2 * g + half] = sum;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::Isa;
+    use crate::cpu::kernels::Kernels;
+
+    const WIDTH: usize = 8 * GROUP;
+
+    fn inputs() -> Vec<f32> {
+        let mut state = 1u64;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut x: Vec<f32> = (0..WIDTH).map(|_| next()).collect();
+        let scales = [1.0, 1e4, 1e-20, 1e-30, 1e-36, 1e-40];
+        for (x, scale) in x.chunks_exact_mut(GROUP).zip(scales) {
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
+        x[6 * GROUP] = f32::INFINITY;
+        x[7 * GROUP..].fill(0.0);
+        x[7 * GROUP + 3] = f32::NAN;
+        x
+    }
+
+    #[test]
+    fn two_rows_hold_what_one_leaves() {
+        let x = inputs();
+        let mut first: Option<Vec<u32>> = None;
+        for isa in Isa::available() {
+            let buf = QuantBuf::zeroed(3, WIDTH).unwrap();
+            let kernels = Kernels::get(isa).unwrap();
+            // SAFETY: one row each, and nobody else.
+            let rows = unsafe {
+                let [mut high, mut low, mut one] = [0, 1, 2].map(|row| buf.span(row, 0, WIDTH));
+                (kernels.quantize_fine)(&x, &mut high, &mut low);
+                (kernels.quantize)(&x, &mut one);
+                buf.rows(0..3)
+            };
+            let value = |row: usize, i: usize| {
+                let at = row * WIDTH + i;
+                f64::from(rows.q[at]) * f64::from(rows.d[at / GROUP])
+            };
+            for (i, x) in x[..4 * GROUP].iter().enumerate() {
+                let d = f64::from(rows.d[i / GROUP]);
+                assert_eq!(value(0, i), value(2, i), "the first row is the usual one");
+                let error = f64::from(*x) - value(0, i) - value(1, i);
+                assert!(error.abs() <= d / 500.0, "{isa}, {i}: off by {error:e}");
+            }
+            for (i, q) in rows.q.iter().enumerate() {
+                assert!(*q != i8::MIN, "{isa}, {i}");
+            }
+            let floats = [rows.d, rows.sum32, rows.sum16].concat();
+            let floats = floats
+                .iter()
+                .map(|x| if x.is_nan() { 1 } else { x.to_bits() });
+            let integers = [rows.n32, rows.n16].concat().into_iter().map(|n| n as u32);
+            let all = rows
+                .q
+                .iter()
+                .map(|q| *q as u32)
+                .chain(integers)
+                .chain(floats);
+            let all: Vec<u32> = all.collect();
+            assert!(*first.get_or_insert_with(|| all.clone()) == all, "{isa}");
         }
     }
 }
