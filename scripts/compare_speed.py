@@ -106,6 +106,7 @@ class Minerva:
     def __init__(self, a):
         self.program = a.minerva
         self.threads = ["-t", a.t] if a.t else []
+        self.weights = ["--weights", a.weights]
 
     def candidates(self):
         return [[{}]]
@@ -113,9 +114,9 @@ class Minerva:
     def measure(self, model, test, chosen):
         if test["kind"] == "start":
             return started([self.program, "run", model, "--raw", PROMPT, "-c", 2048, "-n", test["generate"],
-                            "--temperature", 0, *self.threads])
+                            "--temperature", 0, *self.weights, *self.threads])
         options = bench(test) + (["-b", test["parallel"]] if test["kind"] == "parallel" else [])
-        [result] = json.loads(run([self.program, "bench", model, *options, *self.threads, "--format", "json"]))
+        [result] = json.loads(run([self.program, "bench", model, *options, *self.weights, *self.threads, "--format", "json"]))
         return {"tok/s": result["avg_ts"]}
 
 
@@ -258,6 +259,7 @@ def main():
     parser.add_argument("-d", type=int, default=4096, help="tokens in the cache before, for the test depth")
     parser.add_argument("--parallel", type=lambda text: [int(n) for n in text.split(",")], default=[4, 16])
     parser.add_argument("-t", type=int, help="threads of both; by default each program's best")
+    parser.add_argument("--weights", choices=["mapped", "copied"], default="mapped", help="where Minerva reads them")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where models are made; by default the system's folder for such")
     parser.add_argument("--minerva", type=Path, help="a binary that is built already")
