@@ -164,7 +164,7 @@ impl Backend for GpuBackend {
     fn tolerance(&self) -> f64 {
         match self.abilities.units {
             // Weights and activations of prompts are rounded to 11 bits.
-            MatrixUnits::F16 => 1e-5,
+            MatrixUnits::F16 => 1e-6,
             MatrixUnits::None | MatrixUnits::F32 => conformance::TOLERANCE,
         }
     }
