@@ -353,7 +353,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// What multiplies weights of a type. Numbers of more than 16 bits are not rounded to f16.
+    /// What multiplies weights of a type. F32, F64 and integers of 16 bits and more are not rounded to f16.
     pub(super) fn units(&self, dtype: DType) -> MatrixUnits {
         let is_wide = matches!(
             dtype,
