@@ -47,7 +47,7 @@ def describe(a):
     print(f"* {machine.processor()}; {devices['cpu']}")
     for gpu in devices["gpus"]:
         memory = f"{gpu['memory_bytes'] / 2**30:.1f} GiB" if gpu["memory_bytes"] else "memory unknown"
-        how = gpu["error"] or f"adds up by {gpu['reduction']}, multiplies in {gpu['multiplication']}"
+        how = gpu["error"] or f"adds up by {gpu['reduction']}, multiplies by {gpu['dots']} and in {gpu['multiplication']}"
         print(f"* {gpu['name']}, {gpu['interface']}, {gpu['kind']}, {gpu['driver']}, {memory}, {how}")
     print()
 

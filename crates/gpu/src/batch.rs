@@ -25,6 +25,8 @@ pub(crate) struct Layout {
     pub(crate) tiles: Vec<Tiles>,
     /// Positions of the longest sequence.
     pub(crate) longest: u32,
+    /// The most tokens of one sequence in the batch.
+    pub(crate) most_tokens: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +111,7 @@ pub(crate) fn lay_out(
     for s in batch.sequences {
         let end = s.start + s.n_tokens;
         layout.longest = layout.longest.max(end as u32);
+        layout.most_tokens = layout.most_tokens.max(s.n_tokens as u32);
         tables_at.push(words.len() as u32);
         words.extend_from_slice(&s.blocks[..end.div_ceil(KV_BLOCK_LEN)]);
     }

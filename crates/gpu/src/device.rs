@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use minerva_compute::{DeviceError, DeviceMemory, OnDevice};
 
+use crate::driver::{DriverMemory, driver_memory, has_integer_dots};
 use crate::in_place;
 use crate::kernels::{
     Abilities, HALF_TILE_BYTES, IMMEDIATE_BYTES, Kernel, MAX_BINDINGS, MatrixUnits, Reduction,
     WORKGROUP,
 };
-use crate::memory::{DriverMemory, driver_memory};
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -91,6 +91,9 @@ pub struct GpuOptions {
     pub without_subgroups: bool,
     /// Multiplies in tiles, even where matrix units would do.
     pub without_matrix_units: bool,
+    /// Whether blocks are multiplied with a few tokens through dots of four bytes, with activations of 16
+    /// bits; `None`: where the device says that it has an instruction for them.
+    pub integer_dots: Option<bool>,
     /// Copies weights to memory of the device's own, even where it could read them in place.
     pub copies_weights: bool,
     /// Compiles kernels with checks of every access.
@@ -328,6 +331,9 @@ impl Device {
                 .map_err(|error| error.to_string()),
         };
         let (device, queue) = requested.map_err(|error| failed(DeviceError::Refused(error)))?;
+        let has_integer_dots = options
+            .integer_dots
+            .unwrap_or_else(|| has_integer_dots(adapter));
         let failure = Arc::new(Mutex::new(None));
         let handler = failure.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
@@ -353,6 +359,7 @@ impl Device {
             abilities: Abilities {
                 reduction: Reduction::Shared,
                 units: MatrixUnits::None,
+                has_integer_dots,
                 page_bytes,
             },
             max_binding_bytes: options
@@ -370,15 +377,11 @@ impl Device {
             let is_fixed = wgpu_info.subgroup_min_size == wgpu_info.subgroup_max_size
                 || wgpu_info.backend == wgpu::Backend::Metal;
             if let Some(size) = opened.probe().map_err(failed)?.filter(|_| is_fixed) {
-                opened.abilities = Abilities {
-                    reduction: Reduction::Subgroup(size),
-                    // A tile is cut for subgroups of 32.
-                    units: match size {
-                        32 => units,
-                        _ => MatrixUnits::None,
-                    },
-                    page_bytes,
-                };
+                opened.abilities.reduction = Reduction::Subgroup(size);
+                // A tile is cut for subgroups of 32.
+                if size == 32 {
+                    opened.abilities.units = units;
+                }
             }
         }
         Ok(opened)

@@ -1,14 +1,15 @@
 //! How the kernels read each data type: the table of WGSL snippets.
 //!
-//! A snippet defines `unpack(row, g)`: the 32 elements of group g of the row at a byte. A type
-//! enters by its snippet only; every kernel that reads weights is joined with it.
+//! A snippet of numbers defines `four_at(at)`, those from a byte on; one of blocks `codes(row, g)`, the
+//! codes of group g, 32 elements, of the row at a byte. `plain.wgsl` and `groups.wgsl` make elements of
+//! both. A type enters by its snippet only; every kernel that reads weights is joined with it.
 
 use minerva_compute::DType;
 use minerva_compute::dtype::iq_grids;
 
 /// A type's row of the table.
 pub(crate) struct Snippet {
-    /// WGSL that defines `unpack`.
+    /// WGSL that defines `four_at` or `codes`.
     pub(crate) wgsl: &'static [&'static str],
     /// Whether elements are numbers of their own, so that a row may end within a group.
     pub(crate) is_plain: bool,
@@ -22,7 +23,7 @@ pub(crate) enum Grid {
     None,
     /// Four signed bytes a word.
     Bytes(&'static [i8]),
-    /// Sixteen numbers, as f32.
+    /// Sixteen bytes, a word each.
     Values(&'static [i8; 16]),
 }
 
@@ -35,7 +36,7 @@ impl Grid {
                 .chunks_exact(4)
                 .map(|b| u32::from_le_bytes([b[0] as u8, b[1] as u8, b[2] as u8, b[3] as u8]))
                 .collect(),
-            Grid::Values(values) => values.iter().map(|v| f32::from(*v).to_bits()).collect(),
+            Grid::Values(values) => values.iter().map(|v| u32::from(*v as u8)).collect(),
         }
     }
 }
@@ -62,14 +63,14 @@ pub(crate) fn snippet(dtype: DType) -> Snippet {
         grid,
     };
     match dtype {
-        DType::F32 => plain(wgsl!["f32", "plain"]),
-        DType::F16 => plain(wgsl!["f16", "plain"]),
-        DType::BF16 => plain(wgsl!["bf16", "plain"]),
-        DType::F64 => plain(wgsl!["f64", "plain"]),
-        DType::I8 => plain(wgsl!["i8", "plain"]),
-        DType::I16 => plain(wgsl!["i16", "plain"]),
-        DType::I32 => plain(wgsl!["i32", "plain"]),
-        DType::I64 => plain(wgsl!["i64", "plain"]),
+        DType::F32 => plain(wgsl!["f32"]),
+        DType::F16 => plain(wgsl!["f16"]),
+        DType::BF16 => plain(wgsl!["bf16"]),
+        DType::F64 => plain(wgsl!["f64"]),
+        DType::I8 => plain(wgsl!["i8"]),
+        DType::I16 => plain(wgsl!["i16"]),
+        DType::I32 => plain(wgsl!["i32"]),
+        DType::I64 => plain(wgsl!["i64"]),
         DType::Q4_0 => groups(wgsl!["q4_0"]),
         DType::Q4_1 => groups(wgsl!["q4_1"]),
         DType::Q5_0 => groups(wgsl!["q5_0"]),

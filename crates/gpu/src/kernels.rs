@@ -8,6 +8,7 @@ use std::fmt;
 
 use minerva_compute::{Activation, DType, Function, KvType, KvTypes};
 
+use crate::batch::TILE_ROWS;
 use crate::dtypes::snippet;
 
 /// One kernel with what it is made for.
@@ -16,7 +17,7 @@ pub(crate) enum Kernel {
     /// Rows of a table by token.
     Embed(DType),
     /// Matrices times one token or four at a time.
-    MulMv(DType, Tokens, Answer),
+    MulMv(DType, Tokens, Answer, Form),
     /// Matrices times 32 tokens at a time.
     MulMm(DType, Matrices),
     /// The same with matrix units of f32.
@@ -25,8 +26,11 @@ pub(crate) enum Kernel {
     MulMmHalf(DType, HalfTile),
     /// Rows in f16.
     Halves,
-    RmsNorm,
-    LayerNorm,
+    /// Rows as bytes.
+    Quantize,
+    /// With what form its rows are written in.
+    RmsNorm(Form),
+    LayerNorm(Form),
     Elementwise(Elementwise),
     Gather,
     /// Chooses experts.
@@ -37,8 +41,8 @@ pub(crate) enum Kernel {
     Combine,
     /// Keys or values into the cache.
     Store(KvType),
-    /// Attention over a span of positions.
-    Attend(KvTypes),
+    /// Attention of so many query rows of a sequence over a span of positions.
+    Attend(KvTypes, u32),
     /// Attention from its parts.
     Join,
 }
@@ -59,6 +63,24 @@ pub(crate) enum Answer {
     Rows,
     /// What an activation makes of a row of gate and one of up.
     Gated,
+}
+
+/// What rows of activations are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    F32,
+    /// Two bytes for each element and a factor for each 32 (`wgsl/bytes.wgsl`), for integer dots.
+    Bytes,
+}
+
+impl Form {
+    /// How the names of kernels end.
+    fn suffix(self) -> &'static str {
+        match self {
+            Form::F32 => "",
+            Form::Bytes => "_bytes",
+        }
+    }
 }
 
 /// What tokens are multiplied with, many at a time.
@@ -195,6 +217,8 @@ impl Elementwise {
 pub(crate) struct Abilities {
     pub(crate) reduction: Reduction,
     pub(crate) units: MatrixUnits,
+    /// Whether a few tokens are multiplied with blocks through dots of four bytes.
+    pub(crate) has_integer_dots: bool,
     /// Bytes of a page, where it reads weights that lie in pages of the processor in place.
     pub(crate) page_bytes: Option<usize>,
 }
@@ -243,13 +267,19 @@ pub(crate) const MAX_BINDINGS: u32 = 9;
 /// The largest head that attention has room for.
 pub(crate) const MAX_HEAD_DIM: usize = 256;
 
+/// Numbers of query rows that attention takes together.
+pub(crate) const ATTEND_ROWS: [u32; 3] = [1, 4, TILE_ROWS as u32];
+
 impl Kernel {
     /// Every kernel that there is.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Kernel> {
         let mut all = vec![
-            Kernel::RmsNorm,
-            Kernel::LayerNorm,
+            Kernel::RmsNorm(Form::F32),
+            Kernel::RmsNorm(Form::Bytes),
+            Kernel::LayerNorm(Form::F32),
+            Kernel::LayerNorm(Form::Bytes),
+            Kernel::Quantize,
             Kernel::Gather,
             Kernel::Route,
             Kernel::Group,
@@ -262,7 +292,10 @@ impl Kernel {
             all.push(Kernel::Embed(dtype));
             for tokens in [Tokens::One, Tokens::Four, Tokens::OneOfExpert] {
                 for answer in [Answer::Rows, Answer::Gated] {
-                    all.push(Kernel::MulMv(dtype, tokens, answer));
+                    all.push(Kernel::MulMv(dtype, tokens, answer, Form::F32));
+                    if !snippet(dtype).is_plain {
+                        all.push(Kernel::MulMv(dtype, tokens, answer, Form::Bytes));
+                    }
                 }
             }
             for matrices in [Matrices::One, Matrices::OfExperts] {
@@ -276,7 +309,7 @@ impl Kernel {
             all.extend(
                 KvType::ALL
                     .iter()
-                    .map(|&v| Kernel::Attend(KvTypes { k, v })),
+                    .flat_map(|&v| ATTEND_ROWS.map(|rows| Kernel::Attend(KvTypes { k, v }, rows))),
             );
         }
         all
@@ -286,14 +319,14 @@ impl Kernel {
     /// each token.
     fn rows_per_group(self) -> u32 {
         match self {
-            Kernel::MulMv(_, _, Answer::Gated) => 2,
+            Kernel::MulMv(_, _, Answer::Gated, _) => 2,
             _ => 1,
         }
     }
 
     fn tokens_per_group(self) -> u32 {
         match self {
-            Kernel::MulMv(_, Tokens::Four, _) => 4,
+            Kernel::MulMv(_, Tokens::Four, ..) => 4,
             _ => 1,
         }
     }
@@ -317,6 +350,13 @@ impl Kernel {
         }
     }
 
+    fn attend_rows(self) -> u32 {
+        match self {
+            Kernel::Attend(_, rows) => rows,
+            _ => unreachable!("{self} has none"),
+        }
+    }
+
     fn half_tile(self) -> HalfTile {
         match self {
             Kernel::MulMmHalf(_, tile) => tile,
@@ -327,7 +367,7 @@ impl Kernel {
     fn has_experts(self) -> bool {
         matches!(
             self,
-            Kernel::MulMv(_, Tokens::OneOfExpert, _)
+            Kernel::MulMv(_, Tokens::OneOfExpert, ..)
                 | Kernel::MulMm(_, Matrices::OfExperts)
                 | Kernel::MulMmCoop(_, Matrices::OfExperts)
                 | Kernel::MulMmHalf(_, HalfTile::OfExpert)
@@ -341,6 +381,8 @@ impl Kernel {
         let count = |name: &str| match name {
             "NR" => self.rows_per_group(),
             "NT" => self.tokens_per_group(),
+            "ROWS" => self.attend_rows(),
+            "ROW_LANES" => WORKGROUP / self.attend_rows(),
             "TM" => self.half_tile().products().0,
             "TN" => self.half_tile().products().1,
             // Pieces of the tiles for each lane: 32 elements of w, four of x.
@@ -372,15 +414,16 @@ impl Kernel {
             Kernel::MulMmCoop(..) => include_str!("wgsl/mul_mm_coop.wgsl"),
             Kernel::MulMmHalf(..) => include_str!("wgsl/mul_mm_half.wgsl"),
             Kernel::Halves => include_str!("wgsl/halves.wgsl"),
-            Kernel::RmsNorm => include_str!("wgsl/rms_norm.wgsl"),
-            Kernel::LayerNorm => include_str!("wgsl/layer_norm.wgsl"),
+            Kernel::Quantize => include_str!("wgsl/quantize.wgsl"),
+            Kernel::RmsNorm(_) => include_str!("wgsl/rms_norm.wgsl"),
+            Kernel::LayerNorm(_) => include_str!("wgsl/layer_norm.wgsl"),
             Kernel::Elementwise(_) => include_str!("wgsl/elementwise.wgsl"),
             Kernel::Gather => include_str!("wgsl/gather.wgsl"),
             Kernel::Route => include_str!("wgsl/route.wgsl"),
             Kernel::Group => include_str!("wgsl/group.wgsl"),
             Kernel::Combine => include_str!("wgsl/combine.wgsl"),
             Kernel::Store(_) => include_str!("wgsl/store.wgsl"),
-            Kernel::Attend(_) => include_str!("wgsl/attend.wgsl"),
+            Kernel::Attend(..) => include_str!("wgsl/attend.wgsl"),
             Kernel::Join => include_str!("wgsl/join.wgsl"),
         }
     }
@@ -389,11 +432,22 @@ impl Kernel {
         match (name, self) {
             ("product", _) => include_str!("wgsl/product.wgsl").into(),
             ("interleave", _) => include_str!("wgsl/interleave.wgsl").into(),
+            ("bytes", _) => include_str!("wgsl/bytes.wgsl").into(),
+            ("write_normed", Kernel::RmsNorm(form) | Kernel::LayerNorm(form)) => match form {
+                Form::F32 => include_str!("wgsl/write_rows.wgsl").into(),
+                Form::Bytes => include_str!("wgsl/write_bytes.wgsl").into(),
+            },
+            ("terms", Kernel::MulMv(_, _, _, Form::Bytes)) => {
+                include_str!("wgsl/terms_of_codes.wgsl").into()
+            }
             ("terms", Kernel::MulMv(dtype, ..)) => match snippet(dtype).is_plain {
                 true => include_str!("wgsl/terms_of_numbers.wgsl").into(),
                 false => include_str!("wgsl/terms_of_groups.wgsl").into(),
             },
             ("rows", Kernel::MulMmHalf(..)) => include_str!("wgsl/rows_f16.wgsl").into(),
+            ("rows", Kernel::MulMv(_, _, _, Form::Bytes)) => {
+                include_str!("wgsl/rows_bytes.wgsl").into()
+            }
             ("rows", _) => include_str!("wgsl/rows_f32.wgsl").into(),
             ("tile", Kernel::MulMmHalf(_, tile)) => {
                 let (rows, tokens) = tile.products();
@@ -414,11 +468,11 @@ impl Kernel {
                 false => include_str!("wgsl/tile_of_all.wgsl").into(),
             },
             ("activation", _) => include_str!("wgsl/activation.wgsl").into(),
-            ("answer", Kernel::MulMv(_, _, answer)) => match answer {
+            ("answer", Kernel::MulMv(_, _, answer, _)) => match answer {
                 Answer::Rows => include_str!("wgsl/answer_rows.wgsl").into(),
                 Answer::Gated => include_str!("wgsl/answer_gated.wgsl").into(),
             },
-            ("gated", Kernel::MulMv(_, _, answer)) => match answer {
+            ("gated", Kernel::MulMv(_, _, answer, _)) => match answer {
                 Answer::Rows => String::new(),
                 Answer::Gated => include_str!("wgsl/gated.wgsl").into(),
             },
@@ -440,8 +494,12 @@ impl Kernel {
                 | Kernel::MulMmHalf(dtype, _),
             ) => {
                 let snippet = snippet(dtype);
+                let unpack = match snippet.is_plain {
+                    true => include_str!("dtypes/plain.wgsl"),
+                    false => include_str!("dtypes/groups.wgsl"),
+                };
                 format!(
-                    "const BLOCK_BYTES = {}u;\nconst IS_PLAIN = {};\nconst HAS_EXPERTS = {};\n{}",
+                    "const BLOCK_BYTES = {}u;\nconst IS_PLAIN = {};\nconst HAS_EXPERTS = {};\n{}{unpack}",
                     dtype.block_bytes(),
                     snippet.is_plain,
                     self.has_experts(),
@@ -488,8 +546,9 @@ impl Kernel {
                         + include_str!("kv_types/scales.wgsl")
                 }
             },
-            ("load_k", Kernel::Attend(types)) => load(types.k).replace("$kv", "k"),
-            ("load_v", Kernel::Attend(types)) => load(types.v).replace("$kv", "v"),
+            ("tile_rows", _) => format!("const ROWS = {}u;\n", self.attend_rows()),
+            ("load_k", Kernel::Attend(types, _)) => load(types.k).replace("$kv", "k"),
+            ("load_v", Kernel::Attend(types, _)) => load(types.v).replace("$kv", "v"),
             _ => unreachable!("{self} includes {name}"),
         }
     }
@@ -504,16 +563,16 @@ impl Kernel {
             | Kernel::MulMmHalf(..) => {
                 &[false, false, false, false, false, false, true, true, true]
             }
-            Kernel::RmsNorm
+            Kernel::RmsNorm(_)
             | Kernel::Elementwise(_)
             | Kernel::Gather
             | Kernel::Combine
             | Kernel::Store(_)
             | Kernel::Join => &[false, false, true],
-            Kernel::LayerNorm => &[false, false, false, true],
+            Kernel::LayerNorm(_) => &[false, false, false, true],
             Kernel::Route => &[false, true, true],
-            Kernel::Group | Kernel::Halves => &[false, true],
-            Kernel::Attend(_) => &[false, false, false, false, false, true],
+            Kernel::Group | Kernel::Halves | Kernel::Quantize => &[false, true],
+            Kernel::Attend(..) => &[false, false, false, false, false, true],
         }
     }
 }
@@ -532,7 +591,7 @@ impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kernel::Embed(dtype) => write!(f, "embed_{dtype}"),
-            Kernel::MulMv(dtype, tokens, answer) => {
+            Kernel::MulMv(dtype, tokens, answer, form) => {
                 let tokens = match tokens {
                     Tokens::One => "",
                     Tokens::Four => "4",
@@ -542,7 +601,7 @@ impl fmt::Display for Kernel {
                     Answer::Rows => "",
                     Answer::Gated => "_gated",
                 };
-                write!(f, "mul_mv{tokens}{answer}_{dtype}")
+                write!(f, "mul_mv{tokens}{answer}{}_{dtype}", form.suffix())
             }
             Kernel::MulMm(dtype, Matrices::One) => write!(f, "mul_mm_{dtype}"),
             Kernel::MulMm(dtype, Matrices::OfExperts) => write!(f, "mul_mm_experts_{dtype}"),
@@ -559,15 +618,22 @@ impl fmt::Display for Kernel {
                 write!(f, "mul_mm_half{tile}_{dtype}")
             }
             Kernel::Halves => f.write_str("halves"),
-            Kernel::RmsNorm => f.write_str("rms_norm"),
-            Kernel::LayerNorm => f.write_str("layer_norm"),
+            Kernel::Quantize => f.write_str("quantize"),
+            Kernel::RmsNorm(form) => write!(f, "rms_norm{}", form.suffix()),
+            Kernel::LayerNorm(form) => write!(f, "layer_norm{}", form.suffix()),
             Kernel::Elementwise(function) => write!(f, "{function:?}"),
             Kernel::Gather => f.write_str("gather"),
             Kernel::Route => f.write_str("route"),
             Kernel::Group => f.write_str("group"),
             Kernel::Combine => f.write_str("combine"),
             Kernel::Store(kv_type) => write!(f, "store_{kv_type}"),
-            Kernel::Attend(types) => write!(f, "attend_{}_{}", types.k, types.v),
+            Kernel::Attend(types, rows) => {
+                let rows = match rows {
+                    8 => String::new(),
+                    rows => rows.to_string(),
+                };
+                write!(f, "attend{rows}_{}_{}", types.k, types.v)
+            }
             Kernel::Join => f.write_str("join"),
         }
     }

@@ -10,12 +10,12 @@ pub mod speed;
 
 mod batch;
 mod device;
+mod driver;
 mod dtypes;
 mod exec;
 mod in_place;
 mod kernels;
 mod lower;
-mod memory;
 #[cfg(test)]
 mod msl;
 
@@ -88,6 +88,14 @@ impl GpuBackend {
         }
     }
 
+    /// How blocks are multiplied with a few tokens, for people.
+    pub fn dots(&self) -> &'static str {
+        match self.abilities.has_integer_dots {
+            true => "integer dots",
+            false => "dots in f32",
+        }
+    }
+
     /// Whether it reads the weights of a mapped file where they are, and copies no more than what the file
     /// has at its very end, or too far apart for a buffer.
     pub fn reads_in_place(&self) -> bool {
@@ -151,8 +159,9 @@ impl Backend for GpuBackend {
             name, interface, ..
         } = &self.info;
         format!(
-            "GPU, {name}, {interface}, {}, {}",
+            "GPU, {name}, {interface}, {}, {}, {}",
             self.reduction(),
+            self.dots(),
             self.multiplication()
         )
     }
@@ -165,6 +174,8 @@ impl Backend for GpuBackend {
         match self.abilities.units {
             // Weights and activations of prompts are rounded to 11 bits.
             MatrixUnits::F16 => 1e-6,
+            // Activations of a few tokens are rounded to 16 bits, of the largest of 32.
+            _ if self.abilities.has_integer_dots => 1e-8,
             MatrixUnits::None | MatrixUnits::F32 => conformance::TOLERANCE,
         }
     }

@@ -42,6 +42,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 "process_memory_bytes": info.process_memory_bytes,
                 "max_binding_bytes": info.max_binding_bytes,
                 "reduction": opened.as_ref().ok().map(GpuBackend::reduction),
+                "dots": opened.as_ref().ok().map(GpuBackend::dots),
                 "multiplication": opened.as_ref().ok().map(GpuBackend::multiplication),
                 "reads_in_place": opened.as_ref().ok().map(GpuBackend::reads_in_place),
                 "error": opened.as_ref().err(),
@@ -54,8 +55,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .map(|(info, opened)| {
             let how = match opened {
                 Ok(backend) => format!(
-                    "adds up by {}, multiplies in {}, {}",
+                    "adds up by {}, multiplies by {} and in {}, {}",
                     backend.reduction(),
+                    backend.dots(),
                     backend.multiplication(),
                     match backend.reads_in_place() {
                         true => "reads files in place",

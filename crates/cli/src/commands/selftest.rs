@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let info = backend.adapter();
         writeln!(
             out,
-            "minerva {}, {} {}: {}, {}, {}, {}, adds up by {}, multiplies in {}: {mode}",
+            "minerva {}, {} {}: {}, {}, {}, {}, adds up by {}, multiplies by {} and in {}: {mode}",
             env!("CARGO_PKG_VERSION"),
             std::env::consts::OS,
             std::env::consts::ARCH,
@@ -73,6 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             info.kind.name(),
             info.driver,
             backend.reduction(),
+            backend.dots(),
             backend.multiplication(),
         )?;
         for case in &cases {

@@ -1,17 +1,16 @@
-fn unpack(row: u32, g: u32) -> Elements {
+fn codes(row: u32, g: u32) -> Codes {
     let block = row + (g / 8u) * BLOCK_BYTES;
     let s = g % 8u;
     let scales = byte_at(block + 74u + s);
-    let factor = f16_at(block) * 0.25;
-    let d = factor * (0.5 + f32(scales & 15u));
-    let f = factor * (0.5 + f32(scales >> 4u));
+    let d = f16_at(block) * 0.25 * (0.5 + vec2<f32>(f32(scales & 15u), f32(scales >> 4u)));
     let high = (vec4<u32>(byte_at(block + 66u + s)) >> vec4<u32>(0u, 2u, 4u, 6u)) & vec4<u32>(3u);
-    let codes = (unpack4xU8(bytes4(block + 2u + 4u * s)) | (high << vec4<u32>(8u))) * 2u;
+    let i = (unpack4xU8(bytes4(block + 2u + 4u * s)) | (high << vec4<u32>(8u))) * 2u;
     let signs = bytes4(block + 34u + 4u * s);
-    return Elements(
-        d * with_signs(grid[codes.x], signs), d * with_signs(grid[codes.x + 1u], signs >> 4u),
-        d * with_signs(grid[codes.y], signs >> 8u), d * with_signs(grid[codes.y + 1u], signs >> 12u),
-        f * with_signs(grid[codes.z], signs >> 16u), f * with_signs(grid[codes.z + 1u], signs >> 20u),
-        f * with_signs(grid[codes.w], signs >> 24u), f * with_signs(grid[codes.w + 1u], signs >> 28u)
+    return Codes(
+        with_signs(grid[i.x], signs), with_signs(grid[i.x + 1u], signs >> 4u),
+        with_signs(grid[i.y], signs >> 8u), with_signs(grid[i.y + 1u], signs >> 12u),
+        with_signs(grid[i.z], signs >> 16u), with_signs(grid[i.z + 1u], signs >> 20u),
+        with_signs(grid[i.w], signs >> 24u), with_signs(grid[i.w + 1u], signs >> 28u),
+        d, vec2<f32>(0.0)
     );
 }

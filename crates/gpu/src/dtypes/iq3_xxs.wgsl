@@ -1,4 +1,4 @@
-fn unpack(row: u32, g: u32) -> Elements {
+fn codes(row: u32, g: u32) -> Codes {
     let block = row + (g / 8u) * BLOCK_BYTES;
     let s = g % 8u;
     let first = unpack4xU8(bytes4(block + 2u + 8u * s));
@@ -9,10 +9,11 @@ fn unpack(row: u32, g: u32) -> Elements {
     let b = parity_signs(packed >> 7u);
     let c = parity_signs(packed >> 14u);
     let e = parity_signs(packed >> 21u);
-    return Elements(
-        d * with_signs(grid[first.x], a), d * with_signs(grid[first.y], a >> 4u),
-        d * with_signs(grid[first.z], b), d * with_signs(grid[first.w], b >> 4u),
-        d * with_signs(grid[second.x], c), d * with_signs(grid[second.y], c >> 4u),
-        d * with_signs(grid[second.z], e), d * with_signs(grid[second.w], e >> 4u)
+    return Codes(
+        with_signs(grid[first.x], a), with_signs(grid[first.y], a >> 4u),
+        with_signs(grid[first.z], b), with_signs(grid[first.w], b >> 4u),
+        with_signs(grid[second.x], c), with_signs(grid[second.y], c >> 4u),
+        with_signs(grid[second.z], e), with_signs(grid[second.w], e >> 4u),
+        vec2<f32>(d), vec2<f32>(0.0)
     );
 }

@@ -1,4 +1,4 @@
-fn unpack(row: u32, g: u32) -> Elements {
+fn codes(row: u32, g: u32) -> Codes {
     let block = row + (g / 8u) * BLOCK_BYTES;
     let s = g % 8u;
     let low = (word(block + 4u) >> (4u * s)) & 15u;
@@ -9,8 +9,9 @@ fn unpack(row: u32, g: u32) -> Elements {
     let b = word(at + 4u);
     let c = word(at + 8u);
     let e = word(at + 12u);
-    return Elements(
-        d * looked_up(a), d * looked_up(b), d * looked_up(c), d * looked_up(e),
-        d * looked_up(a >> 4u), d * looked_up(b >> 4u), d * looked_up(c >> 4u), d * looked_up(e >> 4u)
+    return Codes(
+        looked_up(a), looked_up(b), looked_up(c), looked_up(e),
+        looked_up(a >> 4u), looked_up(b >> 4u), looked_up(c >> 4u), looked_up(e >> 4u),
+        vec2<f32>(d), vec2<f32>(0.0)
     );
 }

@@ -11,18 +11,18 @@ fn half_e4m3(code: u32) -> f32 {
     return (8.0 + mantissa) * bitcast<f32>((exponent + 116u) << 23u);
 }
 
-fn unpack(row: u32, g: u32) -> Elements {
+fn codes(row: u32, g: u32) -> Codes {
     let block = row + (g / 2u) * BLOCK_BYTES;
     let s = g % 2u;
-    let d = half_e4m3(byte_at(block + 2u * s));
-    let e = half_e4m3(byte_at(block + 2u * s + 1u));
+    let d = vec2<f32>(half_e4m3(byte_at(block + 2u * s)), half_e4m3(byte_at(block + 2u * s + 1u)));
     let at = block + 4u + 16u * s;
     let a = word(at);
     let b = word(at + 4u);
     let c = word(at + 8u);
-    let f = word(at + 12u);
-    return Elements(
-        d * looked_up(a), d * looked_up(b), d * looked_up(a >> 4u), d * looked_up(b >> 4u),
-        e * looked_up(c), e * looked_up(f), e * looked_up(c >> 4u), e * looked_up(f >> 4u)
+    let e = word(at + 12u);
+    return Codes(
+        looked_up(a), looked_up(b), looked_up(a >> 4u), looked_up(b >> 4u),
+        looked_up(c), looked_up(e), looked_up(c >> 4u), looked_up(e >> 4u),
+        d, vec2<f32>(0.0)
     );
 }

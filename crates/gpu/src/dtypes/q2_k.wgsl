@@ -1,8 +1,8 @@
-fn codes(at: u32, shift: u32) -> vec4<f32> {
-    return unsigned4((word(at) >> shift) & 0x03030303u);
+fn pairs(at: u32, shift: u32) -> u32 {
+    return (word(at) >> shift) & 0x03030303u;
 }
 
-fn unpack(row: u32, g: u32) -> Elements {
+fn codes(row: u32, g: u32) -> Codes {
     let block = row + (g / 8u) * BLOCK_BYTES;
     let s = g % 8u;
     let factors = unpack2x16float(word(block + 80u));
@@ -11,10 +11,9 @@ fn unpack(row: u32, g: u32) -> Elements {
     let m = factors.y * vec2<f32>(f32((packed >> 4u) & 15u), f32(packed >> 12u));
     let at = block + 16u + 32u * (s / 4u);
     let shift = 2u * (s % 4u);
-    return Elements(
-        d.x * codes(at, shift) - m.x, d.x * codes(at + 4u, shift) - m.x,
-        d.x * codes(at + 8u, shift) - m.x, d.x * codes(at + 12u, shift) - m.x,
-        d.y * codes(at + 16u, shift) - m.y, d.y * codes(at + 20u, shift) - m.y,
-        d.y * codes(at + 24u, shift) - m.y, d.y * codes(at + 28u, shift) - m.y
+    return Codes(
+        pairs(at, shift), pairs(at + 4u, shift), pairs(at + 8u, shift), pairs(at + 12u, shift),
+        pairs(at + 16u, shift), pairs(at + 20u, shift), pairs(at + 24u, shift), pairs(at + 28u, shift),
+        d, -m
     );
 }

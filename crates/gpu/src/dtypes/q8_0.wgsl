@@ -1,10 +1,8 @@
-fn unpack(row: u32, g: u32) -> Elements {
+fn codes(row: u32, g: u32) -> Codes {
     let at = row + g * BLOCK_BYTES;
-    let d = f16_at(at);
-    return Elements(
-        d * signed4(halves4(at + 2u)), d * signed4(halves4(at + 6u)),
-        d * signed4(halves4(at + 10u)), d * signed4(halves4(at + 14u)),
-        d * signed4(halves4(at + 18u)), d * signed4(halves4(at + 22u)),
-        d * signed4(halves4(at + 26u)), d * signed4(halves4(at + 30u))
+    return Codes(
+        halves4(at + 2u), halves4(at + 6u), halves4(at + 10u), halves4(at + 14u),
+        halves4(at + 18u), halves4(at + 22u), halves4(at + 26u), halves4(at + 30u),
+        vec2<f32>(f16_at(at)), vec2<f32>(0.0)
     );
 }

@@ -1,11 +1,9 @@
-fn unpack(row: u32, g: u32) -> Elements {
+fn codes(row: u32, g: u32) -> Codes {
     let block = row + (g / 8u) * BLOCK_BYTES;
-    let d = bitcast<f32>(word(block));
     let at = block + 4u + 32u * (g % 8u);
-    return Elements(
-        d * signed4(word(at)), d * signed4(word(at + 4u)),
-        d * signed4(word(at + 8u)), d * signed4(word(at + 12u)),
-        d * signed4(word(at + 16u)), d * signed4(word(at + 20u)),
-        d * signed4(word(at + 24u)), d * signed4(word(at + 28u))
+    return Codes(
+        word(at), word(at + 4u), word(at + 8u), word(at + 12u),
+        word(at + 16u), word(at + 20u), word(at + 24u), word(at + 28u),
+        vec2<f32>(bitcast<f32>(word(block))), vec2<f32>(0.0)
     );
 }

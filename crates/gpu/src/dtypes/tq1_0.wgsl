@@ -1,15 +1,15 @@
 // Four digits of four bytes. A byte is a fraction of 256 in base 3.
-fn digits(at: u32, digit: u32) -> vec4<f32> {
+fn digits(at: u32, digit: u32) -> u32 {
     var power = 1u;
     for (var i = 0u; i < digit; i += 1u) {
         power *= 3u;
     }
     let fraction = (unpack4xU8(bytes4(at)) * power) & vec4<u32>(255u);
-    return vec4<f32>((fraction * 3u) >> vec4<u32>(8u)) - 1.0;
+    return pack4xU8((fraction * 3u) >> vec4<u32>(8u));
 }
 
 // Three runs: 32 bytes of five digits, 16 bytes of five, 4 bytes of four; first digits first.
-fn piece(block: u32, s: u32, k: u32) -> vec4<f32> {
+fn piece(block: u32, s: u32, k: u32) -> u32 {
     var at = 4u * k;
     var digit = s;
     if s == 7u && k >= 4u {
@@ -22,12 +22,13 @@ fn piece(block: u32, s: u32, k: u32) -> vec4<f32> {
     return digits(block + at, digit);
 }
 
-fn unpack(row: u32, g: u32) -> Elements {
+fn codes(row: u32, g: u32) -> Codes {
     let block = row + (g / 8u) * BLOCK_BYTES;
     let s = g % 8u;
     let d = f16_at(block + 52u);
-    return Elements(
-        d * piece(block, s, 0u), d * piece(block, s, 1u), d * piece(block, s, 2u), d * piece(block, s, 3u),
-        d * piece(block, s, 4u), d * piece(block, s, 5u), d * piece(block, s, 6u), d * piece(block, s, 7u)
+    return Codes(
+        piece(block, s, 0u), piece(block, s, 1u), piece(block, s, 2u), piece(block, s, 3u),
+        piece(block, s, 4u), piece(block, s, 5u), piece(block, s, 6u), piece(block, s, 7u),
+        vec2<f32>(d), vec2<f32>(-d)
     );
 }

@@ -199,7 +199,7 @@ impl Loaded {
                     }
                 }
             }
-            Op::Attention(spec) if matches!(step.kernel, Kernel::Attend(_)) => {
+            Op::Attention(spec) if matches!(step.kernel, Kernel::Attend(..)) => {
                 // The tokens of a tile.
                 let n_together = TILE_ROWS.div_ceil(spec.n_heads / spec.n_kv_heads);
                 for sequence in batch.sequences {
@@ -258,13 +258,14 @@ fn address(weight: &Weight) -> usize {
 fn name(kernel: Kernel) -> (&'static str, bool) {
     match kernel {
         Kernel::Embed(_) => ("embedding", true),
-        Kernel::MulMv(_, _, Answer::Gated) => ("gated product", true),
+        Kernel::MulMv(_, _, Answer::Gated, _) => ("gated product", true),
         Kernel::MulMv(..) | Kernel::MulMm(..) | Kernel::MulMmCoop(..) | Kernel::MulMmHalf(..) => {
             ("product", true)
         }
         Kernel::Halves => ("rounding to f16", false),
-        Kernel::RmsNorm => ("RMS norm", false),
-        Kernel::LayerNorm => ("layer norm", false),
+        Kernel::Quantize => ("quantization", false),
+        Kernel::RmsNorm(_) => ("RMS norm", true),
+        Kernel::LayerNorm(_) => ("layer norm", true),
         Kernel::Elementwise(function) => match function {
             Elementwise::Add => ("add", false),
             Elementwise::Gate => ("gate", false),
@@ -280,6 +281,6 @@ fn name(kernel: Kernel) -> (&'static str, bool) {
         Kernel::Group => ("order by expert", false),
         Kernel::Combine => ("sum of experts", false),
         Kernel::Store(_) => ("rotation and store", true),
-        Kernel::Attend(_) | Kernel::Join => ("attention", true),
+        Kernel::Attend(..) | Kernel::Join => ("attention", true),
     }
 }

@@ -4,7 +4,7 @@ use minerva_compute::{Attention, DeviceError, KV_BLOCK_LEN, KvTypes, Pairing};
 
 use super::{Lowering, MAX_ROWS, Source, launch, stride};
 use crate::batch::{Layout, TILE_ROWS};
-use crate::kernels::{Kernel, MAX_HEAD_DIM};
+use crate::kernels::{ATTEND_ROWS, Kernel, MAX_HEAD_DIM};
 
 /// Positions of the shortest span that attention is split into.
 const MIN_SPAN: u32 = 256;
@@ -39,7 +39,7 @@ impl Lowering<'_> {
         let (k_words, v_words) = (head_words(k_type), head_words(v_type));
         let [q, k, v] = [a.q, a.k, a.v].map(|id| self.slot(id));
         let out = self.write(a.out);
-        let is_interleaved = u32::from(self.is_interleaved[out]);
+        let is_interleaved = self.is_interleaved(out);
         let kv_stride = stride(a.n_kv_heads * dim) as u32;
         let q_stride = stride(a.n_heads * dim) as u32;
         let (dim32, n_heads, n_kv_heads) = (dim as u32, a.n_heads as u32, a.n_kv_heads as u32);
@@ -88,7 +88,19 @@ impl Lowering<'_> {
             let span = b.longest.div_ceil(n).next_multiple_of(64);
             (b.longest.div_ceil(span), span)
         };
-        for is_split in [false, true] {
+        // Where each sequence has one token, as in decoding, no more rows than that has.
+        let gqa = gqa as u32;
+        let of_one = ATTEND_ROWS.into_iter().find(|&rows| gqa <= rows);
+        let n_rows = move |b: &Layout| match of_one {
+            Some(rows) if b.most_tokens == 1 => rows,
+            _ => TILE_ROWS as u32,
+        };
+        let mut all_rows = vec![TILE_ROWS as u32];
+        all_rows.extend(of_one.filter(|&rows| rows < TILE_ROWS as u32));
+        for (is_split, rows) in [false, true]
+            .into_iter()
+            .flat_map(|is_split| all_rows.iter().map(move |&rows| (is_split, rows)))
+        {
             let target = if is_split { parts } else { out };
             let bindings = [
                 Source::Slot(q),
@@ -98,10 +110,10 @@ impl Lowering<'_> {
                 sinks,
                 Source::Slot(target),
             ];
-            let kernel = Kernel::Attend(self.limits.kv_types);
+            let kernel = Kernel::Attend(self.limits.kv_types, rows);
             self.push(kernel, &bindings, move |b| {
                 let (n_splits, span) = splits(b);
-                if (n_splits > 1) != is_split {
+                if (n_splits > 1) != is_split || n_rows(b) != rows {
                     return None;
                 }
                 let [n_turned, halves, turns_at] = turns(b);

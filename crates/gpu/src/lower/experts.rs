@@ -3,12 +3,10 @@
 //! Few rows are multiplied each by itself with its experts' matrices. Of many, those of an expert
 //! are put side by side first, so that its matrices are read and unpacked once for all of them.
 
-use std::collections::HashMap;
-
 use minerva_compute::{Biased, DeviceError, Experts, Rows, Weight};
 
 use super::products::{Numbers, Out, tiles};
-use super::scratch::reads_groups;
+use super::scratch::{Layout, reads_groups};
 use super::{Each, Lowering, MAX_ROWS, PAD_BYTES, Slot, Source, groups, launch, stride};
 use crate::kernels::{Elementwise, Kernel, Tokens};
 
@@ -70,7 +68,9 @@ impl Lowering<'_> {
         let [chosen, shares] = [0; 2].map(|_| self.take(rows, n_used, 1));
         let [gate, up, both] = [0; 3].map(|_| self.take(rows, n_used, inner));
         let mut downs = e.experts.iter().map(|m| self.program.weight(m[2].0));
-        self.is_interleaved[both] = downs.all(|w| reads_groups(w.dtype()));
+        if !self.abilities.has_integer_dots && downs.all(|w| reads_groups(w.dtype())) {
+            self.layout_of[both] = Layout::Interleaved;
+        }
         let answers = self.take(rows, n_used, width);
         let grouped = self.take_len(max_pairs + 3 * (max_pairs / 32 + e.experts.len()));
         let mixture = Mixture {
@@ -189,7 +189,6 @@ impl Lowering<'_> {
         let copies = if is_by_pair { n_used as usize } else { 1 };
         let is_grouped =
             move |n_rows: u32| mixture.is_grouped(n_rows / copies as u32 * mixture.n_used);
-        let mut many = HashMap::new();
         let mut begin = 0;
         while begin < stacks.len() {
             let dtype = stacks[begin][0].dtype();
@@ -218,16 +217,15 @@ impl Lowering<'_> {
                 first_expert: begin as u32,
                 n_experts: n_experts as u32,
                 x_div: if is_by_pair { 1 } else { n_used },
-                x_is_interleaved: self.is_interleaved[x],
+                x_is_interleaved: self.is_interleaved(x),
                 ..Numbers::default()
             };
             let numbers = numbers.with_parts(&parts);
             begin += n_experts;
             let grid = self.grid(dtype);
             let kernel_of_many = self.of_expert(dtype);
-            let x_of_many = *many
-                .entry(self.units(dtype))
-                .or_insert_with(|| self.rows_of_many(rows, copies, x, &run[0], is_grouped));
+            let x_of_many = self.rows_of_many(rows, copies, x, &run[0], is_grouped);
+            let x_of_few = self.rows_of_few(rows, copies, x, &run[0], move |n| !is_grouped(n));
             let read = |experts: Slot, x: Slot| {
                 [
                     Source::Upload(upload),
@@ -240,9 +238,10 @@ impl Lowering<'_> {
             };
 
             let (answer, of_few, outs) = self.of_few(out, numbers);
-            let kernel = Kernel::MulMv(dtype, Tokens::OneOfExpert, answer);
+            let form = self.form_of_few(dtype);
+            let kernel = Kernel::MulMv(dtype, Tokens::OneOfExpert, answer, form);
             let n_tiles = self.n_tiles(kernel, &of_few);
-            let bindings: Vec<Source> = read(chosen, x).into_iter().chain(outs).collect();
+            let bindings: Vec<Source> = read(chosen, x_of_few).into_iter().chain(outs).collect();
             self.push(kernel, &bindings, move |b| {
                 let n_tokens = b.n_rows(rows) * n_used;
                 if mixture.is_grouped(n_tokens) {
@@ -275,9 +274,6 @@ impl Lowering<'_> {
                 ];
                 launch(&numbers.words(), grid)
             });
-        }
-        for slot in many.into_values().filter(|slot| *slot != x) {
-            self.is_free[slot] = true;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use minerva_compute::{BufId, DType, DeviceError, Limits, Op, Program, Rows, WeightId};
 
+use scratch::Layout as RowLayout;
 pub(crate) use scratch::Slot;
 pub(crate) use weights::Upload;
 
@@ -118,7 +119,8 @@ pub(crate) fn lower(
         steps: Vec::new(),
         slots: Vec::new(),
         is_free: Vec::new(),
-        is_interleaved: Vec::new(),
+        layout_of: Vec::new(),
+        converted: HashMap::new(),
         slot_of: vec![None; program.buffers().len()],
         uploads: Vec::new(),
         chunks_of: HashMap::new(),
@@ -130,6 +132,9 @@ pub(crate) fn lower(
     for (i, op) in program.ops().iter().enumerate() {
         lowering.op = i;
         lowering.op(op)?;
+        for (_, slot) in std::mem::take(&mut lowering.converted) {
+            lowering.is_free[slot] = true;
+        }
         for (id, last) in last_read.iter().enumerate() {
             if let Some(slot) = lowering.slot_of[id].filter(|_| *last <= i) {
                 lowering.slot_of[id] = None;
@@ -167,7 +172,9 @@ struct Lowering<'a> {
     steps: Vec<Step>,
     slots: Vec<u64>,
     is_free: Vec<bool>,
-    is_interleaved: Vec<bool>,  // what was written to a slot last
+    layout_of: Vec<RowLayout>, // of what was written to a slot last
+    /// What a kernel made of a slot's rows, until the operation that wanted it is over.
+    converted: HashMap<(Slot, Kernel), Slot>,
     slot_of: Vec<Option<Slot>>, // by buffer, while it is needed
     uploads: Vec<Upload>,
     /// The same tensors go to the device once.
@@ -209,17 +216,19 @@ impl Lowering<'_> {
                 let rows = self.program.shape(*x).rows;
                 let (weight, x, out) = (self.floats(*weight), self.slot(*x), self.write(*out));
                 let n_pieces = (width / len) as u32;
-                let is_interleaved = u32::from(self.is_interleaved[out]);
                 let numbers = [
                     len as u32,
                     stride(width) as u32,
                     eps.to_bits(),
-                    is_interleaved,
+                    self.is_interleaved(out),
                 ];
                 let bindings = [Source::Slot(x), weight, Source::Slot(out)];
-                self.push(Kernel::RmsNorm, &bindings, move |b| {
-                    launch(&numbers, [n_pieces, b.n_rows(rows), 1])
-                });
+                for (form, range) in self.forms(out) {
+                    self.push(Kernel::RmsNorm(form), &bindings, move |b| {
+                        let n_rows = Some(b.n_rows(rows)).filter(|n| range.contains(n))?;
+                        launch(&numbers, [n_pieces, n_rows, 1])
+                    });
+                }
             }
             Op::LayerNorm {
                 x,
@@ -235,12 +244,15 @@ impl Lowering<'_> {
                     shape.width as u32,
                     stride(shape.width) as u32,
                     eps.to_bits(),
-                    u32::from(self.is_interleaved[out]),
+                    self.is_interleaved(out),
                 ];
                 let bindings = [Source::Slot(x), weight, bias, Source::Slot(out)];
-                self.push(Kernel::LayerNorm, &bindings, move |b| {
-                    launch(&numbers, [1, b.n_rows(shape.rows), 1])
-                });
+                for (form, range) in self.forms(out) {
+                    self.push(Kernel::LayerNorm(form), &bindings, move |b| {
+                        let n_rows = Some(b.n_rows(shape.rows)).filter(|n| range.contains(n))?;
+                        launch(&numbers, [1, n_rows, 1])
+                    });
+                }
             }
             Op::Map { x, function, out } => {
                 let shape = self.program.shape(*x);
@@ -363,7 +375,7 @@ impl Lowering<'_> {
             stride(e.b_width) as u32,
             e.numbers[0].to_bits(),
             e.numbers[1].to_bits(),
-            u32::from(self.is_interleaved[e.slots[2]]),
+            self.is_interleaved(e.slots[2]),
         ];
         let (rows, copies) = (e.rows, e.copies);
         let bindings = e.slots.map(Source::Slot);
@@ -410,6 +422,7 @@ mod tests {
     const ABILITIES: Abilities = Abilities {
         reduction: Reduction::Shared,
         units: MatrixUnits::None,
+        has_integer_dots: false,
         page_bytes: None,
     };
 
@@ -453,7 +466,7 @@ mod tests {
             "mul_mv_Q8_0",
             "store_f16",
             "store_f16",
-            "attend_f16_f16",
+            "attend4_f16_f16",
             "mul_mv_Q8_0",
             "rms_norm",
             "mul_mv_gated_Q8_0",

@@ -5,14 +5,16 @@
 
 use minerva_compute::{Activation, Biased, DType, DeviceError, MatMulPart, Rows, Weight};
 
+use super::scratch::{Layout, reads_groups};
 use super::weights::Place;
 use super::{Each, Lowering, Slot, Source, launch};
 use crate::kernels::{
-    Answer, Elementwise, HalfTile, Kernel, MAX_TILES, Matrices, MatrixUnits, Tokens, WORKGROUP,
+    Answer, Elementwise, Form, HalfTile, Kernel, MAX_TILES, Matrices, MatrixUnits, Tokens,
+    WORKGROUP,
 };
 
 /// From so many tokens on, a product is matrix-matrix.
-const MUL_MM_FROM: u32 = 9;
+pub(super) const MUL_MM_FROM: u32 = 9;
 /// Matrices whose answers one dispatch writes.
 const MAX_STACKED: usize = 3;
 
@@ -34,8 +36,8 @@ pub(super) struct Numbers {
     pub(super) n_experts: u32,
     pub(super) x_div: u32,
     pub(super) order_at: u32,
-    pub(super) x_is_interleaved: bool,
-    pub(super) out_is_interleaved: bool,
+    pub(super) x_is_interleaved: u32,
+    pub(super) out_is_interleaved: u32,
     pub(super) function: u32,
     pub(super) function_numbers: [f32; 2],
 }
@@ -66,8 +68,8 @@ impl Numbers {
             self.n_experts,
             self.x_div,
             self.order_at,
-            u32::from(self.x_is_interleaved),
-            u32::from(self.out_is_interleaved),
+            self.x_is_interleaved,
+            self.out_is_interleaved,
             self.function,
             self.function_numbers[0].to_bits(),
             self.function_numbers[1].to_bits(),
@@ -242,6 +244,7 @@ impl Lowering<'_> {
         let grid = self.grid(dtype);
         let bias = self.biases(matrices);
         let many = self.rows_of_many(rows, 1, x, &weights[0], |n| n >= MUL_MM_FROM);
+        let few = self.rows_of_few(rows, 1, x, &weights[0], |n| n < MUL_MM_FROM);
         for chunk in self.chunks(&weights)? {
             let numbers = Numbers {
                 n_rows: chunk.n_rows,
@@ -252,25 +255,27 @@ impl Lowering<'_> {
                 has_bias: bias.is_some(),
                 has_residual: residual.is_some(),
                 x_div: 1,
-                x_is_interleaved: self.is_interleaved[x],
+                x_is_interleaved: self.is_interleaved(x),
                 ..Numbers::default()
             };
             let numbers = numbers.with_parts(&parts);
-            let read = [
-                Source::Upload(chunk.upload),
-                Source::Slot(x),
-                bias.unwrap_or(Source::Nothing),
-                residual.map_or(Source::Nothing, Source::Slot),
-                grid,
-                Source::Nothing,
-            ];
+            let read = |x: Slot| {
+                [
+                    Source::Upload(chunk.upload),
+                    Source::Slot(x),
+                    bias.unwrap_or(Source::Nothing),
+                    residual.map_or(Source::Nothing, Source::Slot),
+                    grid,
+                    Source::Nothing,
+                ]
+            };
             let (answer, of_few, outs) = self.of_few(out, numbers);
             for (tokens, range, n_at_once) in
                 [(Tokens::One, 1..2, 1), (Tokens::Four, 2..MUL_MM_FROM, 4)]
             {
-                let kernel = Kernel::MulMv(dtype, tokens, answer);
+                let kernel = Kernel::MulMv(dtype, tokens, answer, self.form_of_few(dtype));
                 let n_tiles = self.n_tiles(kernel, &of_few);
-                let bindings: Vec<Source> = read.into_iter().chain(outs).collect();
+                let bindings: Vec<Source> = read(few).into_iter().chain(outs).collect();
                 self.push(kernel, &bindings, move |b| {
                     let n_tokens = b.n_rows(rows);
                     if !range.contains(&n_tokens) {
@@ -282,9 +287,7 @@ impl Lowering<'_> {
                 });
             }
             for kernel in self.of_many(dtype) {
-                let mut read = read;
-                read[1] = Source::Slot(many);
-                let bindings: Vec<Source> = read.into_iter().chain(out.of_many()).collect();
+                let bindings: Vec<Source> = read(many).into_iter().chain(out.of_many()).collect();
                 self.push(kernel, &bindings, move |b| {
                     let n_tokens = b.n_rows(rows);
                     if n_tokens < MUL_MM_FROM || !kernel.is_for(numbers.n_rows, n_tokens) {
@@ -304,9 +307,6 @@ impl Lowering<'_> {
                 });
             }
         }
-        if many != x {
-            self.is_free[many] = true;
-        }
         Ok(())
     }
 
@@ -323,7 +323,7 @@ impl Lowering<'_> {
             } => {
                 let (function, function_numbers) = Elementwise::of_activation(activation);
                 let numbers = Numbers {
-                    out_is_interleaved: self.is_interleaved[both],
+                    out_is_interleaved: self.is_interleaved(both),
                     function: function.gated_index(),
                     function_numbers,
                     ..numbers
@@ -365,8 +365,49 @@ impl Lowering<'_> {
         }
     }
 
+    /// What the kernels for a few tokens read rows in.
+    pub(super) fn form_of_few(&self, dtype: DType) -> Form {
+        match self.abilities.has_integer_dots && reads_groups(dtype) {
+            true => Form::Bytes,
+            false => Form::F32,
+        }
+    }
+
+    /// The rows of a slot as the kernels for a few tokens read them, `copies` for each token or output:
+    /// the slot itself, or its rows as bytes in another.
+    pub(super) fn rows_of_few(
+        &mut self,
+        rows: Rows,
+        copies: usize,
+        x: Slot,
+        weight: &Weight,
+        is_wanted: impl Fn(u32) -> bool + Send + 'static,
+    ) -> Slot {
+        let is_read = self.form_of_few(weight.dtype()) == Form::F32;
+        if is_read || self.layout_of[x] == Layout::Bytes {
+            return x;
+        }
+        if let Some(&bytes) = self.converted.get(&(x, Kernel::Quantize)) {
+            return bytes;
+        }
+        let row_len = weight.row_len();
+        // Sixty-four bytes of a group's elements, sixteen of its factors.
+        let bytes = self.take(rows, copies, row_len / 32 * 20);
+        self.converted.insert((x, Kernel::Quantize), bytes);
+        let row_len = row_len as u32;
+        let bindings = [x, bytes].map(Source::Slot);
+        self.push(Kernel::Quantize, &bindings, move |b| {
+            let n_rows = b.n_rows(rows) * copies as u32;
+            if !is_wanted(n_rows) {
+                return None;
+            }
+            launch(&[row_len], [row_len.div_ceil(1024), n_rows, 1])
+        });
+        bytes
+    }
+
     /// The rows of a slot as the kernels for many tokens read them, `copies` for each token or output:
-    /// the slot itself, or its rows in f16, in another one that is to be freed.
+    /// the slot itself, or its rows in f16 in another.
     pub(super) fn rows_of_many(
         &mut self,
         rows: Rows,
@@ -378,10 +419,14 @@ impl Lowering<'_> {
         if self.units(weight.dtype()) != MatrixUnits::F16 {
             return x;
         }
+        if let Some(&halves) = self.converted.get(&(x, Kernel::Halves)) {
+            return halves;
+        }
         let row_len = weight.row_len();
         // Two halves a word.
         let halves = self.take(rows, copies, row_len.next_multiple_of(64) / 2 + 4);
-        let numbers = [row_len as u32, u32::from(self.is_interleaved[x])];
+        self.converted.insert((x, Kernel::Halves), halves);
+        let numbers = [row_len as u32, self.is_interleaved(x)];
         let bindings = [x, halves].map(Source::Slot);
         self.push(Kernel::Halves, &bindings, move |b| {
             let n_rows = b.n_rows(rows) * copies as u32;
@@ -396,7 +441,7 @@ impl Lowering<'_> {
     /// Workgroups that a matrix-vector kernel takes for its rows.
     pub(super) fn n_tiles(&self, kernel: Kernel, numbers: &Numbers) -> u32 {
         let n_rows = match kernel {
-            Kernel::MulMv(_, _, Answer::Gated) => numbers.second_at,
+            Kernel::MulMv(_, _, Answer::Gated, _) => numbers.second_at,
             _ => numbers.n_rows,
         };
         let n_groups = WORKGROUP / self.abilities.reduction.group();

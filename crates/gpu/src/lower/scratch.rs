@@ -1,12 +1,26 @@
 //! Scratch memory: slots, which are used again once their readers are done.
 
-use minerva_compute::{BufId, DType, Op, Program, Rows};
+use std::ops::Range;
 
+use minerva_compute::{BufId, DType, Op, Rows};
+
+use super::products::MUL_MM_FROM;
 use super::{Lowering, PAD_BYTES, stride};
 use crate::dtypes::snippet;
+use crate::kernels::Form;
 
 /// Index of a piece of scratch memory.
 pub(crate) type Slot = usize;
+
+/// How rows lie in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    Plain,
+    /// Turned for lanes with a group of elements each (`wgsl/interleave.wgsl`).
+    Interleaved,
+    /// Those of a few tokens as bytes (`wgsl/bytes.wgsl`), of many plain.
+    Bytes,
+}
 
 impl Lowering<'_> {
     /// The slot of a buffer that was written.
@@ -19,7 +33,7 @@ impl Lowering<'_> {
         let shape = self.program.shape(id);
         let slot = self.take(shape.rows, 1, shape.width);
         self.slot_of[id.index()] = Some(slot);
-        self.is_interleaved[slot] = is_interleaved(self.program, id);
+        self.layout_of[slot] = self.layout(id);
         slot
     }
 
@@ -45,43 +59,68 @@ impl Lowering<'_> {
         let slot = nearest.unwrap_or_else(|| {
             self.slots.push(0);
             self.is_free.push(true);
-            self.is_interleaved.push(false);
+            self.layout_of.push(Layout::Plain);
             self.slots.len() - 1
         });
         self.slots[slot] = self.slots[slot].max(n_bytes);
         self.is_free[slot] = false;
-        self.is_interleaved[slot] = false;
+        self.layout_of[slot] = Layout::Plain;
         slot
+    }
+
+    /// How the rows of a buffer lie: as products with blocks read them best, if nothing else reads it and
+    /// a kernel writes it that can.
+    fn layout(&self, id: BufId) -> Layout {
+        let program = self.program;
+        let read = |weight| reads_groups(program.weight(weight).dtype());
+        let is_fit = |op: &Op| match op {
+            _ if !op.reads().contains(&id) => true,
+            Op::MatMul { x, parts } => {
+                let is_residual = parts.iter().any(|part| part.residual == Some(id));
+                *x == id && !is_residual && parts.iter().all(|part| read(part.weight))
+            }
+            Op::GatedMatMul { gate, up, .. } => read(gate.0) && read(up.0),
+            _ => false,
+        };
+        let has_dots = self.abilities.has_integer_dots;
+        let can_write = |op: &Op| match op {
+            _ if !op.writes().contains(&id) => false,
+            Op::RmsNorm { weight, .. } => {
+                program.weight(*weight).row_len() == program.shape(id).width
+            }
+            Op::LayerNorm { .. } => true,
+            Op::Attention(attention) => !has_dots && attention.head_dim.is_multiple_of(4),
+            Op::GatedMatMul { .. } => !has_dots,
+            _ => false,
+        };
+        let is_best = id != program.result()
+            && program.ops().iter().any(can_write)
+            && program.ops().iter().all(is_fit);
+        match is_best {
+            true if has_dots => Layout::Bytes,
+            true => Layout::Interleaved,
+            false => Layout::Plain,
+        }
+    }
+
+    /// What kernels write a slot's rows in, for what numbers of them.
+    pub(super) fn forms(&self, slot: Slot) -> Vec<(Form, Range<u32>)> {
+        match self.layout_of[slot] {
+            Layout::Bytes => vec![
+                (Form::Bytes, 1..MUL_MM_FROM),
+                (Form::F32, MUL_MM_FROM..u32::MAX),
+            ],
+            Layout::Plain | Layout::Interleaved => vec![(Form::F32, 1..u32::MAX)],
+        }
+    }
+
+    /// Whether the rows of a slot are interleaved, for the numbers of a kernel.
+    pub(super) fn is_interleaved(&self, slot: Slot) -> u32 {
+        u32::from(self.layout_of[slot] == Layout::Interleaved)
     }
 }
 
-/// Whether products with a type read rows best that are interleaved: those whose lanes take 32 elements
-/// each.
+/// Whether products with a type read 32 elements at a time.
 pub(super) fn reads_groups(dtype: DType) -> bool {
     !snippet(dtype).is_plain
-}
-
-/// Whether a buffer's rows are interleaved (`wgsl/interleave.wgsl`): those that nothing but such
-/// products reads, and that a kernel writes which can.
-fn is_interleaved(program: &Program, id: BufId) -> bool {
-    let read = |weight| reads_groups(program.weight(weight).dtype());
-    let is_fit = |op: &Op| match op {
-        _ if !op.reads().contains(&id) => true,
-        Op::MatMul { x, parts } => {
-            let is_residual = parts.iter().any(|part| part.residual == Some(id));
-            *x == id && !is_residual && parts.iter().all(|part| read(part.weight))
-        }
-        Op::GatedMatMul { gate, up, .. } => read(gate.0) && read(up.0),
-        _ => false,
-    };
-    let can_write = |op: &Op| match op {
-        _ if !op.writes().contains(&id) => false,
-        Op::RmsNorm { weight, .. } => program.weight(*weight).row_len() == program.shape(id).width,
-        Op::Attention(attention) => attention.head_dim.is_multiple_of(4),
-        Op::LayerNorm { .. } | Op::GatedMatMul { .. } => true,
-        _ => false,
-    };
-    id != program.result()
-        && program.ops().iter().any(can_write)
-        && program.ops().iter().all(is_fit)
 }

@@ -1,7 +1,7 @@
-// Attention of up to 8 query rows of one sequence over one key/value head and a span of positions.
+// Attention of up to ROWS query rows of one sequence over one key/value head and a span of positions.
 //
 //   for each 64 positions of the span:
-//       a lane a position: its key times the 8 queries
+//       a lane a position: its key times the queries
 //       a running maximum and sum of each row (online softmax)
 //       a lane four elements: values times weights
 //
@@ -40,14 +40,16 @@ var<immediate> p: Params;
 @group(0) @binding(4) var<storage, read> sinks: array<f32>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
+#include tile_rows
 const NEVER = -3.0e38; // below every score
-var<workgroup> queries: array<vec4<f32>, 512>; // [8 rows][head_dim / 4]
-var<workgroup> weights: array<f32, 512>; // [8 rows][64 positions]
+const ROW_LANES = 64u / ROWS; // of a row in the softmax
+var<workgroup> queries: array<vec4<f32>, ROWS * 64u>; // [ROWS][head_dim / 4]
+var<workgroup> weights: array<f32, ROWS * 64u>; // [ROWS][64 positions]
 var<workgroup> partial: array<f32, 64>;
 var<workgroup> partial4: array<vec4<f32>, 64>;
-var<workgroup> corrections: array<f32, 8>;
-var<workgroup> highest: array<f32, 8>;
-var<workgroup> totals: array<f32, 8>;
+var<workgroup> corrections: array<f32, ROWS>;
+var<workgroup> highest: array<f32, ROWS>;
+var<workgroup> totals: array<f32, ROWS>;
 
 #include interleave
 #include turn
@@ -64,10 +66,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let n_tokens = batch[sequence + 2u];
     let table = batch[sequence + 3u];
     let gqa = p.n_heads / p.n_kv_heads;
-    let n_rows = min(n_tokens * gqa - first, 8u);
+    let n_rows = min(n_tokens * gqa - first, ROWS);
     let dim4 = (p.head_dim + 3u) / 4u;
 
-    for (var i = lid; i < 8u * dim4; i += 64u) {
+    for (var i = lid; i < ROWS * dim4; i += 64u) {
         let row = first + i / dim4;
         var q = vec4<f32>(0.0);
         if i / dim4 < n_rows {
@@ -100,15 +102,15 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     begin = max(begin, wid.z * p.span);
     let end = min(last_position + 1u, (wid.z + 1u) * p.span);
 
-    // In the softmax a row is eight lanes.
-    let soft_row = lid / 8u;
+    let soft_row = lid / ROW_LANES;
+    let row_lane = soft_row * ROW_LANES;
     let soft_position = start + (first + min(soft_row, n_rows - 1u)) / gqa;
     var running_max = NEVER;
     var running_sum = 0.0;
     let n_position_groups = 64u / dim4;
     let own4 = lid % dim4;
     let own_group = lid / dim4;
-#for j 8
+#for j ROWS
     var sum$j = vec4<f32>(0.0);
 #end
     workgroupBarrier();
@@ -116,7 +118,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     for (var chunk = begin; chunk < end; chunk += 64u) {
         let position = min(chunk + lid, last_position);
         let k_at = (batch[table + position / 16u] * p.n_kv_heads + wid.y) * p.k_head_words;
-#for j 8
+#for j ROWS
         var score$j = 0.0;
 #end
         for (var i = 0u; i < dim4; i += 8u) {
@@ -125,19 +127,19 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
 #for u 8
             if i + $uu < dim4 {
-#for j 8
+#for j ROWS
                 score$j += dot(queries[$ju * dim4 + i + $uu], k$u);
 #end
             }
 #end
         }
-#for j 8
+#for j ROWS
         weights[$ju * 64u + lid] = score$j;
 #end
         workgroupBarrier();
 
         var chunk_max = NEVER;
-        for (var i = lid % 8u; i < 64u; i += 8u) {
+        for (var i = lid % ROW_LANES; i < 64u; i += ROW_LANES) {
             let at = chunk + i;
             var score = weights[soft_row * 64u + i];
             if p.soft_cap != 0.0 {
@@ -150,16 +152,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         }
         partial[lid] = chunk_max;
         workgroupBarrier();
-        let row_lane = soft_row * 8u;
-        chunk_max = max(
-            max(max(partial[row_lane], partial[row_lane + 1u]), max(partial[row_lane + 2u], partial[row_lane + 3u])),
-            max(max(partial[row_lane + 4u], partial[row_lane + 5u]), max(partial[row_lane + 6u], partial[row_lane + 7u]))
-        );
+#for i ROW_LANES
+        chunk_max = max(chunk_max, partial[row_lane + $iu]);
+#end
         let next_max = max(running_max, chunk_max);
         let correction = exp(max(running_max - next_max, -100.0));
         running_max = next_max;
         var chunk_sum = 0.0;
-        for (var i = lid % 8u; i < 64u; i += 8u) {
+        for (var i = lid % ROW_LANES; i < 64u; i += ROW_LANES) {
             let score = weights[soft_row * 64u + i];
             let weight = select(0.0, exp(max(score - next_max, -100.0)), score > 0.5 * NEVER);
             weights[soft_row * 64u + i] = weight;
@@ -167,14 +167,15 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         }
         workgroupBarrier();
         partial[lid] = chunk_sum;
-        if lid % 8u == 0u {
+        if lid % ROW_LANES == 0u {
             corrections[soft_row] = correction;
         }
         workgroupBarrier();
-        running_sum = running_sum * correction
-            + ((partial[row_lane] + partial[row_lane + 1u]) + (partial[row_lane + 2u] + partial[row_lane + 3u]))
-            + ((partial[row_lane + 4u] + partial[row_lane + 5u]) + (partial[row_lane + 6u] + partial[row_lane + 7u]));
-#for j 8
+        running_sum *= correction;
+#for i ROW_LANES
+        running_sum += partial[row_lane + $iu];
+#end
+#for j ROWS
         sum$j *= corrections[$j];
 #end
         if own_group < n_position_groups {
@@ -188,7 +189,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
 #for u 8
                 if i + $uu * n_position_groups < n {
-#for j 8
+#for j ROWS
                     sum$j += weights[$ju * 64u + i$u] * v$u;
 #end
                 }
@@ -198,11 +199,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         workgroupBarrier();
     }
 
-    if lid % 8u == 0u {
+    if lid % ROW_LANES == 0u {
         highest[soft_row] = running_max;
         totals[soft_row] = running_sum;
     }
-#for j 8
+#for j ROWS
     workgroupBarrier();
     partial4[lid] = sum$j;
     workgroupBarrier();

@@ -10,10 +10,17 @@ var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<Out>;
 
 #include block_sum
 #include interleave
+#include write_normed
+
+// Behind the row zero.
+fn normed(at: u32, i: u32, mean: f32, scale: f32) -> f32 {
+    let e = min(i, p.len - 1u);
+    return select(0.0, (x[at + e] - mean) * scale * weight[e] + bias[e], i < p.len);
+}
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -29,7 +36,5 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         squares += v * v;
     }
     let scale = 1.0 / sqrt(block_sum(squares, lid) / f32(p.len) + p.eps);
-    for (var i = lid; i < p.len; i += LANES) {
-        out[at + place(i, p.len, p.is_interleaved)] = (x[at + i] - mean) * scale * weight[i] + bias[i];
-    }
+    write_normed(at, mean, scale, lid);
 }

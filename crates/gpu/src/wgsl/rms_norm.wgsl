@@ -10,14 +10,19 @@ struct Params {
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<Out>;
 
 #include block_sum
 #include interleave
+#include write_normed
 
 // Behind the piece zero.
 fn element(at: u32, i: u32) -> f32 {
     return select(0.0, x[at + min(i, p.len - 1u)], i < p.len);
+}
+
+fn normed(at: u32, i: u32, mean: f32, scale: f32) -> f32 {
+    return element(at, i) * scale * weight[min(i, p.len - 1u)];
 }
 
 @compute @workgroup_size(256)
@@ -33,14 +38,5 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
     }
     let scale = 1.0 / sqrt(block_sum(squares, lid) / f32(p.len) + p.eps);
-    for (var i = lid; i < p.len; i += 4u * LANES) {
-#for u 4
-        let y$u = element(at, i + $uu * LANES) * scale * weight[min(i + $uu * LANES, p.len - 1u)];
-#end
-#for u 4
-        if i + $uu * LANES < p.len {
-            out[at + place(i + $uu * LANES, p.len, p.is_interleaved)] = y$u;
-        }
-#end
-    }
+    write_normed(at, 0.0, scale, lid);
 }

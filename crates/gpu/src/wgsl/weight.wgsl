@@ -4,6 +4,13 @@ struct Elements {
     v4: vec4<f32>, v5: vec4<f32>, v6: vec4<f32>, v7: vec4<f32>,
 }
 
+// The same as signed bytes, four to a word: an element is d times its code and m; x of the first sixteen
+// elements, y of the others.
+struct Codes {
+    c0: u32, c1: u32, c2: u32, c3: u32, c4: u32, c5: u32, c6: u32, c7: u32,
+    d: vec2<f32>, m: vec2<f32>,
+}
+
 // The word at a byte that is a multiple of four.
 fn word(at: u32) -> u32 {
     return w[at >> 2u];
@@ -35,45 +42,34 @@ fn f16_at(at: u32) -> f32 {
     return unpack2x16float(half_at(at)).x;
 }
 
-fn unsigned4(bytes: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8(bytes));
-}
-
 fn signed4(bytes: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xI8(bytes));
 }
 
-fn low4(bytes: u32) -> vec4<f32> {
-    return unsigned4(bytes & 0x0f0f0f0fu);
+fn low4(bytes: u32) -> u32 {
+    return bytes & 0x0f0f0f0fu;
 }
 
-fn high4(bytes: u32) -> vec4<f32> {
-    return unsigned4((bytes >> 4u) & 0x0f0f0f0fu);
+fn high4(bytes: u32) -> u32 {
+    return (bytes >> 4u) & 0x0f0f0f0fu;
 }
 
-// The lowest four bits as numbers.
-fn bits4(bits: u32) -> vec4<f32> {
-    return vec4<f32>((vec4<u32>(bits) >> vec4<u32>(0u, 1u, 2u, 3u)) & vec4<u32>(1u));
+// The lowest four bits, a byte each. No two bits of the product meet.
+fn spread4(bits: u32) -> u32 {
+    return ((bits & 15u) * 0x00204081u) & 0x01010101u;
 }
 
-// The lowest four pairs of bits as numbers.
-fn pairs4(bits: u32) -> vec4<f32> {
-    return vec4<f32>((vec4<u32>(bits) >> vec4<u32>(0u, 2u, 4u, 6u)) & vec4<u32>(3u));
+// Four bytes of a table by the lowest halves of four bytes.
+fn looked_up(codes: u32) -> u32 {
+    return grid[codes & 15u] | (grid[(codes >> 8u) & 15u] << 8u)
+        | (grid[(codes >> 16u) & 15u] << 16u) | (grid[(codes >> 24u) & 15u] << 24u);
 }
 
-// Four values of a table of f32 by the lowest halves of four bytes.
-fn looked_up(codes: u32) -> vec4<f32> {
-    return vec4<f32>(
-        bitcast<f32>(grid[codes & 15u]),
-        bitcast<f32>(grid[(codes >> 8u) & 15u]),
-        bitcast<f32>(grid[(codes >> 16u) & 15u]),
-        bitcast<f32>(grid[(codes >> 24u) & 15u]),
-    );
-}
-
-// Four values of a grid, negated where the bit of the element is set.
-fn with_signs(values: u32, bits: u32) -> vec4<f32> {
-    return signed4(values) * (vec4<f32>(1.0) - 2.0 * bits4(bits));
+// Four positive values of a grid, negated where the bit of the element is set. As none is 0, no byte
+// carries into the next.
+fn with_signs(values: u32, bits: u32) -> u32 {
+    let negative = spread4(bits);
+    return (values ^ (negative * 255u)) + negative;
 }
 
 // Eight sign bits from seven: the number of negative elements is even.

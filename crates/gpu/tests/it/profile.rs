@@ -110,6 +110,7 @@ fn every_dispatch_is_measured() {
     // The same kernels on every adapter.
     let options = GpuOptions {
         without_matrix_units: true,
+        integer_dots: Some(true),
         ..GpuOptions::default()
     };
     let Some(backend) = open(&options) else {
@@ -123,21 +124,27 @@ fn every_dispatch_is_measured() {
         .map(|step| format!("{} {} {}", step.n_calls, step.op, step.kernel))
         .collect();
     // 24 tokens and one output, then two of each.
-    let mut wanted = vec!["2 embedding embed_F32", "2 RMS norm "];
-    let products = ["1 product mul_mv4_Q8_0", "1 product mul_mm_Q8_0"];
+    let norms = ["1 RMS norm rms_norm_bytes", "1 RMS norm rms_norm"];
+    let products = ["1 product mul_mv4_bytes_Q8_0", "1 product mul_mm_Q8_0"];
+    let mut wanted = vec!["2 embedding embed_F32"];
+    wanted.extend(norms);
     wanted.extend(products);
     wanted.extend(["2 rotation and store store_q8_0"; 2]);
-    wanted.push("2 attention attend_q8_0_q8_0");
+    wanted.extend([
+        "1 attention attend_q8_0_q8_0",
+        "1 attention attend1_q8_0_q8_0",
+        "1 quantization ",
+    ]);
     wanted.extend(products);
-    wanted.push("2 RMS norm ");
-    wanted.extend(["1 gated product mul_mv4_gated_Q8_0", products[1]]);
-    wanted.push("1 activation ");
+    wanted.extend(norms);
+    wanted.push("1 gated product mul_mv4_gated_bytes_Q8_0");
+    wanted.extend([products[1], "1 activation ", "1 quantization "]);
     wanted.extend(products);
-    wanted.extend(["2 gather ", "2 RMS norm "]);
-    wanted.extend(["1 product mul_mv_Q8_0", "1 product mul_mv4_Q8_0"]);
+    wanted.extend(["2 gather ", "2 RMS norm rms_norm_bytes"]);
+    wanted.extend(["1 product mul_mv_bytes_Q8_0", products[0]]);
     assert_eq!(found, wanted);
-    let down: Vec<&(String, DType)> = steps[13].weights.iter().collect();
-    assert_eq!(down, [&("matrix".to_owned(), DType::Q8_0)]);
+    let output: Vec<&(String, DType)> = steps[22].weights.iter().collect();
+    assert_eq!(output, [&("matrix".to_owned(), DType::Q8_0)]);
 }
 
 #[test]

@@ -22,13 +22,25 @@ fn check_all(options: &GpuOptions) {
 
 #[test]
 fn all_cases_agree_with_the_reference() {
-    check_all(&GpuOptions::default());
+    check_all(&GpuOptions {
+        integer_dots: Some(false),
+        ..GpuOptions::default()
+    });
+}
+
+#[test]
+fn all_cases_agree_with_integer_dots() {
+    check_all(&GpuOptions {
+        integer_dots: Some(true),
+        ..GpuOptions::default()
+    });
 }
 
 #[test]
 fn all_cases_agree_without_subgroups() {
     check_all(&GpuOptions {
         without_subgroups: true,
+        integer_dots: Some(true),
         ..GpuOptions::default()
     });
 }
@@ -37,6 +49,7 @@ fn all_cases_agree_without_subgroups() {
 fn all_cases_agree_with_checked_accesses() {
     check_all(&GpuOptions {
         checks_accesses: true,
+        integer_dots: Some(true),
         ..GpuOptions::default()
     });
 }

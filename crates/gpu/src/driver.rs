@@ -1,4 +1,5 @@
-//! How much memory an adapter has, which wgpu does not tell: asked of the driver.
+//! What wgpu does not tell of an adapter, asked of its driver: how much memory there is, and whether
+//! integer dots pay.
 
 /// What a driver says of the memory that buffers lie in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,4 +63,40 @@ pub(crate) fn driver_memory(adapter: &wgpu::Adapter) -> DriverMemory {
         },
         None => DriverMemory::default(),
     }
+}
+
+/// Whether a dot of four signed bytes is an instruction. Apple's processors have none.
+#[cfg(target_os = "macos")]
+pub(crate) fn has_integer_dots(_: &wgpu::Adapter) -> bool {
+    false
+}
+
+/// Whether a dot of four signed bytes is an instruction (`VK_KHR_shader_integer_dot_product`).
+#[cfg(not(target_os = "macos"))]
+pub(crate) fn has_integer_dots(adapter: &wgpu::Adapter) -> bool {
+    use ash::{khr, vk};
+    // SAFETY: the adapter lives as long as the reference, and is only asked for a property.
+    let Some(vulkan) = (unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }) else {
+        return false;
+    };
+    // wgpu uses it where there is the extension, which Vulkan 1.3 has taken in.
+    let capabilities = vulkan.physical_device_capabilities();
+    let version = capabilities
+        .properties()
+        .api_version
+        .min(vulkan.shared_instance().instance_api_version());
+    let is_known = version >= vk::API_VERSION_1_3
+        || (version >= vk::API_VERSION_1_1
+            && capabilities.supports_extension(khr::shader_integer_dot_product::NAME));
+    if !is_known {
+        return false;
+    }
+    let instance = vulkan.shared_instance().raw_instance();
+    let device = vulkan.raw_physical_device();
+    let mut dots = vk::PhysicalDeviceShaderIntegerDotProductProperties::default();
+    let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut dots);
+    // SAFETY: the physical device is of this instance, which the adapter keeps alive; both know the
+    // command, and the device the structure that is chained to the answer.
+    unsafe { instance.get_physical_device_properties2(device, &mut properties) };
+    dots.integer_dot_product4x8_bit_packed_signed_accelerated == vk::TRUE
 }
