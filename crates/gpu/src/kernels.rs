@@ -39,12 +39,12 @@ pub(crate) enum Kernel {
     Group,
     /// Adds up what experts answered.
     Combine,
-    /// Keys or values into the cache.
-    Store(KvType),
+    /// Keys and values into the cache.
+    Store(KvTypes),
     /// Attention of so many query rows of a sequence over a span of positions.
-    Attend(KvTypes, u32),
+    Attend(KvTypes, u32, Form),
     /// Attention from its parts.
-    Join,
+    Join(Form),
 }
 
 /// Tokens that a matrix-vector kernel takes at a time.
@@ -284,7 +284,8 @@ impl Kernel {
             Kernel::Route,
             Kernel::Group,
             Kernel::Combine,
-            Kernel::Join,
+            Kernel::Join(Form::F32),
+            Kernel::Join(Form::Bytes),
             Kernel::Halves,
         ];
         all.extend(Elementwise::ALL.map(Kernel::Elementwise));
@@ -304,13 +305,14 @@ impl Kernel {
             }
             all.extend(HalfTile::ALL.map(|tile| Kernel::MulMmHalf(dtype, tile)));
         }
-        for &k in KvType::ALL {
-            all.push(Kernel::Store(k));
-            all.extend(
-                KvType::ALL
-                    .iter()
-                    .flat_map(|&v| ATTEND_ROWS.map(|rows| Kernel::Attend(KvTypes { k, v }, rows))),
-            );
+        for types in KvType::ALL
+            .iter()
+            .flat_map(|&k| KvType::ALL.iter().map(move |&v| KvTypes { k, v }))
+        {
+            all.push(Kernel::Store(types));
+            for form in [Form::F32, Form::Bytes] {
+                all.extend(ATTEND_ROWS.map(|rows| Kernel::Attend(types, rows, form)));
+            }
         }
         all
     }
@@ -352,7 +354,7 @@ impl Kernel {
 
     fn attend_rows(self) -> u32 {
         match self {
-            Kernel::Attend(_, rows) => rows,
+            Kernel::Attend(_, rows, _) => rows,
             _ => unreachable!("{self} has none"),
         }
     }
@@ -424,7 +426,7 @@ impl Kernel {
             Kernel::Combine => include_str!("wgsl/combine.wgsl"),
             Kernel::Store(_) => include_str!("wgsl/store.wgsl"),
             Kernel::Attend(..) => include_str!("wgsl/attend.wgsl"),
-            Kernel::Join => include_str!("wgsl/join.wgsl"),
+            Kernel::Join(_) => include_str!("wgsl/join.wgsl"),
         }
     }
 
@@ -433,9 +435,19 @@ impl Kernel {
             ("product", _) => include_str!("wgsl/product.wgsl").into(),
             ("interleave", _) => include_str!("wgsl/interleave.wgsl").into(),
             ("bytes", _) => include_str!("wgsl/bytes.wgsl").into(),
+            ("eight_lanes", _) => match reduction {
+                Reduction::Subgroup(size) if size >= 8 => {
+                    include_str!("wgsl/eight_lanes_subgroup.wgsl").into()
+                }
+                _ => include_str!("wgsl/eight_lanes_shared.wgsl").into(),
+            },
             ("write_normed", Kernel::RmsNorm(form) | Kernel::LayerNorm(form)) => match form {
                 Form::F32 => include_str!("wgsl/write_rows.wgsl").into(),
                 Form::Bytes => include_str!("wgsl/write_bytes.wgsl").into(),
+            },
+            ("write_head", Kernel::Attend(_, _, form) | Kernel::Join(form)) => match form {
+                Form::F32 => include_str!("wgsl/write_head.wgsl").into(),
+                Form::Bytes => include_str!("wgsl/write_head_bytes.wgsl").into(),
             },
             ("terms", Kernel::MulMv(_, _, _, Form::Bytes)) => {
                 include_str!("wgsl/terms_of_codes.wgsl").into()
@@ -528,27 +540,16 @@ impl Kernel {
                 format!("fn function(a: f32, b: f32) -> f32 {{\n    {body}\n}}\n")
                     + &format!("fn b_index(i: u32) -> u32 {{\n    return {index};\n}}\n")
             }
-            ("store_head", Kernel::Store(kv_type)) => match kv_type {
-                KvType::F32 => {
-                    include_str!("kv_types/store_f32.wgsl").to_owned()
-                        + include_str!("kv_types/no_scales.wgsl")
-                }
-                KvType::F16 => {
-                    include_str!("kv_types/store_f16.wgsl").to_owned()
-                        + include_str!("kv_types/no_scales.wgsl")
-                }
-                KvType::Q8_0 => {
-                    include_str!("kv_types/store_q8_0.wgsl").to_owned()
-                        + include_str!("kv_types/scales.wgsl")
-                }
-                KvType::Q4_0 => {
-                    include_str!("kv_types/store_q4_0.wgsl").to_owned()
-                        + include_str!("kv_types/scales.wgsl")
-                }
-            },
-            ("tile_rows", _) => format!("const ROWS = {}u;\n", self.attend_rows()),
-            ("load_k", Kernel::Attend(types, _)) => load(types.k).replace("$kv", "k"),
-            ("load_v", Kernel::Attend(types, _)) => load(types.v).replace("$kv", "v"),
+            ("store_k", Kernel::Store(types)) => store(types.k).replace("$kv", "k"),
+            ("store_v", Kernel::Store(types)) => store(types.v).replace("$kv", "v"),
+            ("tile_rows", _) => {
+                let rows = self.attend_rows();
+                // Few rows wait for memory, and many compute.
+                let ways = if rows < TILE_ROWS as u32 { 4 } else { 1 };
+                format!("const ROWS = {rows}u;\nconst WAYS = {ways}u;\n")
+            }
+            ("load_k", Kernel::Attend(types, ..)) => load(types.k).replace("$kv", "k"),
+            ("load_v", Kernel::Attend(types, ..)) => load(types.v).replace("$kv", "v"),
             _ => unreachable!("{self} includes {name}"),
         }
     }
@@ -567,14 +568,36 @@ impl Kernel {
             | Kernel::Elementwise(_)
             | Kernel::Gather
             | Kernel::Combine
-            | Kernel::Store(_)
-            | Kernel::Join => &[false, false, true],
+            | Kernel::Join(_) => &[false, false, true],
+            Kernel::Store(_) => &[false, false, false, true, true],
             Kernel::LayerNorm(_) => &[false, false, false, true],
             Kernel::Route => &[false, true, true],
             Kernel::Group | Kernel::Halves | Kernel::Quantize => &[false, true],
             Kernel::Attend(..) => &[false, false, false, false, false, true],
         }
     }
+}
+
+fn store(kv_type: KvType) -> String {
+    let (head, scales) = match kv_type {
+        KvType::F32 => (
+            include_str!("kv_types/store_f32.wgsl"),
+            include_str!("kv_types/no_scales.wgsl"),
+        ),
+        KvType::F16 => (
+            include_str!("kv_types/store_f16.wgsl"),
+            include_str!("kv_types/no_scales.wgsl"),
+        ),
+        KvType::Q8_0 => (
+            include_str!("kv_types/store_q8_0.wgsl"),
+            include_str!("kv_types/scales.wgsl"),
+        ),
+        KvType::Q4_0 => (
+            include_str!("kv_types/store_q4_0.wgsl"),
+            include_str!("kv_types/scales.wgsl"),
+        ),
+    };
+    head.to_owned() + scales
 }
 
 fn load(kv_type: KvType) -> &'static str {
@@ -626,15 +649,15 @@ impl fmt::Display for Kernel {
             Kernel::Route => f.write_str("route"),
             Kernel::Group => f.write_str("group"),
             Kernel::Combine => f.write_str("combine"),
-            Kernel::Store(kv_type) => write!(f, "store_{kv_type}"),
-            Kernel::Attend(types, rows) => {
+            Kernel::Store(types) => write!(f, "store_{}_{}", types.k, types.v),
+            Kernel::Attend(types, rows, form) => {
                 let rows = match rows {
                     8 => String::new(),
                     rows => rows.to_string(),
                 };
-                write!(f, "attend{rows}_{}_{}", types.k, types.v)
+                write!(f, "attend{rows}{}_{}_{}", form.suffix(), types.k, types.v)
             }
-            Kernel::Join => f.write_str("join"),
+            Kernel::Join(form) => write!(f, "join{}", form.suffix()),
         }
     }
 }

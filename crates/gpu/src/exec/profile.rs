@@ -281,6 +281,6 @@ fn name(kernel: Kernel) -> (&'static str, bool) {
         Kernel::Group => ("order by expert", false),
         Kernel::Combine => ("sum of experts", false),
         Kernel::Store(_) => ("rotation and store", true),
-        Kernel::Attend(..) | Kernel::Join => ("attention", true),
+        Kernel::Attend(..) | Kernel::Join(_) => ("attention", true),
     }
 }

@@ -1,11 +1,11 @@
-const GROUP_WORDS = 4u;
+const $kv_GROUP_WORDS = 4u;
 
-fn code(value: f32) -> u32 {
+fn $kv_code(value: f32) -> u32 {
     return u32(clamp(value + 8.5, 0.0, 15.0));
 }
 
 // A lane is a group: d = m / -8, with m the first of the numbers that are largest in size.
-fn store_head(i: u32, base: u32, position: u32, lid: u32) {
+fn store_$kv(i: u32, base: u32, position: u32, lid: u32) {
     let n_groups = p.head_dim / 32u;
     if lid >= n_groups {
         return;
@@ -24,9 +24,9 @@ fn store_head(i: u32, base: u32, position: u32, lid: u32) {
         var packed = 0u;
         for (var b = 0u; b < 4u; b += 1u) {
             let e = from_ + 4u * word + b;
-            let both = code(heads[e] * inverse) | (code(heads[e + 16u] * inverse) << 4u);
+            let both = $kv_code(heads[e] * inverse) | ($kv_code(heads[e + 16u] * inverse) << 4u);
             packed |= both << (8u * b);
         }
-        cache[at + word] = packed;
+        $kv_cache[at + word] = packed;
     }
 }

@@ -1,7 +1,7 @@
-const GROUP_WORDS = 8u;
+const $kv_GROUP_WORDS = 8u;
 
 // A lane is a group: d = max |x| / 127, q = x / d to the nearest integer, halves away from zero.
-fn store_head(i: u32, base: u32, position: u32, lid: u32) {
+fn store_$kv(i: u32, base: u32, position: u32, lid: u32) {
     let n_groups = p.head_dim / 32u;
     if lid >= n_groups {
         return;
@@ -20,6 +20,6 @@ fn store_head(i: u32, base: u32, position: u32, lid: u32) {
         let v = vec4<f32>(heads[first], heads[first + 1u], heads[first + 2u], heads[first + 3u]) * inverse;
         let q = vec4<i32>(sign(v) * floor(abs(v) + 0.5));
         let bytes = vec4<u32>(clamp(q, vec4<i32>(-128), vec4<i32>(127))) & vec4<u32>(255u);
-        cache[at + e] = bytes.x | (bytes.y << 8u) | (bytes.z << 16u) | (bytes.w << 24u);
+        $kv_cache[at + e] = bytes.x | (bytes.y << 8u) | (bytes.z << 16u) | (bytes.w << 24u);
     }
 }

@@ -4,7 +4,7 @@ use minerva_compute::{Attention, DeviceError, KV_BLOCK_LEN, KvTypes, Pairing};
 
 use super::{Lowering, MAX_ROWS, Source, launch, stride};
 use crate::batch::{Layout, TILE_ROWS};
-use crate::kernels::{ATTEND_ROWS, Kernel, MAX_HEAD_DIM};
+use crate::kernels::{ATTEND_ROWS, Form, Kernel, MAX_HEAD_DIM};
 
 /// Positions of the shortest span that attention is split into.
 const MIN_SPAN: u32 = 256;
@@ -52,19 +52,21 @@ impl Lowering<'_> {
             Some((idx, n_pairs, halves)) => [n_pairs, halves, b.turns_at[idx]],
             None => [0; 3],
         };
-        for (x, cache, kv_type, words, is_key) in [
-            (k, Source::Keys(a.layer), k_type, k_words, true),
-            (v, Source::Values(a.layer), v_type, v_words, false),
-        ] {
-            let bindings = [Source::Slot(x), Source::Batch, cache];
-            self.push(Kernel::Store(kv_type), &bindings, move |b| {
-                let [n_turned, halves, turns_at] = if is_key { turns(b) } else { [0; 3] };
-                let numbers = [
-                    dim32, n_kv_heads, kv_stride, n_turned, halves, turns_at, b.pairs_at, words,
-                ];
-                launch(&numbers, [b.n_pairs, n_kv_heads, 1])
-            });
-        }
+        let bindings = [
+            Source::Slot(k),
+            Source::Slot(v),
+            Source::Batch,
+            Source::Keys(a.layer),
+            Source::Values(a.layer),
+        ];
+        self.push(Kernel::Store(self.limits.kv_types), &bindings, move |b| {
+            let [n_turned, halves, turns_at] = turns(b);
+            let numbers = [
+                dim32, n_kv_heads, kv_stride, n_turned, halves, turns_at, b.pairs_at, k_words,
+                v_words,
+            ];
+            launch(&numbers, [b.n_pairs, n_kv_heads, 2])
+        });
 
         let tiling = self.shared_heads.iter().position(|n| *n == gqa);
         let tiling = tiling.unwrap_or_else(|| {
@@ -97,9 +99,14 @@ impl Lowering<'_> {
         };
         let mut all_rows = vec![TILE_ROWS as u32];
         all_rows.extend(of_one.filter(|&rows| rows < TILE_ROWS as u32));
-        for (is_split, rows) in [false, true]
-            .into_iter()
-            .flat_map(|is_split| all_rows.iter().map(move |&rows| (is_split, rows)))
+        let forms = self.forms(out);
+        let whole = forms
+            .iter()
+            .map(|(form, range)| (false, *form, range.clone()));
+        let in_parts = std::iter::once((true, Form::F32, 1..u32::MAX));
+        for ((is_split, form, range), rows) in whole
+            .chain(in_parts)
+            .flat_map(|target| all_rows.iter().map(move |&rows| (target.clone(), rows)))
         {
             let target = if is_split { parts } else { out };
             let bindings = [
@@ -110,10 +117,11 @@ impl Lowering<'_> {
                 sinks,
                 Source::Slot(target),
             ];
-            let kernel = Kernel::Attend(self.limits.kv_types, rows);
+            let kernel = Kernel::Attend(self.limits.kv_types, rows, form);
             self.push(kernel, &bindings, move |b| {
                 let (n_splits, span) = splits(b);
-                if (n_splits > 1) != is_split || n_rows(b) != rows {
+                let is_own = range.contains(&b.n_tokens) && n_rows(b) == rows;
+                if (n_splits > 1) != is_split || !is_own {
                     return None;
                 }
                 let [n_turned, halves, turns_at] = turns(b);
@@ -142,21 +150,23 @@ impl Lowering<'_> {
             });
         }
         let bindings = [Source::Slot(parts), sinks, Source::Slot(out)];
-        self.push(Kernel::Join, &bindings, move |b| {
-            let (n_splits, _) = splits(b);
-            if n_splits == 1 {
-                return None;
-            }
-            let numbers = [
-                dim32,
-                n_heads,
-                q_stride,
-                n_splits,
-                has_sinks,
-                is_interleaved,
-            ];
-            launch(&numbers, [n_heads, b.n_tokens, 1])
-        });
+        for (form, range) in forms {
+            self.push(Kernel::Join(form), &bindings, move |b| {
+                let (n_splits, _) = splits(b);
+                if n_splits == 1 || !range.contains(&b.n_tokens) {
+                    return None;
+                }
+                let numbers = [
+                    dim32,
+                    n_heads,
+                    q_stride,
+                    n_splits,
+                    has_sinks,
+                    is_interleaved,
+                ];
+                launch(&numbers, [n_heads, b.n_tokens, 1])
+            });
+        }
         self.is_free[parts] = true;
         Ok(())
     }

@@ -89,7 +89,10 @@ impl Lowering<'_> {
                 program.weight(*weight).row_len() == program.shape(id).width
             }
             Op::LayerNorm { .. } => true,
-            Op::Attention(attention) => !has_dots && attention.head_dim.is_multiple_of(4),
+            Op::Attention(attention) => {
+                let together = if has_dots { 32 } else { 4 };
+                attention.head_dim.is_multiple_of(together)
+            }
             Op::GatedMatMul { .. } => !has_dots,
             _ => false,
         };

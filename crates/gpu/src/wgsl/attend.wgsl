@@ -1,7 +1,7 @@
 // Attention of up to ROWS query rows of one sequence over one key/value head and a span of positions.
 //
 //   for each 64 positions of the span:
-//       a lane a position: its key times the queries
+//       WAYS lanes a position, each with a part of the elements: its key times the queries
 //       a running maximum and sum of each row (online softmax)
 //       a lane four elements: values times weights
 //
@@ -38,15 +38,18 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read> v_cache: array<u32>;
 @group(0) @binding(3) var<storage, read> batch: array<u32>;
 @group(0) @binding(4) var<storage, read> sinks: array<f32>;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+@group(0) @binding(5) var<storage, read_write> out: array<Out>;
 
 #include tile_rows
+const LANES = 64u * WAYS;
 const NEVER = -3.0e38; // below every score
-const ROW_LANES = 64u / ROWS; // of a row in the softmax
+const ROW_LANES = 64u / ROWS; // of a row in the softmax, which each way computes for itself
 var<workgroup> queries: array<vec4<f32>, ROWS * 64u>; // [ROWS][head_dim / 4]
+var<workgroup> scores: array<f32, WAYS * ROWS * 64u>; // [WAYS][ROWS][64 positions]
 var<workgroup> weights: array<f32, ROWS * 64u>; // [ROWS][64 positions]
-var<workgroup> partial: array<f32, 64>;
-var<workgroup> partial4: array<vec4<f32>, 64>;
+var<workgroup> lane_max: array<f32, LANES>;
+var<workgroup> lane_sum: array<f32, LANES>;
+var<workgroup> sums: array<vec4<f32>, ROWS * LANES>;
 var<workgroup> corrections: array<f32, ROWS>;
 var<workgroup> highest: array<f32, ROWS>;
 var<workgroup> totals: array<f32, ROWS>;
@@ -55,8 +58,9 @@ var<workgroup> totals: array<f32, ROWS>;
 #include turn
 #include load_k
 #include load_v
+#include write_head
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let tile = p.tiles_at + 2u * wid.x;
     let sequence = p.sequences_at + 4u * batch[tile];
@@ -69,7 +73,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let n_rows = min(n_tokens * gqa - first, ROWS);
     let dim4 = (p.head_dim + 3u) / 4u;
 
-    for (var i = lid; i < ROWS * dim4; i += 64u) {
+    for (var i = lid; i < ROWS * dim4; i += LANES) {
         let row = first + i / dim4;
         var q = vec4<f32>(0.0);
         if i / dim4 < n_rows {
@@ -102,12 +106,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     begin = max(begin, wid.z * p.span);
     let end = min(last_position + 1u, (wid.z + 1u) * p.span);
 
-    let soft_row = lid / ROW_LANES;
-    let row_lane = soft_row * ROW_LANES;
+    let lane = lid % 64u;
+    let way = lid / 64u;
+    let soft_row = lane / ROW_LANES;
+    let row_lane = way * 64u + soft_row * ROW_LANES;
     let soft_position = start + (first + min(soft_row, n_rows - 1u)) / gqa;
     var running_max = NEVER;
     var running_sum = 0.0;
-    let n_position_groups = 64u / dim4;
+    let n_position_groups = LANES / dim4;
     let own4 = lid % dim4;
     let own_group = lid / dim4;
 #for j ROWS
@@ -116,12 +122,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     workgroupBarrier();
 
     for (var chunk = begin; chunk < end; chunk += 64u) {
-        let position = min(chunk + lid, last_position);
+        let position = min(chunk + lane, last_position);
         let k_at = (batch[table + position / 16u] * p.n_kv_heads + wid.y) * p.k_head_words;
 #for j ROWS
         var score$j = 0.0;
 #end
-        for (var i = 0u; i < dim4; i += 8u) {
+        for (var i = 8u * way; i < dim4; i += 8u * WAYS) {
 #for u 8
             let k$u = load_k(k_at, position % 16u, min(i + $uu, dim4 - 1u));
 #end
@@ -134,46 +140,48 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #end
         }
 #for j ROWS
-        weights[$ju * 64u + lid] = score$j;
+        scores[(way * ROWS + $ju) * 64u + lane] = score$j;
 #end
         workgroupBarrier();
 
         var chunk_max = NEVER;
-        for (var i = lid % ROW_LANES; i < 64u; i += ROW_LANES) {
-            let at = chunk + i;
-            var score = weights[soft_row * 64u + i];
-            if p.soft_cap != 0.0 {
-                score = p.soft_cap * tanh(clamp(score / p.soft_cap, -15.0, 15.0));
-            }
-            let is_seen = at < end && at <= soft_position && (p.window == 0u || at + p.window > soft_position);
-            score = select(NEVER, score, is_seen);
-            weights[soft_row * 64u + i] = score;
-            chunk_max = max(chunk_max, score);
+#for u ROWS
+        let i$u = lane % ROW_LANES + $uu * ROW_LANES;
+        var s$u = scores[soft_row * 64u + i$u];
+        for (var w = 1u; w < WAYS; w += 1u) {
+            s$u += scores[(w * ROWS + soft_row) * 64u + i$u];
         }
-        partial[lid] = chunk_max;
+        if p.soft_cap != 0.0 {
+            s$u = p.soft_cap * tanh(clamp(s$u / p.soft_cap, -15.0, 15.0));
+        }
+        let at$u = chunk + i$u;
+        let is_seen$u = at$u < end && at$u <= soft_position && (p.window == 0u || at$u + p.window > soft_position);
+        chunk_max = max(chunk_max, select(NEVER, s$u, is_seen$u));
+#end
+        lane_max[lid] = chunk_max;
         workgroupBarrier();
 #for i ROW_LANES
-        chunk_max = max(chunk_max, partial[row_lane + $iu]);
+        chunk_max = max(chunk_max, lane_max[row_lane + $iu]);
 #end
         let next_max = max(running_max, chunk_max);
         let correction = exp(max(running_max - next_max, -100.0));
         running_max = next_max;
         var chunk_sum = 0.0;
-        for (var i = lid % ROW_LANES; i < 64u; i += ROW_LANES) {
-            let score = weights[soft_row * 64u + i];
-            let weight = select(0.0, exp(max(score - next_max, -100.0)), score > 0.5 * NEVER);
-            weights[soft_row * 64u + i] = weight;
-            chunk_sum += weight;
+#for u ROWS
+        let weight$u = select(0.0, exp(max(s$u - next_max, -100.0)), is_seen$u);
+        chunk_sum += weight$u;
+        if way == 0u {
+            weights[soft_row * 64u + i$u] = weight$u;
         }
-        workgroupBarrier();
-        partial[lid] = chunk_sum;
-        if lid % ROW_LANES == 0u {
+#end
+        lane_sum[lid] = chunk_sum;
+        if lane % ROW_LANES == 0u && way == 0u {
             corrections[soft_row] = correction;
         }
         workgroupBarrier();
         running_sum *= correction;
 #for i ROW_LANES
-        running_sum += partial[row_lane + $iu];
+        running_sum += lane_sum[row_lane + $iu];
 #end
 #for j ROWS
         sum$j *= corrections[$j];
@@ -182,15 +190,15 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let n = min(end - chunk, 64u);
             for (var i = own_group; i < n; i += 8u * n_position_groups) {
 #for u 8
-                let i$u = min(i + $uu * n_position_groups, n - 1u);
-                let at$u = chunk + i$u;
-                let v_at$u = (batch[table + at$u / 16u] * p.n_kv_heads + wid.y) * p.v_head_words;
-                let v$u = load_v(v_at$u, at$u % 16u, own4);
+                let m$u = min(i + $uu * n_position_groups, n - 1u);
+                let position$u = chunk + m$u;
+                let v_at$u = (batch[table + position$u / 16u] * p.n_kv_heads + wid.y) * p.v_head_words;
+                let v$u = load_v(v_at$u, position$u % 16u, own4);
 #end
 #for u 8
                 if i + $uu * n_position_groups < n {
 #for j ROWS
-                    sum$j += weights[$ju * 64u + i$u] * v$u;
+                    sum$j += weights[$ju * 64u + m$u] * v$u;
 #end
                 }
 #end
@@ -199,51 +207,42 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         workgroupBarrier();
     }
 
-    if lid % ROW_LANES == 0u {
+    if lane % ROW_LANES == 0u && way == 0u {
         highest[soft_row] = running_max;
         totals[soft_row] = running_sum;
     }
 #for j ROWS
+    sums[$ju * LANES + lid] = sum$j;
+#end
     workgroupBarrier();
-    partial4[lid] = sum$j;
-    workgroupBarrier();
-    if own_group == 0u && $ju < n_rows {
-        var sum = partial4[lid];
+    // As many rows at once as there are groups of lanes.
+    for (var first_row = 0u; first_row < n_rows; first_row += n_position_groups) {
+        let own_row = min(first_row + own_group, n_rows - 1u);
+        let is_mine = own_group < n_position_groups && first_row + own_group < n_rows;
+        var sum = sums[own_row * LANES + own4];
         for (var i = 1u; i < n_position_groups; i += 1u) {
-            sum += partial4[lid + i * dim4];
+            sum += sums[own_row * LANES + own4 + i * dim4];
         }
-        let row = first + $ju;
+        let row = first + own_row;
         let token = first_token + row / gqa;
         let head = wid.y * gqa + row % gqa;
-        // Four that lie together however rows do, unless heads are no multiples of four.
-        let first_element = head * p.head_dim + 4u * own4;
-        var at = token * p.out_stride + place(first_element, p.n_heads * p.head_dim, p.is_interleaved);
         if p.n_splits == 1u {
-            var total = totals[$j];
+            var total = totals[own_row];
             if p.has_sinks != 0u {
-                let top = max(highest[$j], sinks[head]);
-                let factor = exp(highest[$j] - top);
+                let top = max(highest[own_row], sinks[head]);
+                let factor = exp(highest[own_row] - top);
                 total = total * factor + exp(sinks[head] - top);
                 sum *= factor;
             }
-            sum /= total;
-        } else {
-            at = ((token * p.n_heads + head) * p.n_splits + wid.z) * (4u * dim4 + 4u);
-            out[at] = highest[$j];
-            out[at + 1u] = totals[$j];
-            at += 4u + 4u * own4;
-        }
-        let n_elements = p.head_dim - 4u * own4;
-        out[at] = sum.x;
-        if n_elements > 1u {
-            out[at + 1u] = sum.y;
-        }
-        if n_elements > 2u {
-            out[at + 2u] = sum.z;
-        }
-        if n_elements > 3u {
-            out[at + 3u] = sum.w;
+            write_head(token, head, own4, sum / total, is_mine, lid);
+        } else if is_mine {
+            // Two words are free.
+            let at = ((token * p.n_heads + head) * p.n_splits + wid.z) * (4u * dim4 + 4u);
+            out[at] = bitcast<Out>(highest[own_row]);
+            out[at + 1u] = bitcast<Out>(totals[own_row]);
+#for k 4
+            out[at + 4u + 4u * own4 + $ku] = bitcast<Out>(sum[$k]);
+#end
         }
     }
-#end
 }

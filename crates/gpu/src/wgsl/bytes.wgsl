@@ -5,9 +5,7 @@
 // the factor, and the sum of the first sixteen elements and of the others.
 const MOST = 32639.0; // 127 * 256 + 127
 
-// Bits of the largest number of four, which are in the order of the numbers; of the lanes, and their sums.
-var<workgroup> byte_tops: array<u32, 256>;
-var<workgroup> byte_sums: array<i32, 256>;
+#include eight_lanes
 
 // Vectors of four words from one row to the next.
 fn bytes_stride(n_groups: u32) -> u32 {
@@ -18,20 +16,14 @@ fn bytes_stride(n_groups: u32) -> u32 {
 // it together, and all of the workgroup; those behind the row's end write nothing.
 fn write_bytes(row: u32, n_groups: u32, i: u32, v: vec4<f32>, lid: u32) {
     let bits = bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu);
-    byte_tops[lid] = max(max(bits.x, bits.y), max(bits.z, bits.w));
-    workgroupBarrier();
-    let lane = lid / 8u * 8u;
-    var top_bits = byte_tops[lane];
-#for k 7
-    top_bits = max(top_bits, byte_tops[lane + $ku + 1u]);
-#end
+    // Bits are in the order of the numbers.
+    let top_bits = eight_max(max(max(bits.x, bits.y), max(bits.z, bits.w)), lid);
     let top = bitcast<f32>(top_bits);
     // What is neither makes the products so, too; what is next to nothing is nothing.
     let is_finite = top_bits < 0x7f800000u;
     let inverse = select(0.0, MOST / top, is_finite && top > 1e-30);
     let q = vec4<i32>(clamp(round(v * inverse), vec4<f32>(-MOST), vec4<f32>(MOST)));
-    byte_sums[lid] = q.x + q.y + q.z + q.w;
-    workgroupBarrier();
+    let sums = half_sums(q.x + q.y + q.z + q.w, lid);
     if i < 8u * n_groups {
         let low = ((q + vec4<i32>(128)) & vec4<i32>(255)) - vec4<i32>(128);
         let high = (q - low) >> vec4<u32>(8u);
@@ -43,13 +35,10 @@ fn write_bytes(row: u32, n_groups: u32, i: u32, v: vec4<f32>, lid: u32) {
         out[at + 8u * n] = pack4xI8(low);
         if k == 0u {
             let factor = select(top, top / MOST, is_finite);
-            let first = byte_sums[lid] + byte_sums[lid + 1u] + byte_sums[lid + 2u] + byte_sums[lid + 3u];
-            let second = byte_sums[lid + 4u] + byte_sums[lid + 5u] + byte_sums[lid + 6u] + byte_sums[lid + 7u];
             let factors = row + (4u * n_groups + g) * 4u;
             out[factors] = bitcast<u32>(factor);
-            out[factors + 1u] = bitcast<u32>(factor * f32(first));
-            out[factors + 2u] = bitcast<u32>(factor * f32(second));
+            out[factors + 1u] = bitcast<u32>(factor * f32(sums.x));
+            out[factors + 2u] = bitcast<u32>(factor * f32(sums.y));
         }
     }
-    workgroupBarrier();
 }

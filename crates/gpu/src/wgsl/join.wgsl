@@ -12,9 +12,10 @@ struct Params {
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
 @group(0) @binding(1) var<storage, read> sinks: array<f32>;
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<Out>;
 
 #include interleave
+#include write_head
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -34,13 +35,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let part = at + s * part_len;
         total += parts[part + 1u] * exp(max(parts[part] - highest, -100.0));
     }
-    for (var e = lid; e < p.head_dim; e += 64u) {
-        var sum = 0.0;
-        for (var s = 0u; s < p.n_splits; s += 1u) {
-            let part = at + s * part_len;
-            sum += parts[part + 4u + e] * exp(max(parts[part] - highest, -100.0));
-        }
-        let to = place(head * p.head_dim + e, p.n_heads * p.head_dim, p.is_interleaved);
-        out[wid.y * p.out_stride + to] = sum / total;
+    let is_mine = 4u * lid < p.head_dim;
+    let from_ = at + 4u + 4u * select(0u, lid, is_mine);
+    var sum = vec4<f32>(0.0);
+    for (var s = 0u; s < p.n_splits; s += 1u) {
+        let v = from_ + s * part_len;
+        let factor = exp(max(parts[at + s * part_len] - highest, -100.0));
+        sum += factor * vec4<f32>(parts[v], parts[v + 1u], parts[v + 2u], parts[v + 3u]);
     }
+    write_head(wid.y, head, lid, sum / total, is_mine, lid);
 }

@@ -1,4 +1,4 @@
-// Keys or values of a pair of neighbouring positions into the cache; keys are turned first.
+// Keys and values of a pair of neighbouring positions into the cache; keys are turned first.
 //
 // In the cache lie, for each block and head, the elements of 16 positions one behind the other:
 // f32, f16, or codes followed by the scales, [group of 32][16 positions] of f16. Two positions
@@ -12,13 +12,16 @@ struct Params {
     pairs_halves: u32,
     turns_at: u32,
     pairs_at: u32,
-    head_words: u32, // of 16 positions
+    k_head_words: u32, // of 16 positions
+    v_head_words: u32,
 }
 
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> batch: array<u32>;
-@group(0) @binding(2) var<storage, read_write> cache: array<u32>;
+@group(0) @binding(0) var<storage, read> x: array<f32>; // keys
+@group(0) @binding(1) var<storage, read> values: array<f32>;
+@group(0) @binding(2) var<storage, read> batch: array<u32>;
+@group(0) @binding(3) var<storage, read_write> k_cache: array<u32>;
+@group(0) @binding(4) var<storage, read_write> v_cache: array<u32>;
 
 const NONE = 0xffffffffu;
 var<workgroup> heads: array<f32, 512>; // of two positions, up to 256 elements each
@@ -43,10 +46,12 @@ fn half_bits(value: f32) -> u32 {
     return sign | ((size - 0x38000000u + 0xfffu + ((size >> 13u) & 1u)) >> 13u);
 }
 
-#include store_head
+#include store_k
+#include store_v
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let is_key = wid.z == 0u;
     let job = p.pairs_at + 3u * wid.x;
     let slot = batch[job + 2u]; // of the first position, which is even
     for (var i = 0u; i < 2u; i += 1u) {
@@ -55,17 +60,31 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let at = token * p.x_stride + wid.y * p.head_dim;
             let turns = p.turns_at + token * 2u * p.n_pairs;
             for (var e = lid; e < p.head_dim; e += 64u) {
-                heads[i * 256u + e] = turned(at, e, turns);
+                if is_key {
+                    heads[i * 256u + e] = turned(at, e, turns);
+                } else {
+                    heads[i * 256u + e] = values[at + e];
+                }
             }
         }
     }
     workgroupBarrier();
-    let base = ((slot / 16u) * p.n_heads + wid.y) * p.head_words;
+    let head = (slot / 16u) * p.n_heads + wid.y;
     for (var i = 0u; i < 2u; i += 1u) {
         if batch[job + i] != NONE {
-            store_head(i, base, slot % 16u + i, lid);
+            if is_key {
+                store_k(i, head * p.k_head_words, slot % 16u + i, lid);
+            } else {
+                store_v(i, head * p.v_head_words, slot % 16u + i, lid);
+            }
         }
     }
     workgroupBarrier();
-    store_scales(batch[job] != NONE, batch[job + 1u] != NONE, base, slot % 16u, lid);
+    let has_first = batch[job] != NONE;
+    let has_second = batch[job + 1u] != NONE;
+    if is_key {
+        store_k_scales(has_first, has_second, head * p.k_head_words, slot % 16u, lid);
+    } else {
+        store_v_scales(has_first, has_second, head * p.v_head_words, slot % 16u, lid);
+    }
 }
