@@ -138,18 +138,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]);
 }
 
-/// The specification of [`Simd::interleave`].
-#[inline(always)]
-fn interleave_plain(rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
-    for (row, weights) in rows.iter().enumerate() {
-        for (out, four) in out.iter_mut().zip(weights[at..at + 32].chunks_exact(4)) {
-            for (out, &q) in out[4 * row..].iter_mut().zip(four) {
-                *out = (q as u8).wrapping_add(offset);
-            }
-        }
-    }
-}
-
 /// What leaves an index into a table of `N` entries of a number.
 const fn index_mask(n: usize) -> i32 {
     assert!(

@@ -1,9 +1,9 @@
 //! NEON: four registers of four lanes. Every 64-bit Arm processor has it.
 
 use core::arch::aarch64::*;
+use core::arch::asm;
 
-use super::{LANES, RUN, Simd, check_rows, index_mask, interleave_plain};
-use crate::dtype::f16_to_f32;
+use super::{LANES, RUN, Simd, check_rows, index_mask};
 
 /// 64-bit Arm.
 #[derive(Clone, Copy)]
@@ -35,8 +35,49 @@ impl Neon {
     }
 }
 
-// SAFETY (every block below): NEON is part of the target, and loads and stores stay inside the
-// arrays that are passed.
+/// The halves of eight half-precision numbers to f32. (Their intrinsics ask for a newer compiler than the
+/// others.)
+#[inline(always)]
+fn widen_f16(x: uint16x8_t) -> [float32x4_t; 2] {
+    let (low, high): (float32x4_t, float32x4_t);
+    // SAFETY: NEON is part of the target; only registers are touched.
+    unsafe {
+        asm!(
+            "fcvtl {low:v}.4s, {x:v}.4h",
+            "fcvtl2 {high:v}.4s, {x:v}.8h",
+            x = in(vreg) x,
+            low = out(vreg) low,
+            high = lateout(vreg) high,
+            options(pure, nomem, nostack),
+        );
+    }
+    [low, high]
+}
+
+/// Four rows of four lanes, by columns.
+#[inline(always)]
+#[allow(
+    unused_unsafe,
+    reason = "which intrinsics are safe differs between compilers"
+)]
+fn transpose(rows: [int32x4_t; 4]) -> [int32x4_t; 4] {
+    // SAFETY: NEON is part of the target.
+    unsafe {
+        let [r0, r1, r2, r3] = rows;
+        let (a0, a1) = (vtrn1q_s32(r0, r1), vtrn2q_s32(r0, r1));
+        let (b0, b1) = (vtrn1q_s32(r2, r3), vtrn2q_s32(r2, r3));
+        let [a0, a1, b0, b1] = [a0, a1, b0, b1].map(|x| vreinterpretq_s64_s32(x));
+        [
+            vreinterpretq_s32_s64(vtrn1q_s64(a0, b0)),
+            vreinterpretq_s32_s64(vtrn1q_s64(a1, b1)),
+            vreinterpretq_s32_s64(vtrn2q_s64(a0, b0)),
+            vreinterpretq_s32_s64(vtrn2q_s64(a1, b1)),
+        ]
+    }
+}
+
+// SAFETY (every block below): NEON is part of the target, loads and stores stay inside the arrays that
+// are passed, and a request for a line of memory may have any address.
 #[allow(
     clippy::undocumented_unsafe_blocks,
     reason = "one reason for all, stated above"
@@ -49,6 +90,18 @@ impl Simd for Neon {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
 
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        unsafe {
+            asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags));
+        }
+    }
+    #[inline(always)]
+    fn prefetch_near(self, at: *const u8) {
+        unsafe {
+            asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags));
+        }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         unsafe { [vdupq_n_f32(x); 4] }
@@ -71,7 +124,10 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> Self::F {
-        self.load(&x.map(f16_to_f32))
+        let p = x.as_ptr();
+        let (low, high) = unsafe { (vld1q_u16(p), vld1q_u16(p.add(8))) };
+        let ([a, b], [c, d]) = (widen_f16(low), widen_f16(high));
+        [a, b, c, d]
     }
     #[inline(always)]
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F {
@@ -136,38 +192,32 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32 {
-        let mut sum = 0;
-        let mut all = [0i32; LANES];
-        for i in 0..4 {
-            unsafe {
-                let q = vcvtnq_s32_f32(vmulq_f32(x[i], factor[i])); // NaN becomes 0
-                sum += vaddvq_s32(q);
-                vst1q_s32(all.as_mut_ptr().add(4 * i), q);
-            }
+        let mut q = self.splat_i32(0);
+        for (i, q) in q.iter_mut().enumerate() {
+            *q = unsafe { vcvtnq_s32_f32(vmulq_f32(x[i], factor[i])) }; // NaN becomes 0
         }
-        for (out, q) in out.iter_mut().zip(all) {
-            *out = q as i8;
+        unsafe {
+            let low = vcombine_s16(vmovn_s32(q[0]), vmovn_s32(q[1]));
+            let high = vcombine_s16(vmovn_s32(q[2]), vmovn_s32(q[3]));
+            vst1q_s8(
+                out.as_mut_ptr(),
+                vcombine_s8(vmovn_s16(low), vmovn_s16(high)),
+            );
+            vaddvq_s32(vaddq_s32(vaddq_s32(q[0], q[1]), vaddq_s32(q[2], q[3])))
         }
-        sum
     }
     #[inline(always)]
     fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
         check_rows(rows, stride);
         let mut out = [self.splat_i32(0); 4];
         for quarter in 0..4 {
-            unsafe {
-                let p = rows.as_ptr().add(4 * quarter * stride);
-                let r0 = vreinterpretq_s32_u8(vld1q_u8(p));
-                let r1 = vreinterpretq_s32_u8(vld1q_u8(p.add(stride)));
-                let r2 = vreinterpretq_s32_u8(vld1q_u8(p.add(2 * stride)));
-                let r3 = vreinterpretq_s32_u8(vld1q_u8(p.add(3 * stride)));
-                let (a0, a1) = (vtrn1q_s32(r0, r1), vtrn2q_s32(r0, r1));
-                let (b0, b1) = (vtrn1q_s32(r2, r3), vtrn2q_s32(r2, r3));
-                let [a0, a1, b0, b1] = [a0, a1, b0, b1].map(|x| vreinterpretq_s64_s32(x));
-                out[0][quarter] = vreinterpretq_s32_s64(vtrn1q_s64(a0, b0));
-                out[1][quarter] = vreinterpretq_s32_s64(vtrn1q_s64(a1, b1));
-                out[2][quarter] = vreinterpretq_s32_s64(vtrn2q_s64(a0, b0));
-                out[3][quarter] = vreinterpretq_s32_s64(vtrn2q_s64(a1, b1));
+            let mut r = [out[0][0]; 4];
+            for (i, r) in r.iter_mut().enumerate() {
+                let p = rows.as_ptr().wrapping_add((4 * quarter + i) * stride);
+                *r = unsafe { vreinterpretq_s32_u8(vld1q_u8(p)) };
+            }
+            for (out, r) in out.iter_mut().zip(transpose(r)) {
+                out[quarter] = r;
             }
         }
         out
@@ -314,11 +364,14 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn f16_to_f32(self, x: Self::I) -> Self::F {
-        let mut halves = [0; LANES];
-        for (halves, x) in halves.as_chunks_mut::<4>().0.iter_mut().zip(x) {
-            unsafe { vst1_u16(halves.as_mut_ptr(), vmovn_u32(vreinterpretq_u32_s32(x))) };
+        let mut halves = [unsafe { vdupq_n_u16(0) }; 2];
+        for (i, halves) in halves.iter_mut().enumerate() {
+            // The lower half of each lane.
+            let (a, b) = (x[2 * i], x[2 * i + 1]);
+            *halves = unsafe { vuzp1q_u16(vreinterpretq_u16_s32(a), vreinterpretq_u16_s32(b)) };
         }
-        self.load_f16(&halves)
+        let ([a, b], [c, d]) = (widen_f16(halves[0]), widen_f16(halves[1]));
+        [a, b, c, d]
     }
 
     const SIGNED_OFFSET: u8 = 0;
@@ -366,6 +419,20 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
-        interleave_plain(rows, at, offset, out);
+        for (quarter, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
+            for (half, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let mut r = [unsafe { vdupq_n_s32(0) }; 4];
+                for (r, row) in r.iter_mut().zip(rows) {
+                    let row = row[at + 16 * half..][..16].as_ptr();
+                    *r = unsafe {
+                        vreinterpretq_s32_s8(vaddq_s8(vld1q_s8(row), vdupq_n_s8(offset as i8)))
+                    };
+                }
+                for (out, r) in out.iter_mut().zip(transpose(r)) {
+                    let out = out[16 * quarter..][..16].as_mut_ptr();
+                    unsafe { vst1q_u8(out, vreinterpretq_u8_s32(r)) };
+                }
+            }
+        }
     }
 }
