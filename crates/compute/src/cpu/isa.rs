@@ -10,6 +10,10 @@ pub enum Isa {
     Scalar,
     /// 64-bit Arm's vectors.
     Neon,
+    /// The same with byte dot products.
+    NeonDotprod,
+    /// The same with products of byte matrices.
+    NeonI8mm,
     /// 256-bit vectors with FMA and F16C.
     Avx2,
     /// The same with byte dot products.
@@ -22,9 +26,11 @@ pub enum Isa {
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Isa; 6] = [
+    pub const ALL: [Isa; 8] = [
         Isa::Scalar,
         Isa::Neon,
+        Isa::NeonDotprod,
+        Isa::NeonI8mm,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512,
@@ -36,6 +42,8 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
+            Isa::NeonDotprod => "neondotprod",
+            Isa::NeonI8mm => "neoni8mm",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
@@ -101,6 +109,15 @@ mod tests {
         assert!(Isa::ALL.is_sorted());
         for (i, isa) in Isa::ALL.into_iter().enumerate() {
             assert!(Isa::ALL[..i].iter().all(|other| other.name() != isa.name()));
+        }
+    }
+    /// `.ci/run` names each set on processors that have it, and on one that lacks it.
+    #[test]
+    fn the_best_is_chosen_or_the_one_that_is_named() {
+        let isa = Isa::choose().unwrap_or_else(|error| panic!("{error}"));
+        match std::env::var("MINERVA_ISA") {
+            Ok(wanted) => assert!(isa.name().eq_ignore_ascii_case(&wanted)),
+            Err(_) => assert_eq!(Some(&isa), Isa::available().last()),
         }
     }
 }

@@ -76,6 +76,10 @@ impl Kernels {
             Isa::Scalar => scalar::get(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::get(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => neondotprod::get(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => neoni8mm::get(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::get(),
             #[cfg(target_arch = "x86_64")]
@@ -281,6 +285,18 @@ macro_rules! instance {
 instance!(scalar, Scalar, []);
 #[cfg(target_arch = "aarch64")]
 instance!(neon, Neon, []);
+#[cfg(target_arch = "aarch64")]
+instance!(
+    neondotprod,
+    NeonDotprod,
+    [target_feature(enable = "dotprod")]
+);
+#[cfg(target_arch = "aarch64")]
+instance!(
+    neoni8mm,
+    NeonI8mm,
+    [target_feature(enable = "dotprod,i8mm")]
+);
 #[cfg(target_arch = "x86_64")]
 instance!(avx2, Avx2, [target_feature(enable = "avx2,fma,f16c")]);
 #[cfg(target_arch = "x86_64")]

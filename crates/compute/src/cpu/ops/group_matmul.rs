@@ -10,7 +10,8 @@
 //! ```
 //!
 //! 1. Sixteen rows at a time are unpacked into a panel: weights as bytes, four of a row beside each
-//!    other and the sixteen rows side by side, scales likewise. A type enters only by its unpacking.
+//!    other (eight where an instruction multiplies eight) and the sixteen rows side by side, scales
+//!    likewise. A type enters only by its unpacking.
 //! 2. A lane is a row, so nothing is ever summed across lanes, and the order above is the same
 //!    for one token and for many.
 //! 3. A panel is [`STRIP`] columns long, so that it stays in a near cache between its unpacking and
@@ -29,7 +30,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::cpu::simd::{LANES, RUN, Simd};
+use crate::cpu::simd::{LANES, PanelPart, RUN, Simd, TokenPart};
 use crate::cpu::threads::Tile;
 use crate::dtype::{Block, Form, Lanes};
 
@@ -60,7 +61,7 @@ pub(crate) struct Streams<'a> {
 
 /// A strip of sixteen rows, unpacked.
 pub(crate) struct Panel {
-    q: Vec<[u8; 4 * LANES]>,   // [STRIP / 4][row][4]
+    q: Vec<[u8; 4 * LANES]>,   // [STRIP / BESIDE][row][BESIDE], see Simd::BESIDE
     scales: Vec<[f32; LANES]>, // [STRIP / group_len][row]
     mins: Vec<[f32; LANES]>,   // the same, or unused
 }
@@ -236,9 +237,7 @@ impl<S: Simd> Lanes<S> for PanelBlock<'_> {
     #[inline(always)]
     fn put(&mut self, s: S, c: usize, q: [S::I; 4]) {
         let out = self.q[4 * c..].first_chunk_mut::<4>();
-        for (out, q) in out.expect("sixteen elements").iter_mut().zip(q) {
-            s.store_i8x4(q, out);
-        }
+        s.store_panel(q, out.expect("sixteen elements"));
     }
     #[inline(always)]
     fn put_scale(&mut self, s: S, g: usize, scale: S::F) {
@@ -492,12 +491,12 @@ fn tokens<
     };
     let (n32, n_groups) = (columns.len() / 32, columns.len() / G);
     let start = |t: usize, len: usize| ((first + t) * x.width + columns.start) / len;
-    let q: [&[[i8; 4]]; N] =
+    let q: [TokenPart<'_>; N] =
         std::array::from_fn(|t| x.q[start(t, 1)..][..columns.len()].as_chunks().0);
     let d: [&[f32]; N] = std::array::from_fn(|t| &x.d[start(t, 32)..][..n32]);
     let sums: [&[f32]; N] = std::array::from_fn(|t| &sums[start(t, G)..][..n_groups]);
     let ns: [&[i32]; N] = std::array::from_fn(|t| &ns[start(t, G)..][..n_groups]);
-    let weights: [&[[u8; 4 * LANES]]; P] = panels.map(|panel| &panel.q[..columns.len() / 4]);
+    let weights: [PanelPart<'_>; P] = panels.map(|panel| &panel.q[..columns.len() / 4]);
     let scales: [&[[f32; LANES]]; P] = panels.map(|panel| &panel.scales[..n_groups]);
     let mins: [&[[f32; LANES]]; P] = panels.map(|panel| &panel.mins[..n_groups]);
 
@@ -524,22 +523,8 @@ fn tokens<
                 dots[t] = [s.start(ns[t][g], operands.offset); P];
             }
         }
-        for i in g * (G / 4)..(g + 1) * (G / 4) {
-            let mut w = [s.splat_i32(0); P];
-            for p in 0..P {
-                w[p] = s.load_i8x4(&weights[p][i]);
-            }
-            for t in 0..N {
-                let x = s.splat_i32(i32::from_le_bytes(q[t][i].map(|q| q as u8)));
-                for p in 0..P {
-                    dots[t][p] = if O == offsets::SIGNED {
-                        s.dot4_signed(dots[t][p], w[p], x)
-                    } else {
-                        s.dot4(dots[t][p], w[p], x)
-                    };
-                }
-            }
-        }
+        let fours = g * (G / 4)..(g + 1) * (G / 4);
+        dots = s.dot_panels(dots, (&weights, &q), fours, O == offsets::SIGNED);
         for p in 0..P {
             let scale = s.load(&scales[p][g]);
             for t in 0..N {
@@ -601,6 +586,7 @@ mod tests {
                 .flat_map(|i| [(i, PANEL), (i, 5)])
             {
                 let kernel = (Kernels::get(isa).unwrap().group_kernel)(dtype).unwrap();
+                let beside = if isa == Isa::NeonI8mm { 8 } else { 4 };
                 for columns in [0..STRIP, STRIP..row_len] {
                     let mut panels = Panels::new(Ahead::new(Vec::new()));
                     let Panels { panels, ahead } = &mut panels;
@@ -619,7 +605,8 @@ mod tests {
                         dtype.unpack_row(bytes, &mut q, &mut scales, &mut mins);
                         let what = format!("{dtype}, {isa}, row {row} of {n_rows}");
                         for (i, q) in q[columns.clone()].iter().enumerate() {
-                            let got = panel.q[i / 4][4 * row + i % 4];
+                            let at = i / beside * (PANEL * beside) + row * beside + i % beside;
+                            let got = panel.q.as_flattened()[at];
                             assert_eq!(got, (*q as u8).wrapping_add(kernel.offset), "{what}, {i}");
                         }
                         let same =

@@ -42,6 +42,9 @@ fn int8_sums<S: Simd, const N: usize>(
     n_rounds: usize,
     out: &mut [u8; VECTOR_BYTES],
 ) {
+    if const { S::BESIDE == 8 } {
+        return int8_tokens::<S, N>(s, weights, n_rounds, out);
+    }
     let mut sums = [s.splat_i32(0); N];
     for round in 0..n_rounds {
         let x = s.splat_i8((round % 3) as i8 - 1);
@@ -52,6 +55,32 @@ fn int8_sums<S: Simd, const N: usize>(
         }
     }
     let all = sums.into_iter().reduce(|a, b| s.or(a, b));
+    s.store_i8x4(all.expect("at least one sum"), out);
+}
+
+/// The same where an instruction multiplies several tokens: `N` of them with a part of the vectors.
+#[inline(always)]
+fn int8_tokens<S: Simd, const N: usize>(
+    s: S,
+    weights: &Bytes,
+    n_rounds: usize,
+    out: &mut [u8; VECTOR_BYTES],
+) {
+    // No compiler may see that all tokens are alike.
+    let x = std::hint::black_box([-1, 0, 1].map(|x| [[x; 4]; N_VECTORS]));
+    let mut sums = [[s.splat_i32(0)]; N];
+    for round in 0..n_rounds {
+        let mut tokens = [&x[round % 3][..]; N];
+        for (t, token) in tokens.iter_mut().enumerate() {
+            *token = &token[t * (N_VECTORS / N)..];
+        }
+        sums = s.dot_panels(sums, (&[weights], &tokens), 0..N_VECTORS / N, true);
+    }
+    let all = sums
+        .as_flattened()
+        .iter()
+        .copied()
+        .reduce(|a, b| s.or(a, b));
     s.store_i8x4(all.expect("at least one sum"), out);
 }
 

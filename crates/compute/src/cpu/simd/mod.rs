@@ -6,6 +6,8 @@
 //! width of the registers, fused multiply-adds, exact integer sums. So a kernel gives the same
 //! bits everywhere, and the scalar set is the specification that the others are tested against.
 
+use std::ops::Range;
+
 mod scalar;
 
 #[cfg(target_arch = "aarch64")]
@@ -14,7 +16,7 @@ mod neon;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub(crate) use neon::Neon;
+pub(crate) use neon::{Neon, NeonDotprod, NeonI8mm};
 pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, avx512::Avx512Vnni};
@@ -24,6 +26,12 @@ pub(crate) const LANES: usize = 16;
 
 /// Weights of a row that are unpacked at a time.
 pub(crate) const RUN: usize = 256;
+
+/// Some columns of a panel, by four, in its layout.
+pub(crate) type PanelPart<'a> = &'a [[u8; 4 * LANES]];
+
+/// Some activations of a token, by four.
+pub(crate) type TokenPart<'a> = &'a [[i8; 4]];
 
 /// 16-lane primitives of one instruction set. A value of the type is the proof that the processor
 /// has the instructions, so it can be made only by the type's checked constructor.
@@ -132,22 +140,46 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I;
     /// The same for signed weights with [`Simd::SIGNED_OFFSET`] added.
     fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I;
-    fn to_f32(self, x: Self::I) -> Self::F;
-    /// Columns `at..at + 32` of 16 rows of weights, plus `offset`, to the layout of a panel,
-    /// `[8][row][4]`.
-    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]);
-}
-
-/// The specification of [`Simd::interleave`].
-#[inline(always)]
-fn interleave_plain(rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
-    for (row, weights) in rows.iter().enumerate() {
-        for (out, four) in out.iter_mut().zip(weights[at..at + 32].chunks_exact(4)) {
-            for (out, &q) in out[4 * row..].iter_mut().zip(four) {
-                *out = (q as u8).wrapping_add(offset);
+    /// `dots[t][p]` + the sum of the products of some columns of panel `p` and of token `t`: of the fours
+    /// of columns `fours`, a multiple of four of them. As [`Simd::dot4_signed`], or [`Simd::dot4`].
+    #[inline(always)]
+    fn dot_panels<const N: usize, const P: usize>(
+        self,
+        mut dots: [[Self::I; P]; N],
+        (weights, x): (&[PanelPart<'_>; P], &[TokenPart<'_>; N]),
+        fours: Range<usize>,
+        is_signed: bool,
+    ) -> [[Self::I; P]; N] {
+        for i in fours {
+            let mut w = [self.splat_i32(0); P];
+            for p in 0..P {
+                w[p] = self.load_i8x4(&weights[p][i]);
+            }
+            for t in 0..N {
+                let x = self.splat_i32(i32::from_le_bytes(x[t][i].map(|q| q as u8)));
+                for p in 0..P {
+                    dots[t][p] = if is_signed {
+                        self.dot4_signed(dots[t][p], w[p], x)
+                    } else {
+                        self.dot4(dots[t][p], w[p], x)
+                    };
+                }
             }
         }
+        dots
     }
+    fn to_f32(self, x: Self::I) -> Self::F;
+    /// Columns of a row that are beside each other in a panel, which is `[n_columns / BESIDE][row][BESIDE]`.
+    const BESIDE: usize = 4;
+    /// Sixteen columns, four of them in each vector, to the layout of a panel.
+    #[inline(always)]
+    fn store_panel(self, q: [Self::I; 4], out: &mut [[u8; 4 * LANES]; 4]) {
+        for (out, q) in out.iter_mut().zip(q) {
+            self.store_i8x4(q, out);
+        }
+    }
+    /// Columns `at..at + 32` of 16 rows of weights, plus `offset`, to the layout of a panel.
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]);
 }
 
 /// What leaves an index into a table of `N` entries of a number.

@@ -1,6 +1,6 @@
 //! The specification: plain loops over 16 lanes. Runs on every processor.
 
-use super::{LANES, RUN, Simd, check_rows, index_mask, interleave_plain};
+use super::{LANES, RUN, Simd, check_rows, index_mask};
 use crate::dtype::f16_to_f32;
 
 /// No instructions beyond the target's own.
@@ -202,6 +202,12 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
-        interleave_plain(rows, at, offset, out);
+        for (row, weights) in rows.iter().enumerate() {
+            for (out, four) in out.iter_mut().zip(weights[at..at + 32].chunks_exact(4)) {
+                for (out, &q) in out[4 * row..].iter_mut().zip(four) {
+                    *out = (q as u8).wrapping_add(offset);
+                }
+            }
+        }
     }
 }

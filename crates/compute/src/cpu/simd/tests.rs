@@ -14,6 +14,10 @@ fn every_primitive_is_its_plain_twin() {
             Isa::Scalar => continue,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => answers(super::Neon::detect().unwrap()),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => answers(super::NeonDotprod::detect().unwrap()),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => answers(super::NeonI8mm::detect().unwrap()),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => answers(super::Avx2::detect().unwrap()),
             #[cfg(target_arch = "x86_64")]
@@ -40,6 +44,10 @@ fn answers<S: Simd>(s: S) -> Answers {
     integers(s, &mut all);
     tables(s, &mut all);
     products(s, &mut all);
+    panels::<S, 1, 1>(s, &mut all);
+    panels::<S, 2, 1>(s, &mut all);
+    panels::<S, 4, 1>(s, &mut all);
+    panels::<S, 4, 2>(s, &mut all);
     rows(s, &mut all);
     all
 }
@@ -62,6 +70,19 @@ fn all_bytes(from: usize) -> impl Iterator<Item = [u8; 4 * LANES]> {
 
 fn random_bytes<const N: usize>(next: &mut impl FnMut() -> u32) -> [u8; N] {
     std::array::from_fn(|_| (next() >> 24) as u8)
+}
+
+/// A part of a panel, as if it were in fours.
+fn in_fours<S: Simd>(panel: &[[u8; 4 * LANES]]) -> Vec<u32> {
+    let bytes = panel.as_flattened();
+    let at = |row: usize, column: usize| {
+        let begin = column / S::BESIDE * LANES + row;
+        begin * S::BESIDE + column % S::BESIDE
+    };
+    let rows = |four| (0..LANES).flat_map(move |row| (0..4).map(move |i| (row, 4 * four + i)));
+    let all = (0..panel.len()).flat_map(rows);
+    all.map(|(row, column)| u32::from(bytes[at(row, column)]))
+        .collect()
 }
 
 /// The bits of numbers, those of all NaN alike.
@@ -224,6 +245,62 @@ fn products<S: Simd>(s: S, all: &mut Answers) {
     }
 }
 
+fn panels<S: Simd, const N: usize, const P: usize>(s: S, all: &mut Answers) {
+    const COLUMNS: usize = 64;
+    let mut next = random();
+    for i in 0..50 {
+        let is_signed = i % 2 == 0;
+        let offset = if is_signed { S::SIGNED_OFFSET } else { 0 };
+        let panels: [[[u8; 4 * LANES]; COLUMNS / 4]; P] = std::array::from_fn(|_| {
+            let mut panel = [[0; 4 * LANES]; COLUMNS / 4];
+            for out in panel.as_chunks_mut::<4>().0 {
+                let q = std::array::from_fn(|_| {
+                    // The largest and the smallest too, in all places at once.
+                    let mut bytes: [u8; 4 * LANES] = match i {
+                        0 => [128; 4 * LANES],
+                        1 | 2 => [127; 4 * LANES],
+                        _ => random_bytes(&mut next),
+                    };
+                    if !is_signed {
+                        bytes = bytes.map(|w| w & 127);
+                    }
+                    s.load_i8x4(&bytes.map(|w| w.wrapping_add(offset)))
+                });
+                s.store_panel(q, out);
+            }
+            if P == 1 {
+                let what = format!("store_panel {i}");
+                let less = panel.map(|q| q.map(|w| w.wrapping_sub(offset)));
+                all.push((what, in_fours::<S>(&less)));
+            }
+            panel
+        });
+        let x: [[[i8; 4]; COLUMNS / 4]; N] = std::array::from_fn(|t| {
+            std::array::from_fn(|_| match (i, t % 2) {
+                (0..3, 0) => [127; 4],
+                (0..3, _) => [-127; 4],
+                _ => random_bytes(&mut next).map(|x: u8| (x as i8).max(-127)),
+            })
+        });
+        for fours in [0..4, 4..8, 0..8, 8..16] {
+            let sum = |t: usize| -> i32 {
+                let x = x[t][fours.clone()].as_flattened();
+                x.iter().map(|&x| i32::from(x)).sum()
+            };
+            let starts = std::array::from_fn(|t| [s.start(sum(t), offset); P]);
+            let weights = std::array::from_fn(|p| &panels[p][..]);
+            let tokens = std::array::from_fn(|t| &x[t][..]);
+            let dots = s.dot_panels::<N, P>(starts, (&weights, &tokens), fours.clone(), is_signed);
+            for (t, dots) in dots.into_iter().enumerate() {
+                for (p, dot) in dots.into_iter().enumerate() {
+                    let what = format!("dot_panels {N} {P}, {i}, {fours:?}, {t}, {p}");
+                    all.push((what, lanes(s, dot)));
+                }
+            }
+        }
+    }
+}
+
 fn rows<S: Simd>(s: S, all: &mut Answers) {
     let mut next = random();
     for stride in [16, 17, 34, 110] {
@@ -240,8 +317,7 @@ fn rows<S: Simd>(s: S, all: &mut Answers) {
         for offset in [0, 1, 64, 128] {
             let mut out = [[0; 64]; 8];
             s.interleave(&rows, at, offset, &mut out);
-            let out = out.as_flattened().iter().map(|&q| u32::from(q));
-            all.push((format!("interleave {at}, {offset}"), out.collect()));
+            all.push((format!("interleave {at}, {offset}"), in_fours::<S>(&out)));
         }
     }
 }
