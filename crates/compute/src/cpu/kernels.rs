@@ -321,3 +321,62 @@ instance!(
         enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
     )]
 );
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+    use crate::cpu::ops::group_matmul::Panels;
+    use crate::cpu::ops::quantize::QuantBuf;
+    use crate::cpu::threads::SharedBuf;
+
+    #[test]
+    fn a_row_is_the_same_among_any_others() {
+        const WIDTH: usize = 512;
+        let x = QuantBuf::zeroed(9, WIDTH).unwrap();
+        for t in 0..9 {
+            let row: Vec<f32> = (0..WIDTH).map(|i| ((i * (t + 7)) as f32).sin()).collect();
+            let kernels = Kernels::get(Isa::available()[0]).unwrap();
+            // SAFETY: nobody else uses it.
+            (kernels.quantize)(&row, &mut unsafe { x.span(t, 0, WIDTH) });
+        }
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let all = Isa::available().into_iter();
+        for (isa, &dtype) in all.flat_map(|isa| DType::ALL.iter().map(move |d| (isa, d))) {
+            let Some(kernel) = (Kernels::get(isa).unwrap().group_kernel)(dtype) else {
+                continue;
+            };
+            let row_bytes = dtype.row_bytes(WIDTH).unwrap();
+            let bytes: Vec<u8> = (0..103 * row_bytes).map(|_| random()).collect();
+            let product = |rows: Range<usize>, n_tokens: usize| {
+                let mut out = SharedBuf::zeroed(n_tokens * rows.len()).unwrap();
+                let mut out = out.whole(rows.len());
+                let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+                let mut panels = Panels::new(Ahead::new(Default::default()));
+                // SAFETY: nobody writes to it any more.
+                let x = unsafe { x.rows(0..n_tokens) };
+                kernel.product((bytes, row_bytes), &x, &mut panels, &mut out);
+                let rows = (0..n_tokens).map(|t| out.row(t).to_vec());
+                rows.collect::<Vec<_>>()
+            };
+            let want: Vec<_> = (0..103).map(|row| product(row..row + 1, 9)).collect();
+            for n in [5, 16, 40, 64, 103] {
+                for (t, got) in [1, 2, 3, 8, 9]
+                    .iter()
+                    .flat_map(|t| product(0..n, *t).into_iter().enumerate())
+                {
+                    for (row, got) in got.iter().enumerate() {
+                        let want: f32 = want[row][t][0];
+                        let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                        assert!(same, "{dtype}, {isa}, row {row} of {n}, token {t}");
+                    }
+                }
+            }
+        }
+    }
+}

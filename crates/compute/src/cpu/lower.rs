@@ -2,6 +2,8 @@
 //! readers are done, weights get kernels, and buffers that meet quantized weights are quantized
 //! by the step that writes them, where its chunks are whole groups, else by a step of its own.
 
+use std::ops::Range;
+
 use crate::dtype::{DType, Form};
 use crate::program::{
     Activation, Attention, Biased, BufId, BufShape, Experts, Function, Op, Program, RopeId, Rows,
@@ -13,9 +15,16 @@ use super::kernels::Kernels;
 use super::ops::float_matmul::FloatKind;
 use super::ops::group_matmul::{self, GroupKernel};
 use super::ops::quantize::GROUP;
+use super::simd::LANES;
 
-/// Rows of a weight in one chunk of a product, and one group of its output.
+/// Rows of a weight in one chunk of a product with many tokens, and one group of its output.
 pub(super) const TILE: usize = group_matmul::ROWS;
+
+/// The most tokens that are few: so few that a product takes as long as its weights take to be read.
+pub(super) const FEW: usize = 8;
+
+/// From how many bytes on streams are read as fast as memory gives them: two pages.
+const STREAM: usize = 8 << 10;
 
 /// What only outputs go through, the last product first of all, has two rows of 8 bits for each: the
 /// numbers, and what these leave of them. What is lost there goes into the logits as it is, and was a
@@ -41,6 +50,24 @@ pub(super) struct Matrix {
     pub(super) weight: Weight,
     pub(super) kernel: MatrixKernel,
     pub(super) bias: Option<Vec<f32>>,
+    few_rows: usize, // in one chunk, where tokens are few
+}
+
+impl Matrix {
+    /// Rows in one chunk of a product with at most [`FEW`] tokens, or with more.
+    pub(super) fn chunk_rows(&self, is_few: bool) -> usize {
+        if is_few { self.few_rows } else { TILE }
+    }
+
+    pub(super) fn n_chunks(&self, is_few: bool) -> usize {
+        self.weight.n_rows().div_ceil(self.chunk_rows(is_few))
+    }
+
+    /// The rows of one chunk.
+    pub(super) fn rows_of(&self, chunk: usize, is_few: bool) -> Range<usize> {
+        let len = self.chunk_rows(is_few);
+        chunk * len..self.weight.n_rows().min((chunk + 1) * len)
+    }
 }
 
 pub(super) enum MatrixKernel {
@@ -214,10 +241,19 @@ pub(super) struct Plan {
     /// The most floats that attention's result for a unit of positions and a token takes.
     pub(super) max_unit_result: usize,
     pub(super) max_kv_heads: usize,
+    max_few_rows: usize,
 }
 
-pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
-    let mut lowering = Lowering::new(program, kernels);
+impl Plan {
+    /// The most numbers that a chunk of a product has, with at most so many rows.
+    pub(super) fn max_chunk(&self, max_rows: usize) -> usize {
+        let few = max_rows.min(FEW) * self.max_few_rows;
+        max_rows.saturating_mul(TILE).max(few)
+    }
+}
+
+pub(super) fn lower(program: &Program, kernels: &Kernels, n_threads: usize) -> Plan {
+    let mut lowering = Lowering::new(program, kernels, n_threads);
     for (i, op) in program.ops.iter().enumerate() {
         lowering.op(i, op);
     }
@@ -237,12 +273,14 @@ pub(super) fn lower(program: &Program, kernels: &Kernels) -> Plan {
         max_experts: lowering.max_experts,
         max_unit_result: unit_results.max().unwrap_or(0),
         max_kv_heads: attentions().map(|spec| spec.n_kv_heads).max().unwrap_or(0),
+        max_few_rows: lowering.max_few_rows,
     }
 }
 
 struct Lowering<'a> {
     program: &'a Program,
     kernels: &'a Kernels,
+    n_threads: usize,
     steps: Vec<Step>,
     slots: Vec<SlotShape>,
     is_free: Vec<bool>,
@@ -250,10 +288,11 @@ struct Lowering<'a> {
     last_read: Vec<usize>,      // by buffer: index of the operation
     n_quants: Vec<usize>,       // by buffer
     max_experts: (usize, usize),
+    max_few_rows: usize,
 }
 
 impl<'a> Lowering<'a> {
-    fn new(program: &'a Program, kernels: &'a Kernels) -> Self {
+    fn new(program: &'a Program, kernels: &'a Kernels, n_threads: usize) -> Self {
         let n = program.buffers.len();
         let (mut last_read, mut n_quants) = (vec![0; n], vec![0; n]);
         for (i, op) in program.ops.iter().enumerate() {
@@ -273,6 +312,7 @@ impl<'a> Lowering<'a> {
         Lowering {
             program,
             kernels,
+            n_threads,
             steps: Vec::new(),
             slots: Vec::new(),
             is_free: Vec::new(),
@@ -280,6 +320,7 @@ impl<'a> Lowering<'a> {
             last_read,
             n_quants,
             max_experts: (0, 0),
+            max_few_rows: TILE,
         }
     }
 
@@ -527,12 +568,19 @@ impl<'a> Lowering<'a> {
         self.slot_of[id.0 as usize].expect("a program writes a buffer before it reads it")
     }
 
-    fn matrix(&self, (weight, bias): Biased) -> Matrix {
+    fn matrix(&mut self, (weight, bias): Biased) -> Matrix {
         let weight = self.program.weight(weight);
+        let kernel = MatrixKernel::of(weight.dtype(), self.kernels);
+        let few_rows = match kernel {
+            MatrixKernel::Group(_) => few_rows(weight, self.n_threads),
+            MatrixKernel::Float(_) => TILE,
+        };
+        self.max_few_rows = self.max_few_rows.max(few_rows);
         Matrix {
             weight: weight.clone(),
-            kernel: MatrixKernel::of(weight.dtype(), self.kernels),
+            kernel,
             bias: bias.map(|bias| self.program.weight(bias).to_f32()),
+            few_rows,
         }
     }
 
@@ -563,11 +611,52 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// Rows in one chunk of a product with few tokens: so many that each lane's rows, which lie one behind the
+/// other, are a stream of [`STREAM`] bytes; fewer where threads would have less even shares.
+fn few_rows(weight: &Weight, n_threads: usize) -> usize {
+    let n_tiles = weight.n_rows().div_ceil(TILE);
+    let largest_share = |n: usize| n_tiles.div_ceil(n).div_ceil(n_threads) * n;
+    let is_even = |n: &usize| 16 * largest_share(*n) <= 17 * largest_share(1);
+    let wanted = STREAM.div_ceil((TILE / LANES * weight.row_bytes()).max(1));
+    (2..=wanted).rev().find(is_even).unwrap_or(1) * TILE
+}
+
 /// Inputs of matrix products with their weights.
 fn products(op: &Op) -> Vec<(BufId, WeightId)> {
     match op {
         Op::MatMul { x, parts } => parts.iter().map(|part| (*x, part.weight)).collect(),
         Op::GatedMatMul { x, gate, up, .. } => vec![(*x, gate.0), (*x, up.0)],
         _ => vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_long_streams_and_shares_even() {
+        let weight = |dtype: DType, n_rows: usize, row_len: usize| {
+            let bytes = vec![0; n_rows * dtype.row_bytes(row_len).unwrap()];
+            Weight::new("w", dtype, (n_rows, row_len), bytes.into()).unwrap()
+        };
+        // Rows of 1152 bytes, eight of which are a stream of 9216.
+        assert_eq!(few_rows(&weight(DType::Q4_0, 2048, 2048), 2), 8 * LANES);
+        assert_eq!(few_rows(&weight(DType::Q4_0, 256, 2048), 2), 8 * LANES);
+        assert_eq!(few_rows(&weight(DType::Q4_0, 2048, 5632), 2), 4 * LANES);
+        assert_eq!(few_rows(&weight(DType::Q8_0, 64, 8192), 2), 2 * LANES);
+        assert_eq!(few_rows(&weight(DType::Q4_0, 7, 32), 2), TILE);
+        for n_rows in (1..1500).step_by(37) {
+            let weight = weight(DType::Q4_0, n_rows, 64);
+            for n_threads in [1, 2, 3, 8, 64] {
+                let rows = few_rows(&weight, n_threads);
+                let share = |rows: usize| n_rows.div_ceil(rows).div_ceil(n_threads) * rows;
+                assert!(rows.is_multiple_of(TILE));
+                assert!(
+                    share(rows) * 16 <= share(TILE) * 17,
+                    "{n_rows} rows, {n_threads}"
+                );
+            }
+        }
     }
 }

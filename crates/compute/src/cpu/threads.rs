@@ -358,6 +358,20 @@ impl<T> Tile<'_, T> {
         // rows do not overlap.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(row * self.stride), self.width) }
     }
+
+    /// Some of its columns.
+    pub(crate) fn columns(&mut self, columns: Range<usize>) -> Tile<'_, T> {
+        assert!(
+            columns.start <= columns.end && columns.end <= self.width,
+            "columns of a tile"
+        );
+        Tile {
+            // SAFETY: inside this tile by the check, which the new one borrows; no further than its end.
+            ptr: unsafe { self.ptr.add(columns.start) },
+            width: columns.len(),
+            ..*self
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::backend::{BackendError, Limits, Memory, OnDevice};
 use crate::cpu::kernels::Kernels;
-use crate::cpu::lower::{FINE, Plan, TILE, lower};
+use crate::cpu::lower::{FINE, Plan, lower};
 use crate::cpu::ops::float_matmul::FloatScratch;
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
@@ -18,11 +18,11 @@ pub(in crate::cpu) fn plan(
     n_threads: usize,
     limits: &Limits,
 ) -> Result<Memory, BackendError> {
-    let plan = lower(program, kernels);
+    let plan = lower(program, kernels, n_threads);
     let max_rows = limits.max_tokens.max(limits.max_outputs);
     let thread = (Panels::BYTES + FloatScratch::BYTES)
-        .saturating_add(product(&[max_rows, TILE, 4]))
-        .saturating_add(product(&[limits.max_outputs, FINE, TILE, 4]))
+        .saturating_add(product(&[plan.max_chunk(max_rows), 4]))
+        .saturating_add(product(&[plan.max_chunk(limits.max_outputs), FINE, 4]))
         .saturating_add(product(&[QUERY_TOKENS, plan.max_unit_result, 4]));
     let parts = [
         product(&[n_threads, thread]),

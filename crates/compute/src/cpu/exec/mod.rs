@@ -1,6 +1,6 @@
 //! Running a lowered program: threads go through the steps together.
 //!
-//! A step is cut into chunks whose number depends on the batch alone. Threads take chunks from a
+//! A step is cut into chunks whose number depends on the batch and on how many threads there are. Threads take chunks from a
 //! counter and count those that are done; a step has ended when all its chunks are done, not when
 //! all threads have come by, so a thread that the system has put aside delays nobody who could
 //! have done its work.
@@ -28,7 +28,7 @@ use crate::backend::{
 };
 use crate::cpu::CpuBackend;
 use crate::cpu::kernels::Kernels;
-use crate::cpu::lower::{FINE, Plan, Slot, SlotShape, Step, TILE, lower};
+use crate::cpu::lower::{FEW, FINE, Matrix, Plan, Slot, SlotShape, Step, lower};
 use crate::cpu::ops::ahead::Ahead;
 use crate::cpu::ops::attention::UNIT;
 use crate::cpu::ops::float_matmul::FloatScratch;
@@ -146,15 +146,14 @@ impl Routing {
 /// Memory of one thread.
 struct Scratch {
     products: ProductScratch,
-    first_weights: Vec<usize>, // of each step, among what the panels read in order
-    up: SharedBuf<f32>,        // [max rows, TILE]
+    up: SharedBuf<f32>, // a chunk's results
     unit_result: Vec<f32>,
 }
 
 struct ProductScratch {
     panels: Panels,
     floats: FloatScratch,
-    /// Products of both rows of each output, before they are added: `[FINE * max outputs, TILE]`.
+    /// Products of both rows of each output, before they are added.
     fine: SharedBuf<f32>,
 }
 
@@ -172,7 +171,8 @@ pub(super) fn load(
     program: &Program,
     limits: Limits,
 ) -> Result<Box<dyn Executable>, BackendError> {
-    let plan = lower(program, backend.kernels);
+    let n_threads = backend.pool.n_threads();
+    let plan = lower(program, backend.kernels, n_threads);
     let kv_types = limits.kv_types;
     let block_bytes = kv_block_bytes(&program.kv, kv_types)?;
     let caches = program.kv.iter().map(|shape| {
@@ -199,7 +199,6 @@ pub(super) fn load(
         })
     });
     let caches = caches.collect::<Result<_, _>>()?;
-    let n_threads = backend.pool.n_threads();
     let long = Pass::new(
         &plan,
         program,
@@ -214,18 +213,18 @@ pub(super) fn load(
     )?;
     let max_rows = limits.max_tokens.max(limits.max_outputs);
     let scratch = (0..n_threads).map(|thread| {
-        let (weights, first_weights) = weights_in_order(&plan, thread, n_threads);
-        let up = SharedBuf::zeroed(max_rows * TILE);
-        let fine_len = limits.max_outputs.saturating_mul(FINE * TILE);
+        let orders = [false, true].map(|is_few| weights_in_order(&plan, is_few, thread, n_threads));
+        let up_len = plan.max_chunk(max_rows);
+        let up = SharedBuf::zeroed(up_len);
+        let fine_len = plan.max_chunk(limits.max_outputs).saturating_mul(FINE);
         let fine = SharedBuf::zeroed(fine_len);
         Ok(Mutex::new(Scratch {
             products: ProductScratch {
-                panels: Panels::new(Ahead::new(weights)),
+                panels: Panels::new(Ahead::new(orders)),
                 floats: FloatScratch::new(),
                 fine: fine.ok_or_else(|| no_memory("a tile", fine_len.saturating_mul(4)))?,
             },
-            first_weights,
-            up: up.ok_or_else(|| no_memory("a tile", max_rows * TILE * 4))?,
+            up: up.ok_or_else(|| no_memory("a tile", up_len.saturating_mul(4)))?,
             unit_result: vec![0.0; QUERY_TOKENS * plan.max_unit_result],
         }))
     });
@@ -524,10 +523,21 @@ impl Run<'_> {
             }
     }
 
+    /// Whether the batch has few tokens and outputs.
+    fn is_few(&self) -> bool {
+        self.pass
+            .work
+            .tokens
+            .len()
+            .max(self.pass.work.outputs.len())
+            <= FEW
+    }
+
     fn n_chunks(&self, step: &Step) -> usize {
-        let tiles = |x: Slot, n_rows: usize| match self.n_rows(x) {
+        let is_few = self.is_few();
+        let chunks = |x: Slot, matrix: &Matrix| match self.n_rows(x) {
             0 => 0,
-            _ => n_rows.div_ceil(TILE),
+            _ => matrix.n_chunks(is_few),
         };
         match step {
             Step::Input { out, .. }
@@ -543,15 +553,12 @@ impl Run<'_> {
             Step::Route { scores, .. } => self.n_rows(*scores),
             Step::GroupByExpert { .. } => 1,
             Step::Quantize { slot } => self.n_rows(*slot),
-            Step::MatMul { x, parts } => parts
-                .iter()
-                .map(|part| tiles(*x, part.matrix.weight.n_rows()))
-                .sum(),
+            Step::MatMul { x, parts } => parts.iter().map(|part| chunks(*x, &part.matrix)).sum(),
             Step::Gated {
                 x, gate: matrices, ..
             }
             | Step::ExpertMatMul { x, matrices, .. } => {
-                matrices.len().min(self.n_rows(*x)) * tiles(*x, matrices[0].weight.n_rows())
+                matrices.len().min(self.n_rows(*x)) * chunks(*x, &matrices[0])
             }
             Step::Store { .. } => self.pass.work.block_spans.len(),
             Step::Attend { spec, .. } => self.pass.work.query_parts.len() * spec.n_kv_heads,
@@ -564,10 +571,10 @@ impl Run<'_> {
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let profile = self.core.profile.as_ref();
         let mut clock = profile.filter(|_| worker == 0).map(Clock::start);
+        let is_few = self.is_few();
         for (index, progress) in self.pass.progress.iter().enumerate().skip(first) {
             if let Some(step) = index.checked_sub(1) {
-                let part = scratch.first_weights[step];
-                scratch.products.panels.ahead.begin_step(part);
+                scratch.products.panels.ahead.begin_step(step, is_few);
             }
             while !stop.is_over()
                 && let Some((chunk, is_own)) = progress.claim(worker)

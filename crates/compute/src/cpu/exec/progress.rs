@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Step, TILE};
-use crate::cpu::ops::ahead::Part;
+use crate::cpu::lower::{Matrix, MatrixKernel, Part, Plan, Step};
+use crate::cpu::ops::ahead::{self, Order};
+use crate::cpu::simd::LANES;
 
 /// How far a step is. A line of the cache for each number that threads write, so that they don't
 /// disturb each other.
@@ -64,40 +65,46 @@ pub(super) fn share(n_chunks: usize, thread: usize, n_threads: usize) -> Range<u
     n_chunks * thread / n_threads..n_chunks * (thread + 1) / n_threads
 }
 
-/// The quantized weights that a thread reads in its own shares of all steps, and for each step which
-/// of them is the first; but for experts, which are chosen late.
+/// The quantized weights that a thread reads in its own shares of all steps, with few tokens or with many;
+/// but for experts, which are chosen late.
 pub(super) fn weights_in_order(
     plan: &Plan,
+    is_few: bool,
     thread: usize,
     n_threads: usize,
-) -> (Vec<Part>, Vec<usize>) {
-    let mut parts: Vec<Part> = Vec::new();
+) -> Order {
+    let mut parts: Vec<ahead::Part> = Vec::new();
     let mut firsts = Vec::new();
     for step in &plan.steps {
         let first = parts.len();
         firsts.push(first);
-        let mut add = |matrix: &Matrix, tile: usize| {
-            let n_rows = matrix.weight.n_rows();
-            let rows = tile * TILE..n_rows.min((tile + 1) * TILE);
+        let mut add = |matrix: &Matrix, rows: Range<usize>| {
             let start = matrix.weight.bytes().as_ptr().addr();
             let row_bytes = matrix.weight.row_bytes();
+            let stream_bytes = matrix.chunk_rows(is_few) / LANES * row_bytes;
             let bytes = start + rows.start * row_bytes..start + rows.end * row_bytes;
             match parts[first..].last_mut() {
                 _ if !matches!(matrix.kernel, MatrixKernel::Group(_)) => {}
-                Some(last) if last.bytes.end == bytes.start && last.row_bytes == row_bytes => {
+                Some(last)
+                    if last.bytes.end == bytes.start && last.stream_bytes == stream_bytes =>
+                {
                     last.bytes.end = bytes.end;
                 }
-                _ => parts.push(Part { bytes, row_bytes }),
+                _ => parts.push(ahead::Part {
+                    bytes,
+                    stream_bytes,
+                }),
             }
         };
-        let n_tiles = |matrix: &Matrix| matrix.weight.n_rows().div_ceil(TILE);
         match step {
             Step::MatMul { parts, .. } => {
-                let matrices = parts.iter().map(|part| &part.matrix);
-                let tiles = matrices.flat_map(|m| (0..n_tiles(m)).map(move |tile| (m, tile)));
-                let tiles: Vec<_> = tiles.collect();
-                for (matrix, tile) in &tiles[share(tiles.len(), thread, n_threads)] {
-                    add(matrix, *tile);
+                let chunks = parts.iter().flat_map(|Part { matrix, .. }| {
+                    let rows = move |chunk| (matrix, matrix.rows_of(chunk, is_few));
+                    (0..matrix.n_chunks(is_few)).map(rows)
+                });
+                let chunks: Vec<_> = chunks.collect();
+                for (matrix, rows) in &chunks[share(chunks.len(), thread, n_threads)] {
+                    add(matrix, rows.clone());
                 }
             }
             Step::Gated {
@@ -106,13 +113,14 @@ pub(super) fn weights_in_order(
                 is_grouped: false,
                 ..
             } => {
-                for tile in share(n_tiles(&gate[0]), thread, n_threads) {
-                    add(&gate[0], tile);
-                    add(&up[0], tile);
+                for chunk in share(gate[0].n_chunks(is_few), thread, n_threads) {
+                    let rows = gate[0].rows_of(chunk, is_few);
+                    add(&gate[0], rows.clone());
+                    add(&up[0], rows);
                 }
             }
             _ => {}
         }
     }
-    (parts, firsts)
+    Order::new(parts, firsts)
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::backend::KV_BLOCK_LEN;
-use crate::cpu::lower::{AttentionSlots, FINE, Matrix, MatrixKernel, Part, Slot, Step, TILE};
+use crate::cpu::lower::{AttentionSlots, FINE, Matrix, MatrixKernel, Part, Slot, Step};
 use crate::cpu::ops::attention::{HeadCache, QueryRow, UNIT, Weight};
 use crate::cpu::ops::kv_tile::Tiles;
 use crate::program::{Activation, Attention, Function};
@@ -67,6 +67,7 @@ impl Run<'_> {
     /// Runs one chunk of a step.
     pub(super) fn chunk(&self, step: &Step, chunk: usize, scratch: &mut Scratch) {
         let width = |slot: Slot| self.core.plan.slots[slot].width;
+        let is_few = self.is_few();
         match step {
             Step::Input { out, quantize } => {
                 let n = width(*out);
@@ -150,13 +151,13 @@ impl Run<'_> {
             }
             Step::Quantize { slot } => self.quantize_row(*slot, chunk, true),
             Step::MatMul { x, parts } => {
-                let mut tile = chunk;
+                let mut chunk = chunk;
                 for part in parts {
-                    let n_tiles = part.matrix.weight.n_rows().div_ceil(TILE);
-                    if tile < n_tiles {
-                        return self.matmul_tile(*x, part, tile, scratch);
+                    let n_chunks = part.matrix.n_chunks(is_few);
+                    if chunk < n_chunks {
+                        return self.matmul_chunk(*x, part, chunk, scratch);
                     }
-                    tile -= n_tiles;
+                    chunk -= n_chunks;
                 }
             }
             Step::Gated {
@@ -168,34 +169,32 @@ impl Run<'_> {
                 quantize,
                 is_grouped,
             } => {
-                let n_rows = gate[0].weight.n_rows();
-                let n_tiles = n_rows.div_ceil(TILE);
-                let (expert, x_rows, first) = match is_grouped {
-                    false => (0, 0..self.n_rows(*x), chunk * TILE),
-                    true => match self.expert_rows(chunk / n_tiles) {
-                        Some((expert, x_rows)) => (expert, x_rows, chunk % n_tiles * TILE),
+                let (n_chunks, len) = (gate[0].n_chunks(is_few), gate[0].chunk_rows(is_few));
+                let columns = gate[0].rows_of(chunk % n_chunks, is_few);
+                let (expert, x_rows) = match is_grouped {
+                    false => (0, 0..self.n_rows(*x)),
+                    true => match self.expert_rows(chunk / n_chunks) {
+                        Some(expert) => expert,
                         None => return,
                     },
                 };
                 let (gate, up) = (&gate[expert], &up[expert]);
-                let columns = first..n_rows.min(first + TILE);
                 let buf = &self.pass.slots[*out].f32;
                 let gate_out = Target {
                     buf,
                     width: width(*out),
-                    first,
+                    first: columns.start,
                     first_row: x_rows.start,
                 };
                 let up_buf = &scratch.up;
                 let up_out = Target {
                     buf: up_buf,
-                    width: TILE,
+                    width: len,
                     first: 0,
                     first_row: 0,
                 };
                 let x = (*x, x_rows.clone());
-                // SAFETY: see the module's doc; these columns of these rows, and a tile of this
-                // thread.
+                // SAFETY: see the module's doc; these columns of these rows, and this thread's memory.
                 unsafe {
                     self.product(
                         gate,
@@ -209,7 +208,7 @@ impl Run<'_> {
                 for (i, row) in x_rows.enumerate() {
                     // SAFETY: as above.
                     let (y, up) = unsafe {
-                        let up = up_buf.get(i * TILE..i * TILE + columns.len());
+                        let up = up_buf.get(i * len..i * len + columns.len());
                         (self.row_mut(*out, row, columns.clone()), up)
                     };
                     self.activate(*activation, y, up);
@@ -245,17 +244,15 @@ impl Run<'_> {
                 self.quantize_row(*out, chunk, *quantize);
             }
             Step::ExpertMatMul { x, matrices, out } => {
-                let n_rows = matrices[0].weight.n_rows();
-                let n_tiles = n_rows.div_ceil(TILE);
-                let Some((expert, x_rows)) = self.expert_rows(chunk / n_tiles) else {
+                let n_chunks = matrices[0].n_chunks(is_few);
+                let Some((expert, x_rows)) = self.expert_rows(chunk / n_chunks) else {
                     return;
                 };
-                let first = chunk % n_tiles * TILE;
-                let rows = first..n_rows.min(first + TILE);
+                let rows = matrices[0].rows_of(chunk % n_chunks, is_few);
                 let target = Target {
                     buf: &self.pass.slots[*out].f32,
                     width: width(*out),
-                    first,
+                    first: rows.start,
                     first_row: x_rows.start,
                 };
                 let scratch = &mut scratch.products;
@@ -370,7 +367,7 @@ impl Run<'_> {
         }
     }
 
-    /// Rows `rows` of `matrix`, at most [`TILE`], times rows of slot `x`, and the bias.
+    /// Rows `rows` of `matrix`, those of one chunk, times rows of slot `x`, and the bias.
     ///
     /// # Safety
     /// `out` has columns for these rows that belong to the chunk alone.
@@ -386,6 +383,7 @@ impl Run<'_> {
             weight,
             kernel,
             bias,
+            ..
         } = matrix;
         let row_bytes = weight.row_bytes();
         let n_rows = x_rows.len();
@@ -407,8 +405,9 @@ impl Run<'_> {
                 let x = unsafe { quant.rows(n_quants * x_rows.start..n_quants * x_rows.end) };
                 let (bytes, mut tile) = part(rows.start, rows.end);
                 if n_quants == FINE {
+                    let n = rows.len();
                     // SAFETY: this thread's alone.
-                    let mut both = unsafe { scratch.fine.tile(0..x.n_rows, TILE, 0..rows.len()) };
+                    let mut both = unsafe { scratch.fine.tile(0..x.n_rows, n, 0..n) };
                     kernel.product((bytes, row_bytes), &x, &mut scratch.panels, &mut both);
                     for row in 0..n_rows {
                         tile.row(row).copy_from_slice(both.row(FINE * row));
@@ -443,20 +442,19 @@ impl Run<'_> {
         }
     }
 
-    fn matmul_tile(&self, x: Slot, part: &Part, tile: usize, scratch: &mut Scratch) {
+    fn matmul_chunk(&self, x: Slot, part: &Part, chunk: usize, scratch: &mut Scratch) {
         let Part {
             matrix,
             residual,
             out,
             quantize,
         } = part;
-        let first = tile * TILE;
-        let rows = first..matrix.weight.n_rows().min(first + TILE);
+        let rows = matrix.rows_of(chunk, self.is_few());
         let width = self.core.plan.slots[*out].width;
         let target = Target {
             buf: &self.pass.slots[*out].f32,
             width,
-            first,
+            first: rows.start,
             first_row: 0,
         };
         let all = 0..self.n_rows(x);

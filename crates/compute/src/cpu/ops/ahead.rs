@@ -25,15 +25,50 @@ const LINE: usize = 64;
 pub(crate) struct Part {
     /// Addresses.
     pub(crate) bytes: Range<usize>,
-    pub(crate) row_bytes: usize,
+    /// Of each of sixteen streams, but where less is left.
+    pub(crate) stream_bytes: usize,
+}
+
+impl Part {
+    /// Address and bytes of the first of the streams that begin at `start`.
+    fn streams(&self, start: usize) -> (usize, usize) {
+        let left = self.bytes.end.saturating_sub(start);
+        (start, self.stream_bytes.min(left / LANES))
+    }
+}
+
+/// What a thread reads in its own shares of all steps.
+#[derive(Default)]
+pub(crate) struct Order {
+    parts: Vec<Part>,
+    /// Bytes of the parts before each one.
+    starts: Vec<usize>,
+    /// The first part of each step.
+    firsts: Vec<usize>,
+}
+
+impl Order {
+    /// Parts in the order in which they are read, and which of them is each step's first.
+    pub(crate) fn new(parts: Vec<Part>, firsts: Vec<usize>) -> Order {
+        let starts = parts.iter().scan(0, |sum, part| {
+            let start = *sum;
+            *sum += part.bytes.len();
+            Some(start)
+        });
+        Order {
+            starts: starts.collect(),
+            parts,
+            firsts,
+        }
+    }
 }
 
 /// Asks for weights some time before they are read: for the thread's own share of each step, step
 /// after step.
 pub(crate) struct Ahead {
-    parts: Vec<Part>,
-    /// Bytes of the parts before each one.
-    starts: Vec<usize>,
+    /// With many tokens, and with few.
+    orders: [Order; 2],
+    is_few: bool,
     /// The part that is read, where streams are long.
     current: usize,
     /// The part that is asked for.
@@ -49,16 +84,11 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// What will be read, in order.
-    pub(crate) fn new(parts: Vec<Part>) -> Ahead {
-        let starts = parts.iter().scan(0, |sum, part| {
-            let start = *sum;
-            *sum += part.bytes.len();
-            Some(start)
-        });
+    /// What will be read with many tokens, and what with few.
+    pub(crate) fn new(orders: [Order; 2]) -> Ahead {
         Ahead {
-            starts: starts.collect(),
-            parts,
+            orders,
+            is_few: false,
             current: 0,
             part: 0,
             read: 0,
@@ -69,14 +99,21 @@ impl Ahead {
         }
     }
 
-    /// A step begins, whose first part is `part`.
-    pub(crate) fn begin_step(&mut self, part: usize) {
-        let Some(&start) = self.starts.get(part) else {
+    fn order(&self) -> &Order {
+        &self.orders[usize::from(self.is_few)]
+    }
+
+    /// Step `step` begins, for few tokens or for many.
+    pub(crate) fn begin_step(&mut self, step: usize, is_few: bool) {
+        let was_few = std::mem::replace(&mut self.is_few, is_few);
+        let Order { starts, firsts, .. } = self.order();
+        let part = firsts[step];
+        let Some(&start) = starts.get(part) else {
             return;
         };
         self.read = start;
         self.current = part;
-        if !(start..=start + LEAD.end()).contains(&self.asked) {
+        if was_few != is_few || !(start..=start + LEAD.end()).contains(&self.asked) {
             (self.part, self.asked) = (part, start);
         }
     }
@@ -106,14 +143,16 @@ impl Ahead {
         }
         self.read += n_bytes;
         let end = first + LANES * stride;
-        let next = match self.part_of(first) {
-            Some(current) if self.parts[current].bytes.end <= end => {
-                let next = self.parts.get(current + 1);
-                let streams = |next: &Part| (next.bytes.start, n_rows * next.row_bytes);
-                next.map_or((end, stride), streams)
+        let next = self.part_of(first).and_then(|current| {
+            let parts = &self.order().parts;
+            match &parts[current] {
+                part if part.bytes.end > end => Some(part.streams(end)),
+                _ => parts
+                    .get(current + 1)
+                    .map(|next| next.streams(next.bytes.start)),
             }
-            _ => (end, stride),
-        };
+        });
+        let next = next.unwrap_or((end, stride));
         Asking::Streams(Streams {
             streams: (first, stride),
             next,
@@ -125,7 +164,8 @@ impl Ahead {
     /// Which of the next few parts an address is in.
     fn part_of(&mut self, address: usize) -> Option<usize> {
         const FEW: usize = 16;
-        let parts = self.parts.get(self.current..).filter(|_| self.is_own)?;
+        let parts = &self.order().parts;
+        let parts = parts.get(self.current..).filter(|_| self.is_own)?;
         let mut parts = parts.iter().take(FEW);
         self.current += parts.position(|part| part.bytes.contains(&address))?;
         Some(self.current)
@@ -154,9 +194,10 @@ impl Ahead {
 
     /// The rest of the part that is asked for: address and bytes. Behind all parts, nothing is.
     fn rest(&self) -> (usize, usize) {
-        match self.parts.get(self.part) {
-            Some(Part { bytes, .. }) => (bytes.start + self.asked - self.starts[self.part], {
-                self.starts[self.part] + bytes.len() - self.asked
+        let Order { parts, starts, .. } = self.order();
+        match parts.get(self.part) {
+            Some(Part { bytes, .. }) => (bytes.start + self.asked - starts[self.part], {
+                starts[self.part] + bytes.len() - self.asked
             }),
             None => (0, usize::MAX),
         }
@@ -166,8 +207,8 @@ impl Ahead {
     #[cold]
     fn next(&mut self) -> (usize, usize) {
         self.part += 1;
-        if let Some(start) = self.starts.get(self.part) {
-            self.asked = *start;
+        if let Some(&start) = self.order().starts.get(self.part) {
+            self.asked = start;
         }
         self.rest()
     }
@@ -176,8 +217,8 @@ impl Ahead {
     pub(super) fn end(&mut self, asking: &Behind) {
         if !self.is_own {
             self.behind = asking.at;
-        } else if let Some(Part { bytes, .. }) = self.parts.get(self.part) {
-            self.asked = self.starts[self.part] + asking.at - bytes.start;
+        } else if let Some(Part { bytes, .. }) = self.order().parts.get(self.part) {
+            self.asked = self.order().starts[self.part] + asking.at - bytes.start;
         }
     }
 }

@@ -39,7 +39,7 @@ use super::quantize::QuantRows;
 
 /// Rows of a panel.
 const PANEL: usize = LANES;
-/// The most rows of a product: two panels.
+/// Rows that are multiplied with one unpacking: two panels.
 pub(crate) const ROWS: usize = 2 * PANEL;
 /// Columns of a panel: whole blocks of every type.
 const STRIP: usize = 1024;
@@ -118,8 +118,40 @@ pub(crate) struct GroupKernel {
 }
 
 impl GroupKernel {
-    /// `out[t][r] = row r . x[t]`, for at most [`ROWS`] rows.
+    /// `out[t][r] = row r . x[t]`.
     pub(crate) fn product(
+        &self,
+        (rows, row_bytes): (&[u8], usize),
+        x: &QuantRows<'_>,
+        panels: &mut Panels,
+        out: &mut Tile<'_, f32>,
+    ) {
+        let whole = rows.len() / (PANEL * row_bytes) * PANEL;
+        let (first, rest) = rows.split_at(whole * row_bytes);
+        let ahead = &mut panels.ahead;
+        ahead.begin_rows(first.as_ptr_range().end.addr(), ROWS * row_bytes);
+        let all = (first, row_bytes);
+        match (x.n_rows, self.direct, self.direct_few) {
+            (1, Some((one, _)), _) => few_tokens(one, all, x, out, ahead),
+            (2, Some((_, two)), _) => few_tokens(two, all, x, out, ahead),
+            (2..=4, _, Some((four, _))) => few_tokens(four, all, x, out, ahead),
+            (5..=8, _, Some((_, eight))) => few_tokens(eight, all, x, out, ahead),
+            _ => {
+                for (i, rows) in rows.chunks(ROWS * row_bytes).enumerate() {
+                    let columns = i * ROWS..i * ROWS + rows.len() / row_bytes;
+                    self.with_panels((rows, row_bytes), x, panels, &mut out.columns(columns));
+                }
+                return;
+            }
+        }
+        if !rest.is_empty() {
+            let columns = whole..whole + rest.len() / row_bytes;
+            self.with_panels((rest, row_bytes), x, panels, &mut out.columns(columns));
+        }
+    }
+
+    /// The same for at most [`ROWS`] rows, and any number of tokens.
+    fn with_panels(
         &self,
         (rows, row_bytes): (&[u8], usize),
         x: &QuantRows<'_>,
@@ -128,16 +160,6 @@ impl GroupKernel {
     ) {
         let Panels { panels, ahead } = panels;
         ahead.begin_rows(rows.as_ptr_range().end.addr(), ROWS * row_bytes);
-        if rows.len().is_multiple_of(PANEL * row_bytes) {
-            let whole = (rows, row_bytes);
-            match (x.n_rows, self.direct, self.direct_few) {
-                (1, Some((one, _)), _) => return few_tokens(one, whole, x, out, ahead),
-                (2, Some((_, two)), _) => return few_tokens(two, whole, x, out, ahead),
-                (2..=4, _, Some((four, _))) => return few_tokens(four, whole, x, out, ahead),
-                (5..=8, _, Some((_, eight))) => return few_tokens(eight, whole, x, out, ahead),
-                _ => {}
-            }
-        }
         let n_panels = rows.len().div_ceil(PANEL * row_bytes);
         for first in (0..x.width).step_by(STRIP) {
             let columns = first..x.width.min(first + STRIP);
@@ -161,8 +183,8 @@ impl GroupKernel {
     }
 }
 
-/// Whole panels of rows times at most `N` tokens. A lane has rows that lie one behind the other, two where
-/// there are two panels: so sixteen streams are read, and long ones ([`Ahead`]).
+/// Whole panels of rows times at most `N` tokens. A lane has rows that lie one behind the other, as many as
+/// there are panels: so sixteen streams are read, and long ones ([`Ahead`]).
 fn few_tokens<const N: usize>(
     direct: Direct<N>,
     (rows, row_bytes): (&[u8], usize),
@@ -588,7 +610,7 @@ mod tests {
                 let kernel = (Kernels::get(isa).unwrap().group_kernel)(dtype).unwrap();
                 let beside = if isa == Isa::NeonI8mm { 8 } else { 4 };
                 for columns in [0..STRIP, STRIP..row_len] {
-                    let mut panels = Panels::new(Ahead::new(Vec::new()));
+                    let mut panels = Panels::new(Ahead::new(Default::default()));
                     let Panels { panels, ahead } = &mut panels;
                     let panel = &mut panels[0];
                     let rows = Rows {
