@@ -11,7 +11,7 @@ use crate::driver::{DriverMemory, driver_memory, has_integer_dots};
 use crate::in_place;
 use crate::kernels::{
     Abilities, HALF_TILE_BYTES, IMMEDIATE_BYTES, Kernel, MAX_BINDINGS, MatrixUnits, Reduction,
-    WORKGROUP,
+    WORKGROUP, WORKGROUP_BYTES,
 };
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
@@ -291,6 +291,15 @@ impl Device {
                     limits.max_storage_buffers_per_shader_stage
                 ),
                 format!("{MAX_BINDINGS}"),
+            ));
+        }
+        if limits.max_compute_workgroup_storage_size < WORKGROUP_BYTES {
+            return Err(unsuitable(
+                format!(
+                    "{} bytes of workgroup memory",
+                    limits.max_compute_workgroup_storage_size
+                ),
+                format!("{WORKGROUP_BYTES}"),
             ));
         }
         let units = match options.without_matrix_units {

@@ -258,6 +258,8 @@ impl Reduction {
 
 /// Lanes of every kernel's workgroup.
 pub(crate) const WORKGROUP: u32 = 64;
+/// The most bytes of workgroup memory that a kernel without matrix units takes: attention of four rows.
+pub(crate) const WORKGROUP_BYTES: u32 = 24 * 1024;
 /// Workgroups in the first dimension of a dispatch, before the third is used.
 pub(crate) const MAX_TILES: u32 = 32768;
 /// Bytes of every kernel's immediates.

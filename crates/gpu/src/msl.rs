@@ -4,7 +4,7 @@ use naga::back::msl;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use crate::kernels::{Kernel, Reduction};
+use crate::kernels::{Form, Kernel, Reduction};
 
 /// From macOS 11 to 26.
 const VERSIONS: [(u8, u8); 4] = [(2, 3), (3, 0), (3, 2), (4, 0)];
@@ -62,8 +62,17 @@ fn translate(kernel: Kernel, versions: &[(u8, u8)], reduction: Reduction) -> Vec
 fn every_kernel_translates_to_metal() {
     // Where a compiler is at hand, the texts go into a folder for it.
     let folder = std::env::var_os("MINERVA_MSL_DIR").map(std::path::PathBuf::from);
-    // Those with units of f16 are not taken where there are units of f32.
-    let is_taken = |kernel: &Kernel| !matches!(kernel, Kernel::MulMmHalf(..) | Kernel::Halves);
+    // Those with units of f16 are not taken where there are units of f32, nor rows as bytes where a dot of
+    // bytes is no instruction.
+    let is_taken = |kernel: &Kernel| match kernel {
+        Kernel::MulMmHalf(..) | Kernel::Halves | Kernel::Quantize => false,
+        Kernel::MulMv(_, _, _, form)
+        | Kernel::RmsNorm(form)
+        | Kernel::LayerNorm(form)
+        | Kernel::Attend(_, _, form)
+        | Kernel::Join(form) => *form == Form::F32,
+        _ => true,
+    };
     for kernel in Kernel::all().into_iter().filter(is_taken) {
         // The subgroups of a Mac have 32 lanes.
         let texts = translate(kernel, &VERSIONS, Reduction::Subgroup(32));

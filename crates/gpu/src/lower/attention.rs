@@ -7,7 +7,7 @@ use crate::batch::{Layout, TILE_ROWS};
 use crate::kernels::{ATTEND_ROWS, Form, Kernel, MAX_HEAD_DIM};
 
 /// Positions of the shortest span that attention is split into.
-const MIN_SPAN: u32 = 256;
+const MIN_SPAN: u32 = 128;
 /// Attention is split no further where so many workgroups run.
 const ENOUGH_WORKGROUPS: u32 = 1024;
 /// Rows of parts of attention that there is room for.

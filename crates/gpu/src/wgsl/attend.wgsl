@@ -44,12 +44,12 @@ var<immediate> p: Params;
 const LANES = 64u * WAYS;
 const NEVER = -3.0e38; // below every score
 const ROW_LANES = 64u / ROWS; // of a row in the softmax, which each way computes for itself
-var<workgroup> queries: array<vec4<f32>, ROWS * 64u>; // [ROWS][head_dim / 4]
+// The queries, [ROWS][head_dim / 4]; in the end each lane's sums, [ROWS][LANES].
+var<workgroup> vectors: array<vec4<f32>, ROWS * LANES>;
 var<workgroup> scores: array<f32, WAYS * ROWS * 64u>; // [WAYS][ROWS][64 positions]
 var<workgroup> weights: array<f32, ROWS * 64u>; // [ROWS][64 positions]
 var<workgroup> lane_max: array<f32, LANES>;
 var<workgroup> lane_sum: array<f32, LANES>;
-var<workgroup> sums: array<vec4<f32>, ROWS * LANES>;
 var<workgroup> corrections: array<f32, ROWS>;
 var<workgroup> highest: array<f32, ROWS>;
 var<workgroup> totals: array<f32, ROWS>;
@@ -81,19 +81,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let at = token * p.x_stride + (wid.y * gqa + row % gqa) * p.head_dim;
             let turns = p.turns_at + token * 2u * p.n_pairs;
             let e = 4u * (i % dim4);
-            q.x = turned(at, e, turns);
-            // Behind the end of a head stands the next one.
-            if e + 1u < p.head_dim {
-                q.y = turned(at, e + 1u, turns);
-            }
-            if e + 2u < p.head_dim {
-                q.z = turned(at, e + 2u, turns);
-            }
-            if e + 3u < p.head_dim {
-                q.w = turned(at, e + 3u, turns);
-            }
+            // All at once; behind the end of a head stands the next one.
+#for k 4
+            let q$k = turned(at, min(e + $ku, p.head_dim - 1u), turns);
+#end
+            let is_own = vec4<u32>(e) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.head_dim);
+            q = select(vec4<f32>(0.0), vec4<f32>(q0, q1, q2, q3), is_own);
         }
-        queries[i] = q * p.scale;
+        vectors[i] = q * p.scale;
     }
 
     // What the first row sees first and the last row sees last.
@@ -134,7 +129,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for u 8
             if i + $uu < dim4 {
 #for j ROWS
-                score$j += dot(queries[$ju * dim4 + i + $uu], k$u);
+                score$j += dot(vectors[$ju * dim4 + i + $uu], k$u);
 #end
             }
 #end
@@ -212,16 +207,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         totals[soft_row] = running_sum;
     }
 #for j ROWS
-    sums[$ju * LANES + lid] = sum$j;
+    vectors[$ju * LANES + lid] = sum$j;
 #end
     workgroupBarrier();
     // As many rows at once as there are groups of lanes.
     for (var first_row = 0u; first_row < n_rows; first_row += n_position_groups) {
         let own_row = min(first_row + own_group, n_rows - 1u);
         let is_mine = own_group < n_position_groups && first_row + own_group < n_rows;
-        var sum = sums[own_row * LANES + own4];
+        var sum = vectors[own_row * LANES + own4];
         for (var i = 1u; i < n_position_groups; i += 1u) {
-            sum += sums[own_row * LANES + own4 + i * dim4];
+            sum += vectors[own_row * LANES + own4 + i * dim4];
         }
         let row = first + own_row;
         let token = first_token + row / gqa;
