@@ -174,8 +174,6 @@ impl Backend for GpuBackend {
         match self.abilities.units {
             // Weights and activations of prompts are rounded to 11 bits.
             MatrixUnits::F16 => 1e-6,
-            // Activations of a few tokens are rounded to 16 bits, of the largest of 32.
-            _ if self.abilities.has_integer_dots => 1e-8,
             MatrixUnits::None | MatrixUnits::F32 => conformance::TOLERANCE,
         }
     }
