@@ -105,7 +105,11 @@ impl Ahead {
 
     /// Step `step` begins, for few tokens or for many.
     pub(crate) fn begin_step(&mut self, step: usize, is_few: bool) {
-        let was_few = std::mem::replace(&mut self.is_few, is_few);
+        if std::mem::replace(&mut self.is_few, is_few) != is_few {
+            // Where it was is a place in the other order.
+            let end = self.order().parts.len();
+            (self.current, self.part, self.asked) = (end, end, usize::MAX);
+        }
         let Order { starts, firsts, .. } = self.order();
         let part = firsts[step];
         let Some(&start) = starts.get(part) else {
@@ -113,7 +117,7 @@ impl Ahead {
         };
         self.read = start;
         self.current = part;
-        if was_few != is_few || !(start..=start + LEAD.end()).contains(&self.asked) {
+        if !(start..=start + LEAD.end()).contains(&self.asked) {
             (self.part, self.asked) = (part, start);
         }
     }
@@ -299,5 +303,32 @@ impl Behind {
                 (self.at, self.left) = ahead.next();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_in_one_order_is_none_in_the_other() {
+        let order = |lens: [usize; 2]| {
+            let starts = [1 << 20, (1 << 20) + lens[0]];
+            let parts = [0, 1].map(|i| Part {
+                bytes: starts[i]..starts[i] + lens[i],
+                stream_bytes: 0,
+            });
+            // The second step reads no weights.
+            Order::new(parts.to_vec(), vec![0, 2])
+        };
+        let mut ahead = Ahead::new([order([1 << 16; 2]), order([1 << 10, 127 << 10])]);
+        ahead.set_own(true);
+        ahead.begin_step(0, true);
+        ahead.next();
+        ahead.begin_step(1, false);
+        assert_eq!(ahead.begin(64).at, 0);
+        ahead.begin_step(0, false);
+        let asking = ahead.begin(64);
+        assert_eq!((asking.at, asking.left), (1 << 20, 1 << 16));
     }
 }
