@@ -14,6 +14,6 @@ fn codes(row: u32, g: u32) -> Codes {
     return Codes(
         pairs(at, shift), pairs(at + 4u, shift), pairs(at + 8u, shift), pairs(at + 12u, shift),
         pairs(at + 16u, shift), pairs(at + 20u, shift), pairs(at + 24u, shift), pairs(at + 28u, shift),
-        d, -m
+        d, -1.0 * m
     );
 }

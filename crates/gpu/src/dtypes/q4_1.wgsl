@@ -7,6 +7,6 @@ fn codes(row: u32, g: u32) -> Codes {
     let e = word(at + 16u);
     return Codes(
         low4(a), low4(b), low4(c), low4(e), high4(a), high4(b), high4(c), high4(e),
-        header.xx, header.yy
+        vec2<f32>(header.x), vec2<f32>(header.y)
     );
 }

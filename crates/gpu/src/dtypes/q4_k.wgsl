@@ -11,6 +11,6 @@ fn codes(row: u32, g: u32) -> Codes {
     return Codes(
         nibbles(at, shift), nibbles(at + 4u, shift), nibbles(at + 8u, shift), nibbles(at + 12u, shift),
         nibbles(at + 16u, shift), nibbles(at + 20u, shift), nibbles(at + 24u, shift), nibbles(at + 28u, shift),
-        scales.xx, -scales.yy
+        vec2<f32>(scales.x), vec2<f32>(-scales.y)
     );
 }

@@ -11,6 +11,6 @@ fn codes(row: u32, g: u32) -> Codes {
         low4(c) | (spread4(h >> 8u) << 4u), low4(e) | (spread4(h >> 12u) << 4u),
         high4(a) | (spread4(h >> 16u) << 4u), high4(b) | (spread4(h >> 20u) << 4u),
         high4(c) | (spread4(h >> 24u) << 4u), high4(e) | (spread4(h >> 28u) << 4u),
-        header.xx, header.yy
+        vec2<f32>(header.x), vec2<f32>(header.y)
     );
 }

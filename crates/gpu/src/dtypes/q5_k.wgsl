@@ -11,6 +11,6 @@ fn codes(row: u32, g: u32) -> Codes {
     return Codes(
         five_bits(block, s, 0u), five_bits(block, s, 1u), five_bits(block, s, 2u), five_bits(block, s, 3u),
         five_bits(block, s, 4u), five_bits(block, s, 5u), five_bits(block, s, 6u), five_bits(block, s, 7u),
-        scales.xx, -scales.yy
+        vec2<f32>(scales.x), vec2<f32>(-scales.y)
     );
 }

@@ -9,7 +9,7 @@ fn codes(row: u32, g: u32) -> Codes {
     let block = row + (g / 8u) * BLOCK_BYTES;
     let s = g % 8u;
     let scales = vec4<f32>(unpack4xI8(half_at(block + 192u + 2u * s)));
-    let d = f16_at(block + 208u) * scales.xy;
+    let d = f16_at(block + 208u) * vec2<f32>(scales.x, scales.y);
     return Codes(
         six_bits(block, s, 0u), six_bits(block, s, 1u), six_bits(block, s, 2u), six_bits(block, s, 3u),
         six_bits(block, s, 4u), six_bits(block, s, 5u), six_bits(block, s, 6u), six_bits(block, s, 7u),

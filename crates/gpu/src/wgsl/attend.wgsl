@@ -85,8 +85,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for k 4
             let q$k = turned(at, min(e + $ku, p.head_dim - 1u), turns);
 #end
-            let is_own = vec4<u32>(e) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.head_dim);
-            q = select(vec4<f32>(0.0), vec4<f32>(q0, q1, q2, q3), is_own);
+            q = select(
+                vec4<f32>(0.0), vec4<f32>(q0, q1, q2, q3),
+                vec4<u32>(e, e + 1u, e + 2u, e + 3u) < vec4<u32>(p.head_dim)
+            );
         }
         vectors[i] = q * p.scale;
     }
