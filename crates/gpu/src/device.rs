@@ -278,29 +278,26 @@ impl Device {
             ));
         }
         let limits = adapter.limits();
-        if limits.max_immediate_size < IMMEDIATE_BYTES {
-            return Err(unsuitable(
-                format!("{} bytes of immediate data", limits.max_immediate_size),
-                format!("{IMMEDIATE_BYTES}"),
-            ));
-        }
-        if limits.max_storage_buffers_per_shader_stage < MAX_BINDINGS {
-            return Err(unsuitable(
-                format!(
-                    "{} buffers for a kernel",
-                    limits.max_storage_buffers_per_shader_stage
-                ),
-                format!("{MAX_BINDINGS}"),
-            ));
-        }
-        if limits.max_compute_workgroup_storage_size < WORKGROUP_BYTES {
-            return Err(unsuitable(
-                format!(
-                    "{} bytes of workgroup memory",
-                    limits.max_compute_workgroup_storage_size
-                ),
-                format!("{WORKGROUP_BYTES}"),
-            ));
+        for (found, wanted, what) in [
+            (
+                limits.max_immediate_size,
+                IMMEDIATE_BYTES,
+                "bytes of immediate data",
+            ),
+            (
+                limits.max_storage_buffers_per_shader_stage,
+                MAX_BINDINGS,
+                "buffers for a kernel",
+            ),
+            (
+                limits.max_compute_workgroup_storage_size,
+                WORKGROUP_BYTES,
+                "bytes of workgroup memory",
+            ),
+        ] {
+            if found < wanted {
+                return Err(unsuitable(format!("{found} {what}"), wanted.to_string()));
+            }
         }
         let units = match options.without_matrix_units {
             true => MatrixUnits::None,

@@ -9,6 +9,7 @@ use std::fmt;
 use minerva_compute::{Activation, DType, Function, KvTypes};
 
 use crate::batch::TILE_ROWS;
+use crate::dtypes::snippet;
 
 /// One kernel with what it is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -222,6 +223,29 @@ pub(crate) struct Abilities {
     pub(crate) page_bytes: Option<usize>,
 }
 
+impl Abilities {
+    /// What multiplies weights of a type with many tokens. F32, F64 and integers of 16 bits and more are not
+    /// rounded to f16.
+    pub(crate) fn units_for(self, dtype: DType) -> MatrixUnits {
+        let is_wide = matches!(
+            dtype,
+            DType::F32 | DType::F64 | DType::I16 | DType::I32 | DType::I64
+        );
+        match self.units {
+            MatrixUnits::F16 if is_wide => MatrixUnits::None,
+            units => units,
+        }
+    }
+
+    /// What the kernels for a few tokens read rows in.
+    pub(crate) fn form_of_few(self, dtype: DType) -> Form {
+        match self.has_integer_dots && !snippet(dtype).is_plain {
+            true => Form::Bytes,
+            false => Form::F32,
+        }
+    }
+}
+
 /// What a device multiplies matrices with, beside its lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum MatrixUnits {
@@ -276,8 +300,6 @@ impl Kernel {
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Kernel> {
         use minerva_compute::KvType;
-
-        use crate::dtypes::snippet;
 
         let mut all = vec![
             Kernel::RmsNorm(Form::F32),

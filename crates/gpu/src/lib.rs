@@ -30,7 +30,7 @@ pub use device::{AdapterInfo, AdapterKind, Choice, GpuOptions, OpenError, adapte
 
 use device::Device;
 use exec::{Loaded, memory};
-use kernels::{Abilities, MatrixUnits, Reduction};
+use kernels::{Abilities, Form, MatrixUnits, Reduction};
 use lower::lower;
 
 /// Runs programs on a GPU.
@@ -167,7 +167,18 @@ impl Backend for GpuBackend {
     }
 
     fn kernel(&self, dtype: DType) -> String {
-        format!("wgsl f32 from {dtype}")
+        let few = match self.abilities.form_of_few(dtype) {
+            Form::Bytes => "integer dots",
+            Form::F32 => "f32",
+        };
+        let many = match self.abilities.units_for(dtype) {
+            MatrixUnits::F16 => "f16",
+            MatrixUnits::None | MatrixUnits::F32 => "f32",
+        };
+        match few == many {
+            true => format!("wgsl {few} from {dtype}"),
+            false => format!("wgsl {few}, of prompts {many}, from {dtype}"),
+        }
     }
 
     fn tolerance(&self) -> f64 {

@@ -111,6 +111,7 @@ mod tests {
             assert!(Isa::ALL[..i].iter().all(|other| other.name() != isa.name()));
         }
     }
+
     /// `.ci/run` names each set on processors that have it, and on one that lacks it.
     #[test]
     fn the_best_is_chosen_or_the_one_that_is_named() {

@@ -5,7 +5,8 @@ fn digits(at: u32, digit: u32) -> u32 {
         power *= 3u;
     }
     let fraction = (unpack4xU8(bytes4(at)) * power) & vec4<u32>(255u);
-    return pack4xU8((fraction * 3u) >> vec4<u32>(8u));
+    let values = (fraction * 3u) >> vec4<u32>(8u);
+    return values.x | (values.y << 8u) | (values.z << 16u) | (values.w << 24u);
 }
 
 // Three runs: 32 bytes of five digits, 16 bytes of five, 4 bytes of four; first digits first.

@@ -238,7 +238,7 @@ impl Lowering<'_> {
             };
 
             let (answer, of_few, outs) = self.of_few(out, numbers);
-            let form = self.form_of_few(dtype);
+            let form = self.abilities.form_of_few(dtype);
             let kernel = Kernel::MulMv(dtype, Tokens::OneOfExpert, answer, form);
             let n_tiles = self.n_tiles(kernel, &of_few);
             let bindings: Vec<Source> = read(chosen, x_of_few).into_iter().chain(outs).collect();

@@ -5,7 +5,7 @@
 
 use minerva_compute::{Activation, Biased, DType, DeviceError, MatMulPart, Rows, Weight};
 
-use super::scratch::{Layout, reads_groups};
+use super::scratch::Layout;
 use super::weights::Place;
 use super::{Each, Lowering, Slot, Source, launch};
 use crate::kernels::{
@@ -128,6 +128,17 @@ struct Product<'a> {
     /// Added to the product of the one matrix.
     residual: Option<Slot>,
     out: Out,
+}
+
+/// Rows in another form.
+struct Conversion {
+    /// What makes it of rows of `row_len` elements.
+    kernel: Kernel,
+    row_len: usize,
+    /// Words of a row.
+    width: usize,
+    /// For each row.
+    workgroups: usize,
 }
 
 /// Gate and up of the same rows, and what becomes of them.
@@ -273,7 +284,8 @@ impl Lowering<'_> {
             for (tokens, range, n_at_once) in
                 [(Tokens::One, 1..2, 1), (Tokens::Four, 2..MUL_MM_FROM, 4)]
             {
-                let kernel = Kernel::MulMv(dtype, tokens, answer, self.form_of_few(dtype));
+                let kernel =
+                    Kernel::MulMv(dtype, tokens, answer, self.abilities.form_of_few(dtype));
                 let n_tiles = self.n_tiles(kernel, &of_few);
                 let bindings: Vec<Source> = read(few).into_iter().chain(outs).collect();
                 self.push(kernel, &bindings, move |b| {
@@ -335,7 +347,7 @@ impl Lowering<'_> {
 
     /// The kernels for many tokens, each for [some products](Kernel::is_for).
     fn of_many(&self, dtype: DType) -> Vec<Kernel> {
-        match self.units(dtype) {
+        match self.abilities.units_for(dtype) {
             MatrixUnits::None => vec![Kernel::MulMm(dtype, Matrices::One)],
             MatrixUnits::F32 => vec![Kernel::MulMmCoop(dtype, Matrices::One)],
             MatrixUnits::F16 => [HalfTile::Small, HalfTile::Large]
@@ -346,30 +358,10 @@ impl Lowering<'_> {
 
     /// The kernel for tiles of tokens of one expert.
     pub(super) fn of_expert(&self, dtype: DType) -> Kernel {
-        match self.units(dtype) {
+        match self.abilities.units_for(dtype) {
             MatrixUnits::None => Kernel::MulMm(dtype, Matrices::OfExperts),
             MatrixUnits::F32 => Kernel::MulMmCoop(dtype, Matrices::OfExperts),
             MatrixUnits::F16 => Kernel::MulMmHalf(dtype, HalfTile::OfExpert),
-        }
-    }
-
-    /// What multiplies weights of a type. F32, F64 and integers of 16 bits and more are not rounded to f16.
-    pub(super) fn units(&self, dtype: DType) -> MatrixUnits {
-        let is_wide = matches!(
-            dtype,
-            DType::F32 | DType::F64 | DType::I16 | DType::I32 | DType::I64
-        );
-        match self.abilities.units {
-            MatrixUnits::F16 if is_wide => MatrixUnits::None,
-            units => units,
-        }
-    }
-
-    /// What the kernels for a few tokens read rows in.
-    pub(super) fn form_of_few(&self, dtype: DType) -> Form {
-        match self.abilities.has_integer_dots && reads_groups(dtype) {
-            true => Form::Bytes,
-            false => Form::F32,
         }
     }
 
@@ -383,27 +375,19 @@ impl Lowering<'_> {
         weight: &Weight,
         is_wanted: impl Fn(u32) -> bool + Send + 'static,
     ) -> Slot {
-        let is_read = self.form_of_few(weight.dtype()) == Form::F32;
+        let is_read = self.abilities.form_of_few(weight.dtype()) == Form::F32;
         if is_read || self.layout_of[x] == Layout::Bytes {
             return x;
         }
-        if let Some(&bytes) = self.converted.get(&(x, Kernel::Quantize)) {
-            return bytes;
-        }
         let row_len = weight.row_len();
-        // Sixty-four bytes of a group's elements, sixteen of its factors.
-        let bytes = self.take(rows, copies, row_len / 32 * 20);
-        self.converted.insert((x, Kernel::Quantize), bytes);
-        let row_len = row_len as u32;
-        let bindings = [x, bytes].map(Source::Slot);
-        self.push(Kernel::Quantize, &bindings, move |b| {
-            let n_rows = b.n_rows(rows) * copies as u32;
-            if !is_wanted(n_rows) {
-                return None;
-            }
-            launch(&[row_len], [row_len.div_ceil(1024), n_rows, 1])
-        });
-        bytes
+        let conversion = Conversion {
+            kernel: Kernel::Quantize,
+            row_len,
+            // Sixty-four bytes of a group's elements, sixteen of its factors.
+            width: row_len / 32 * 20,
+            workgroups: row_len.div_ceil(1024),
+        };
+        self.convert(rows, copies, x, &conversion, is_wanted)
     }
 
     /// The rows of a slot as the kernels for many tokens read them, `copies` for each token or output:
@@ -416,26 +400,50 @@ impl Lowering<'_> {
         weight: &Weight,
         is_wanted: impl Fn(u32) -> bool + Send + 'static,
     ) -> Slot {
-        if self.units(weight.dtype()) != MatrixUnits::F16 {
+        if self.abilities.units_for(weight.dtype()) != MatrixUnits::F16 {
             return x;
         }
-        if let Some(&halves) = self.converted.get(&(x, Kernel::Halves)) {
-            return halves;
-        }
         let row_len = weight.row_len();
-        // Two halves a word.
-        let halves = self.take(rows, copies, row_len.next_multiple_of(64) / 2 + 4);
-        self.converted.insert((x, Kernel::Halves), halves);
+        let conversion = Conversion {
+            kernel: Kernel::Halves,
+            row_len,
+            // Two halves a word.
+            width: row_len.next_multiple_of(64) / 2 + 4,
+            workgroups: 1,
+        };
+        self.convert(rows, copies, x, &conversion, is_wanted)
+    }
+
+    /// The rows of a slot in another form, made once for each operation that wants it.
+    fn convert(
+        &mut self,
+        rows: Rows,
+        copies: usize,
+        x: Slot,
+        conversion: &Conversion,
+        is_wanted: impl Fn(u32) -> bool + Send + 'static,
+    ) -> Slot {
+        let Conversion {
+            kernel,
+            row_len,
+            width,
+            workgroups,
+        } = *conversion;
+        if let Some(&slot) = self.converted.get(&(x, kernel)) {
+            return slot;
+        }
+        let slot = self.take(rows, copies, width);
+        self.converted.insert((x, kernel), slot);
         let numbers = [row_len as u32, self.is_interleaved(x)];
-        let bindings = [x, halves].map(Source::Slot);
-        self.push(Kernel::Halves, &bindings, move |b| {
+        let bindings = [x, slot].map(Source::Slot);
+        self.push(kernel, &bindings, move |b| {
             let n_rows = b.n_rows(rows) * copies as u32;
             if !is_wanted(n_rows) {
                 return None;
             }
-            launch(&numbers, [1, n_rows, 1])
+            launch(&numbers, [workgroups as u32, n_rows, 1])
         });
-        halves
+        slot
     }
 
     /// Workgroups that a matrix-vector kernel takes for its rows.

@@ -1,7 +1,7 @@
 //! Running a lowered program: threads go through the steps together.
 //!
-//! A step is cut into chunks whose number depends on the batch and on how many threads there are. Threads take chunks from a
-//! counter and count those that are done; a step has ended when all its chunks are done, not when
+//! A step is cut into chunks whose number depends on the batch and on how many threads there are. Threads
+//! take chunks from a counter and count those that are done; a step has ended when all its chunks are done, not when
 //! all threads have come by, so a thread that the system has put aside delays nobody who could
 //! have done its work.
 //!
