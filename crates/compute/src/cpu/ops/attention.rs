@@ -41,9 +41,6 @@ pub(crate) const UNIT: usize = 1024;
 /// Positions between two merges of the running softmax; divides [`UNIT`].
 const SPAN: usize = 256;
 
-/// Query rows that go through a tile together.
-const ROWS: usize = 4;
-
 /// One head of one layer's cache, and where its positions lie.
 pub(crate) struct HeadCache<'a> {
     /// Keys, `[dim][16]` in each tile, `dim` a multiple of 16.
@@ -146,25 +143,31 @@ pub(crate) fn attend<S: Simd>(s: S, cache: &HeadCache<'_>, unit: usize, rows: &m
         };
         let n = rows[first..].iter().take_while(|row| sees(row)).count();
         let is_first = |row: &QueryRow<'_>| span == unit || row.seen.start >= span;
-        for some in rows[first..first + n].chunks_mut(ROWS) {
-            match some {
-                [a, b, c, d] if const { S::N_SUMS > 1 } => {
-                    attend_rows(s, cache, span, [a, b, c, d], is_first);
-                }
-                [a, b, c] if const { S::N_SUMS > 1 } => {
-                    attend_rows(s, cache, span, [a, b, c], is_first);
-                }
-                [a, b] if const { S::N_SUMS > 1 } => {
-                    attend_rows(s, cache, span, [a, b], is_first);
-                }
-                some => {
-                    for row in some {
-                        attend_rows(s, cache, span, [row], is_first);
-                    }
-                }
-            }
+        let mut left = &mut rows[first..first + n];
+        while !left.is_empty() {
+            let span = (cache, span);
+            left = match left.len() {
+                8.. if const { S::N_SUMS >= 8 } => attend_first::<S, 8>(s, span, left, is_first),
+                4.. if const { S::N_SUMS >= 4 } => attend_first::<S, 4>(s, span, left, is_first),
+                3 if const { S::N_SUMS >= 4 } => attend_first::<S, 3>(s, span, left, is_first),
+                2 if const { S::N_SUMS >= 4 } => attend_first::<S, 2>(s, span, left, is_first),
+                _ => attend_first::<S, 1>(s, span, left, is_first),
+            };
         }
     }
+}
+
+/// Takes the first rows; answers the others.
+#[inline(always)]
+fn attend_first<'a, 'b, S: Simd, const N: usize>(
+    s: S,
+    (cache, span): (&HeadCache<'_>, usize),
+    rows: &'a mut [QueryRow<'b>],
+    is_first: impl Fn(&QueryRow<'_>) -> bool,
+) -> &'a mut [QueryRow<'b>] {
+    let (rows, rest) = rows.split_first_chunk_mut::<N>().expect("as many");
+    attend_rows(s, cache, span, rows, is_first);
+    rest
 }
 
 #[inline(always)]
@@ -172,12 +175,12 @@ fn attend_rows<S: Simd, const N: usize>(
     s: S,
     cache: &HeadCache<'_>,
     span: usize,
-    mut rows: [&mut QueryRow<'_>; N],
+    rows: &mut [QueryRow<'_>; N],
     is_first: impl Fn(&QueryRow<'_>) -> bool,
 ) {
     // Of each row, the positions of the span that it sees.
     let mut seen = [const { 0..0 }; N];
-    for (seen, row) in seen.iter_mut().zip(&rows) {
+    for (seen, row) in seen.iter_mut().zip(&*rows) {
         *seen = row.seen.start.saturating_sub(span)..SPAN.min(row.seen.end - span);
     }
     // Where a window begins within the span, whole tiles before it are passed over.
@@ -186,7 +189,7 @@ fn attend_rows<S: Simd, const N: usize>(
 
     let mut scores = [[0.0f32; SPAN]; N];
     let mut q = [&[][..]; N];
-    for (q, row) in q.iter_mut().zip(&rows) {
+    for (q, row) in q.iter_mut().zip(&*rows) {
         *q = row.q;
     }
     with_format!(cache.k.kv_type, K => match const { S::N_SUMS / N } {
@@ -197,7 +200,7 @@ fn attend_rows<S: Simd, const N: usize>(
 
     let mut factors = [(1.0, 1.0); N]; // on what came before and on this span
     for (r, scores) in scores.iter_mut().enumerate() {
-        let row = &mut *rows[r];
+        let row = &mut rows[r];
         if let Some(cap) = cache.soft_cap {
             soft_cap(&mut scores[..seen[r].end], cap);
         }
@@ -216,9 +219,9 @@ fn attend_rows<S: Simd, const N: usize>(
         factors,
     };
     with_format!(cache.v.kv_type, V => match const { S::N_SUMS / N } {
-        0 | 1 => mix::<S, V, N, 1>(s, cache, &part, &scores, &mut rows),
-        2 | 3 => mix::<S, V, N, 2>(s, cache, &part, &scores, &mut rows),
-        _ => mix::<S, V, N, 4>(s, cache, &part, &scores, &mut rows),
+        0 | 1 => mix::<S, V, N, 1>(s, cache, &part, &scores, rows),
+        2 | 3 => mix::<S, V, N, 2>(s, cache, &part, &scores, rows),
+        _ => mix::<S, V, N, 4>(s, cache, &part, &scores, rows),
     });
 }
 
@@ -349,7 +352,7 @@ fn mix<S: Simd, V: Format, const N: usize, const E: usize>(
     cache: &HeadCache<'_>,
     part: &Part<'_, N>,
     scores: &[[f32; SPAN]; N],
-    rows: &mut [&mut QueryRow<'_>; N],
+    rows: &mut [QueryRow<'_>; N],
 ) {
     for first in (0..cache.dim).step_by(E * LANES) {
         let mut at = [cache.dim - LANES; E];
@@ -367,7 +370,7 @@ fn mix_elements<S: Simd, V: Format, const N: usize, const E: usize>(
     part: &Part<'_, N>,
     at: [usize; E],
     scores: &[[f32; SPAN]; N],
-    rows: &mut [&mut QueryRow<'_>; N],
+    rows: &mut [QueryRow<'_>; N],
 ) {
     let dim = cache.dim;
     let mut acc = [[s.splat(0.0); N]; E];
@@ -375,41 +378,34 @@ fn mix_elements<S: Simd, V: Format, const N: usize, const E: usize>(
         let (scales, vectors) = cache.v.tile::<V>(block, dim);
         let next = part.blocks.get(tile + 1).unwrap_or(&block);
         let ahead = cache.v.tile::<V>(*next, dim).1.as_ptr();
-        let mut shares = [[&[0.0; LANES]; N]; E];
-        for shares in &mut shares {
-            for (shares, scores) in shares.iter_mut().zip(scores) {
-                *shares = &scores.as_chunks().0[tile];
-            }
-        }
+        let shares = |row: usize| &scores[row].as_chunks::<LANES>().0[tile];
         // A position's scale goes to its score: once for the elements of a group.
         let mut scaled = [[[0.0; LANES]; N]; E];
         if V::HAS_SCALES {
             for (e, scaled) in scaled.iter_mut().enumerate() {
                 let scale = load_halves(s, &scales[at[e] / GROUP]);
-                for (scaled, shares) in scaled.iter_mut().zip(shares[e]) {
-                    s.store(s.mul(s.load(shares), scale), scaled);
+                for (r, scaled) in scaled.iter_mut().enumerate() {
+                    s.store(s.mul(s.load(shares(r)), scale), scaled);
                 }
             }
-            for (shares, scaled) in shares.iter_mut().zip(&scaled) {
-                *shares = scaled.each_ref();
-            }
         }
-        let first = tile * LANES;
-        #[allow(
-            clippy::needless_range_loop,
-            reason = "`p` is a position, of all these"
-        )]
-        for p in 0..LANES.min(part.seen[N - 1].end - first) {
+        let positions = tile * LANES..part.seen[N - 1].end.min((tile + 1) * LANES);
+        let is_seen_by_all =
+            part.seen_by_all.start <= positions.start && positions.end <= part.seen_by_all.end;
+        for p in 0..positions.len() {
             let mut v = [s.splat(0.0); E];
             for (e, v) in v.iter_mut().enumerate() {
                 *v = V::load(s, vectors, p * dim, at[e]);
                 s.prefetch(ahead.wrapping_add(V::bytes(p * dim + at[e])));
             }
-            let seen_by_all = part.seen_by_all.contains(&(first + p));
             for r in 0..N {
-                if seen_by_all || part.seen[r].contains(&(first + p)) {
+                if is_seen_by_all || part.seen[r].contains(&(positions.start + p)) {
                     for e in 0..E {
-                        acc[e][r] = s.fma(v[e], s.splat(shares[e][r][p]), acc[e][r]);
+                        let shares = match V::HAS_SCALES {
+                            true => &scaled[e][r],
+                            false => shares(r),
+                        };
+                        acc[e][r] = s.fma(v[e], s.splat(shares[p]), acc[e][r]);
                     }
                 }
             }
@@ -419,7 +415,7 @@ fn mix_elements<S: Simd, V: Format, const N: usize, const E: usize>(
         if e > 0 && at[e] == at[e - 1] {
             break;
         }
-        for ((acc, row), (keep, enter)) in acc.into_iter().zip(&mut *rows).zip(part.factors) {
+        for ((acc, row), (keep, enter)) in acc.into_iter().zip(rows.iter_mut()).zip(part.factors) {
             let mut all = [0.0; LANES];
             s.store(acc, &mut all);
             let (first, end) = (at[e], row.mix.len());
