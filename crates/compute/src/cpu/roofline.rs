@@ -123,13 +123,13 @@ impl CpuBackend {
     fn peak(&self, isa: Isa) -> Peak {
         let kernels = Kernels::get(isa).expect("among the available");
         // Two operations for each multiplication.
-        let bytes = std::hint::black_box([[3; 64]; peak::N_VECTORS]);
+        let bytes = std::hint::black_box(peak::Vectors([[3; 64]; peak::N_VECTORS]));
         let int8 = |n_sums| {
             let mut out = [0; 64];
             (kernels.peak_int8)(&bytes, (n_sums, ROUNDS), &mut out);
             std::hint::black_box(out);
         };
-        let floats = std::hint::black_box([[0.5; 16]; peak::N_VECTORS]);
+        let floats = std::hint::black_box(peak::Vectors([[0.5; 16]; peak::N_VECTORS]));
         let f32 = |n_sums| {
             let mut out = [0.0; 16];
             (kernels.peak_f32)(&floats, (n_sums, ROUNDS), &mut out);

@@ -15,10 +15,14 @@ const N_STREAMS: usize = 4;
 /// Bytes that are read at once.
 const VECTOR_BYTES: usize = 4 * LANES;
 
+/// Vectors of which none lies across two lines of a cache, where its load would take twice as long.
+#[repr(align(64))]
+pub(crate) struct Vectors<T>(pub(crate) [T; N_VECTORS]);
+
 /// What is multiplied: values of at most 3, so that sums stay in range for 100,000 rounds.
-pub(crate) type Bytes = [[u8; VECTOR_BYTES]; N_VECTORS];
+pub(crate) type Bytes = Vectors<[u8; VECTOR_BYTES]>;
 /// What is multiplied in f32.
-pub(crate) type Floats = [[f32; LANES]; N_VECTORS];
+pub(crate) type Floats = Vectors<[f32; LANES]>;
 
 /// Products of bytes and their sums: in each round [`N_VECTORS`] times 64 multiplications.
 #[inline(always)]
@@ -48,7 +52,7 @@ fn int8_sums<S: Simd, const N: usize>(
     let mut sums = [s.splat_i32(0); N];
     for round in 0..n_rounds {
         let x = s.splat_i8((round % 3) as i8 - 1);
-        for weights in weights.as_chunks::<N>().0 {
+        for weights in weights.0.as_chunks::<N>().0 {
             for (sum, weights) in sums.iter_mut().zip(weights) {
                 *sum = s.dot4(*sum, s.load_i8x4(weights), x);
             }
@@ -74,7 +78,7 @@ fn int8_tokens<S: Simd, const N: usize>(
         for (t, token) in tokens.iter_mut().enumerate() {
             *token = &token[t * (N_VECTORS / N)..];
         }
-        sums = s.dot_panels(sums, (&[weights], &tokens), 0..N_VECTORS / N, true);
+        sums = s.dot_panels(sums, (&[&weights.0], &tokens), 0..N_VECTORS / N, true);
     }
     let all = sums
         .as_flattened()
@@ -109,7 +113,7 @@ fn f32_sums<S: Simd, const N: usize>(
     let mut sums = [s.splat(0.0); N];
     for round in 0..n_rounds {
         let x = s.splat((round % 3) as f32 - 1.0);
-        for weights in weights.as_chunks::<N>().0 {
+        for weights in weights.0.as_chunks::<N>().0 {
             for (sum, weights) in sums.iter_mut().zip(weights) {
                 *sum = s.fma(s.load(weights), x, *sum);
             }
@@ -150,12 +154,16 @@ mod tests {
             for n_sums in N_SUMS {
                 // The rounds are of -1, 0, 1, -1.
                 let mut out = [0; VECTOR_BYTES];
-                (kernels.peak_int8)(&[[1; VECTOR_BYTES]; N_VECTORS], (n_sums, 4), &mut out);
+                (kernels.peak_int8)(
+                    &Vectors([[1; VECTOR_BYTES]; N_VECTORS]),
+                    (n_sums, 4),
+                    &mut out,
+                );
                 let each = -4 * (N_VECTORS / n_sums) as i32;
                 let want = each.to_le_bytes().repeat(LANES);
                 assert_eq!(out[..], want, "{isa}, {n_sums} sums");
                 let mut out = [0.0; LANES];
-                (kernels.peak_f32)(&[[0.5; LANES]; N_VECTORS], (n_sums, 4), &mut out);
+                (kernels.peak_f32)(&Vectors([[0.5; LANES]; N_VECTORS]), (n_sums, 4), &mut out);
                 assert_eq!(out, [-0.5 * N_VECTORS as f32; LANES], "{isa}");
             }
             let mut bytes = [0u8; 64 * VECTOR_BYTES];
