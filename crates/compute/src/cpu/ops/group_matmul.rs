@@ -17,7 +17,7 @@
 //! 3. A panel is [`STRIP`] columns long, so that it stays in a near cache between its unpacking and
 //!    its use; sums wait in the output for the next strip. Half the length reads weights in pieces too
 //!    short for the memory: a fifth less speed with one token.
-//! 4. A panel is used for all tokens of the batch, several at a time, so that each load of weights
+//! 4. A panel is used for all tokens of the batch, four or six at a time, so that each load of weights
 //!    feeds several products. Where the registers suffice two panels are multiplied at once, so that
 //!    each load of an activation feeds two.
 //! 5. Weights that an offset makes unsigned are stored so: the instructions want one unsigned
@@ -59,29 +59,31 @@ pub(crate) struct Streams<'a> {
     n_rows: usize,
 }
 
-/// A strip of sixteen rows, unpacked.
+/// A strip of sixteen rows, unpacked. Aligned, so that no vector lies across two lines of a cache.
+#[repr(align(64))]
 pub(crate) struct Panel {
-    q: Vec<[u8; 4 * LANES]>,   // [STRIP / BESIDE][row][BESIDE], see Simd::BESIDE
-    scales: Vec<[f32; LANES]>, // [STRIP / group_len][row]
-    mins: Vec<[f32; LANES]>,   // the same, or unused
+    q: [[u8; 4 * LANES]; STRIP / 4], // [STRIP / BESIDE][row][BESIDE], see Simd::BESIDE
+    scales: [[f32; LANES]; STRIP / 16], // [STRIP / group_len][row]
+    mins: [[f32; LANES]; STRIP / 16], // the same, or unused
 }
 
 /// The panels of one thread, and what it will read.
 pub(crate) struct Panels {
-    panels: [Panel; 2],
+    panels: Box<[Panel; 2]>,
     pub(crate) ahead: Ahead,
 }
 
 impl Panels {
-    pub(crate) const BYTES: usize = 2 * (STRIP * LANES + 2 * (STRIP / 16) * 4 * LANES);
+    pub(crate) const BYTES: usize = 2 * size_of::<Panel>();
 
     pub(crate) fn new(ahead: Ahead) -> Panels {
+        let panel = || Panel {
+            q: [[0; 4 * LANES]; STRIP / 4],
+            scales: [[0.0; LANES]; STRIP / 16],
+            mins: [[0.0; LANES]; STRIP / 16],
+        };
         Panels {
-            panels: std::array::from_fn(|_| Panel {
-                q: vec![[0; 4 * LANES]; STRIP / 4],
-                scales: vec![[0.0; LANES]; STRIP / 16],
-                mins: vec![[0.0; LANES]; STRIP / 16],
-            }),
+            panels: Box::new([panel(), panel()]),
             ahead,
         }
     }
@@ -164,7 +166,7 @@ impl GroupKernel {
         for first in (0..x.width).step_by(STRIP) {
             let columns = first..x.width.min(first + STRIP);
             let parts = rows.chunks(PANEL * row_bytes);
-            for (bytes, panel) in parts.zip(&mut *panels) {
+            for (bytes, panel) in parts.zip(panels.iter_mut()) {
                 let rows = Rows {
                     bytes,
                     row_bytes,
@@ -370,7 +372,7 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
             products.q[t] = x.q[start(1)..][..B::LEN].as_chunks().0;
             let ns = &ns[start(group_len)..][..n_groups];
             for (dots, n) in products.dots[..n_groups].iter_mut().zip(ns) {
-                dots[t] = s.start(*n, offset::<S, B>());
+                dots[t] = s.splat_i32(start_of(*n, offset::<S, B>()));
             }
         }
         let bytes = &bytes[row * row_bytes + block * B::BYTES..];
@@ -438,6 +440,11 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
     }
 }
 
+/// Where an integer sum starts, for weights with `offset` added and activations whose sum is `sum`.
+pub(crate) fn start_of(sum: i32, offset: u8) -> i32 {
+    sum.wrapping_mul(-i32::from(offset))
+}
+
 /// What is added to the weights of a type in a panel.
 pub(crate) fn offset<S: Simd, B: Block>() -> u8 {
     B::OFFSET.unwrap_or(S::SIGNED_OFFSET)
@@ -482,6 +489,9 @@ fn panels<S: Simd, const G: usize, const HAS_MIN: bool, const O: u8, const P: us
     let mut token = 0;
     while token < operands.x.n_rows {
         token += match operands.x.n_rows - token {
+            6.. if const { S::N_PANELS == 2 } => {
+                tokens::<S, G, HAS_MIN, O, P, 6>(s, operands, panels, token, out)
+            }
             4.. => tokens::<S, G, HAS_MIN, O, P, 4>(s, operands, panels, token, out),
             2.. => tokens::<S, G, HAS_MIN, O, P, 2>(s, operands, panels, token, out),
             _ => tokens::<S, G, HAS_MIN, O, P, 1>(s, operands, panels, token, out),
@@ -538,11 +548,21 @@ fn tokens<
             }
         }
     }
+    // Where integer sums begin, all at once: in the loop below multiplications have no time for it.
+    let has_starts = O != offsets::NONE && !(O == offsets::SIGNED && S::SIGNED_OFFSET == 0);
+    let mut starts = [[0; STRIP / 16]; N];
+    if has_starts {
+        for (starts, ns) in starts.iter_mut().zip(ns) {
+            for (start, n) in starts.iter_mut().zip(ns) {
+                *start = start_of(*n, operands.offset);
+            }
+        }
+    }
     for g in 0..n_groups {
         let mut dots = [[s.splat_i32(0); P]; N];
-        if O != offsets::NONE && !(O == offsets::SIGNED && S::SIGNED_OFFSET == 0) {
+        if has_starts {
             for t in 0..N {
-                dots[t] = [s.start(ns[t][g], operands.offset); P];
+                dots[t] = [s.splat_i32(starts[t][g]); P];
             }
         }
         let fours = g * (G / 4)..(g + 1) * (G / 4);

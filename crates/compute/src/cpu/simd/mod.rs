@@ -128,11 +128,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const N_PANELS: usize;
     /// Sums of f32 that are kept at a time: as many as leave registers for their factors.
     const N_SUMS: usize;
-    /// Where an integer sum starts, for weights with `offset` added and activations whose sum is
-    /// `sum`.
-    fn start(self, sum: i32, offset: u8) -> Self::I {
-        self.splat_i32(sum.wrapping_mul(-i32::from(offset)))
-    }
     fn load_i8x4(self, x: &[u8; 4 * LANES]) -> Self::I;
     fn store_i8x4(self, x: Self::I, out: &mut [u8; 4 * LANES]);
     /// For each lane: acc + the sum of four products of its weights, in 0..=127, and its
@@ -150,6 +145,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         fours: Range<usize>,
         is_signed: bool,
     ) -> [[Self::I; P]; N] {
+        let (mut weights, mut x, mut fours) = (*weights, *x, fours);
+        // With registers enough nothing is checked between multiplications; with few, what is then loaded
+        // early goes through memory (AVX2: an eighth slower).
+        if const { Self::N_PANELS == 2 } {
+            for weights in &mut weights {
+                *weights = &weights[fours.clone()];
+            }
+            for x in &mut x {
+                *x = &x[fours.clone()];
+            }
+            fours = 0..fours.len();
+        }
         for i in fours {
             let mut w = [self.splat_i32(0); P];
             for p in 0..P {

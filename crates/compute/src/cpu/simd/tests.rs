@@ -2,6 +2,7 @@
 
 use super::{LANES, RUN, Scalar, Simd};
 use crate::cpu::Isa;
+use crate::cpu::ops::group_matmul::start_of;
 
 /// What the primitives answer, by their names.
 type Answers = Vec<(String, Vec<u32>)>;
@@ -235,11 +236,11 @@ fn products<S: Simd>(s: S, all: &mut Answers) {
             .enumerate()
         {
             let signed = w.map(|w| w.wrapping_add(S::SIGNED_OFFSET));
-            let start = s.start(sum, S::SIGNED_OFFSET);
+            let start = s.splat_i32(start_of(sum, S::SIGNED_OFFSET));
             let dot = s.dot4_signed(start, s.load_i8x4(&signed), four);
             all.push((format!("dot4_signed {x:?}, {i}"), lanes(s, dot)));
             let unsigned = s.load_i8x4(&w.map(|w| w & 127));
-            let dot = s.dot4(s.start(sum, 64), unsigned, four);
+            let dot = s.dot4(s.splat_i32(start_of(sum, 64)), unsigned, four);
             all.push((format!("dot4 {x:?}, {i}"), lanes(s, dot)));
         }
     }
@@ -287,7 +288,7 @@ fn panels<S: Simd, const N: usize, const P: usize>(s: S, all: &mut Answers) {
                 let x = x[t][fours.clone()].as_flattened();
                 x.iter().map(|&x| i32::from(x)).sum()
             };
-            let starts = std::array::from_fn(|t| [s.start(sum(t), offset); P]);
+            let starts = std::array::from_fn(|t| [s.splat_i32(start_of(sum(t), offset)); P]);
             let weights = std::array::from_fn(|p| &panels[p][..]);
             let tokens = std::array::from_fn(|t| &x[t][..]);
             let dots = s.dot_panels::<N, P>(starts, (&weights, &tokens), fours.clone(), is_signed);
