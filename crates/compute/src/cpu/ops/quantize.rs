@@ -124,9 +124,9 @@ impl QuantBuf {
 #[inline(always)]
 pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], out: &mut QuantSpan<'_>) {
     assert_eq!(x.len(), out.q.len());
-    for (g, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
-        let x = x.as_chunks::<LANES>().0;
-        quantize_group(s, [s.load(&x[0]), s.load(&x[1])], out, g);
+    let groups = x.as_chunks::<GROUP>().0;
+    for (i, groups) in groups.chunks(TOGETHER).enumerate() {
+        quantize_groups(s, groups, out, i * TOGETHER);
     }
 }
 
@@ -140,42 +140,67 @@ pub(crate) fn quantize_fine<S: Simd>(
     low: &mut QuantSpan<'_>,
 ) {
     assert!(x.len() == high.q.len() && x.len() == low.q.len());
-    for (g, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
-        let x = x.as_chunks::<LANES>().0;
-        let mut rest = [s.load(&x[0]), s.load(&x[1])];
-        quantize_group(s, rest, high, g);
-        let q = high.q[g * GROUP..].as_chunks::<LANES>().0;
-        for (rest, q) in rest.iter_mut().zip(q) {
-            let q = s.load_i8(&q.map(|q| q as u8));
-            *rest = s.fma(q, s.splat(-high.d[g]), *rest);
+    let groups = x.as_chunks::<GROUP>().0;
+    let mut rest = [[0.0; GROUP]; TOGETHER];
+    for (i, groups) in groups.chunks(TOGETHER).enumerate() {
+        let first = i * TOGETHER;
+        quantize_groups(s, groups, high, first);
+        let rest = &mut rest[..groups.len()];
+        for (g, (x, rest)) in groups.iter().zip(&mut *rest).enumerate() {
+            let q = high.q[(first + g) * GROUP..].as_chunks::<LANES>().0;
+            let x = x.as_chunks::<LANES>().0.iter();
+            let halves = x.zip(rest.as_chunks_mut::<LANES>().0).zip(q);
+            for ((x, rest), q) in halves {
+                let q = s.load_i8(&q.map(|q| q as u8));
+                s.store(s.fma(q, s.splat(-high.d[first + g]), s.load(x)), rest);
+            }
         }
-        quantize_group(s, rest, low, g);
+        quantize_groups(s, rest, low, first);
     }
 }
 
-/// Quantizes group `g` of `out`.
+/// Groups that are quantized together, so that what each has one of is computed for all at once.
+const TOGETHER: usize = LANES;
+
+/// Quantizes at most [`TOGETHER`] groups, into those of `out` from group `first` on.
 #[inline(always)]
-fn quantize_group<S: Simd>(s: S, halves: [S::F; 2], out: &mut QuantSpan<'_>, g: usize) {
-    let max = s.max(s.max_abs(s.max_abs(s.splat(0.0), halves[0]), halves[1]));
-    let d = max / 127.0;
-    // Where `d` is not normal the factor may be infinite, and what becomes of that differs.
-    let factor = if d >= f32::MIN_POSITIVE {
-        127.0 / max
-    } else {
-        0.0
-    };
-    let factor = s.splat(factor);
-    let q = out.q[g * GROUP..].as_chunks_mut::<LANES>().0;
-    let sums = [
-        s.to_i8(halves[0], factor, &mut q[0]),
-        s.to_i8(halves[1], factor, &mut q[1]),
-    ];
-    out.d[g] = d;
-    out.sum32[g] = d * (sums[0] + sums[1]) as f32;
-    out.n32[g] = sums[0] + sums[1];
-    for (half, sum) in sums.into_iter().enumerate() {
-        out.sum16[2 * g + half] = d * sum as f32;
-        out.n16[2 * g + half] = sum;
+fn quantize_groups<S: Simd>(s: S, x: &[[f32; GROUP]], out: &mut QuantSpan<'_>, first: usize) {
+    let n = x.len().min(TOGETHER);
+    let mut max = [0.0; TOGETHER];
+    for (max, x) in max.iter_mut().zip(x) {
+        let x = x.as_chunks::<LANES>().0;
+        *max = s.max(s.max_abs(s.max_abs(s.splat(0.0), s.load(&x[0])), s.load(&x[1])));
+    }
+    let (mut d, mut factors) = ([0.0; TOGETHER], [0.0; TOGETHER]);
+    for g in 0..n {
+        d[g] = max[g] / 127.0;
+        // Where `d` is not normal the factor may be infinite, and what becomes of that differs.
+        factors[g] = if d[g] >= f32::MIN_POSITIVE {
+            127.0 / max[g]
+        } else {
+            0.0
+        };
+    }
+    let mut n16 = [[0; 2]; TOGETHER];
+    let q = &mut out.q.as_chunks_mut::<GROUP>().0[first..][..n];
+    for (((x, q), n16), factor) in x.iter().zip(q).zip(&mut n16).zip(&factors) {
+        let (x, factor) = (x.as_chunks::<LANES>().0, s.splat(*factor));
+        let q = q.as_chunks_mut::<LANES>().0;
+        *n16 = [
+            s.to_i8(s.load(&x[0]), factor, &mut q[0]),
+            s.to_i8(s.load(&x[1]), factor, &mut q[1]),
+        ];
+    }
+    let (n32, sum32) = (&mut out.n32[first..][..n], &mut out.sum32[first..][..n]);
+    let n16_out = &mut out.n16.as_chunks_mut::<2>().0[first..][..n];
+    let sum16 = &mut out.sum16.as_chunks_mut::<2>().0[first..][..n];
+    let d_out = &mut out.d[first..][..n];
+    for g in 0..n {
+        d_out[g] = d[g];
+        n16_out[g] = n16[g];
+        n32[g] = n16[g][0] + n16[g][1];
+        sum32[g] = d[g] * n32[g] as f32;
+        sum16[g] = [d[g] * n16[g][0] as f32, d[g] * n16[g][1] as f32];
     }
 }
 

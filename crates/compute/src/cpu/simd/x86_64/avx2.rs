@@ -6,6 +6,7 @@
 //! `vpdpbusd` does all at once; signed weights are stored with 128 added, as for AVX-512 VNNI.
 
 use core::arch::x86_64::*;
+use std::sync::LazyLock;
 
 use super::super::{LANES, RUN, Simd, check_rows, index_mask};
 
@@ -16,10 +17,13 @@ pub(crate) struct Avx2(());
 impl Avx2 {
     /// `None` where the processor lacks an instruction.
     pub(crate) fn detect() -> Option<Avx2> {
-        let has = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        has.then_some(Avx2(()))
+        // Kept, as every call of a kernel asks.
+        static HAS: LazyLock<bool> = LazyLock::new(|| {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        });
+        HAS.then_some(Avx2(()))
     }
 }
 
@@ -30,8 +34,9 @@ pub(crate) struct AvxVnni(());
 impl AvxVnni {
     /// `None` where the processor lacks an instruction.
     pub(crate) fn detect() -> Option<AvxVnni> {
-        let has = is_x86_feature_detected!("avxvnni") && Avx2::detect().is_some();
-        has.then_some(AvxVnni(()))
+        static HAS: LazyLock<bool> =
+            LazyLock::new(|| is_x86_feature_detected!("avxvnni") && Avx2::detect().is_some());
+        HAS.then_some(AvxVnni(()))
     }
 }
 
@@ -48,6 +53,22 @@ unsafe fn widen_i8(x: __m128i) -> [__m256; 2] {
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
         ]
+    }
+}
+
+/// The sum of sixteen signed bytes.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+pub(super) unsafe fn sum_i8(x: __m128i) -> i32 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        // There is a sum of bytes without a sign: 128 more each.
+        let positive = _mm_xor_si128(x, _mm_set1_epi8(i8::MIN));
+        let halves = _mm_sad_epu8(positive, _mm_setzero_si128());
+        let sum = _mm_add_epi32(halves, _mm_unpackhi_epi64(halves, halves));
+        _mm_cvtsi128_si32(sum) - 128 * LANES as i32
     }
 }
 
@@ -149,9 +170,12 @@ macro_rules! common {
         }
         #[inline(always)]
         fn max(self, x: Self::F) -> f32 {
-            let mut all = [0.0; LANES];
-            self.store(x, &mut all);
-            all.into_iter().fold(all[0], f32::max)
+            unsafe {
+                let x = _mm256_max_ps(x[0], x[1]);
+                let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+                let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+                _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+            }
         }
         #[inline(always)]
         fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32 {
@@ -170,14 +194,9 @@ macro_rules! common {
                     _mm256_castsi256_si128(words),
                     _mm256_extracti128_si256::<1>(words),
                 );
-                _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packs_epi16(low, high));
-                let sum = _mm256_add_epi32(q[0], q[1]);
-                let sum = _mm_add_epi32(
-                    _mm256_castsi256_si128(sum),
-                    _mm256_extracti128_si256::<1>(sum),
-                );
-                let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
-                _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b10_11_00_01>(sum)))
+                let bytes = _mm_packs_epi16(low, high);
+                _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+                sum_i8(bytes)
             }
         }
         #[inline(always)]

@@ -4,8 +4,10 @@
 //! sum starts at -128 times the sum of the activations. Without VNNI, as for AVX2.
 
 use core::arch::x86_64::*;
+use std::sync::LazyLock;
 
 use super::super::{LANES, RUN, Simd, check_rows, index_mask};
+use super::avx2::sum_i8;
 
 /// The processor has AVX-512 F, BW, VL and DQ.
 #[derive(Clone, Copy)]
@@ -18,14 +20,17 @@ pub(crate) struct Avx512Vnni(Avx512);
 impl Avx512 {
     /// `None` where the processor lacks an instruction.
     pub(crate) fn detect() -> Option<Avx512> {
-        let has = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        has.then_some(Avx512(()))
+        // Kept, as every call of a kernel asks.
+        static HAS: LazyLock<bool> = LazyLock::new(|| {
+            is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        });
+        HAS.then_some(Avx512(()))
     }
 
     #[inline(always)]
@@ -72,8 +77,9 @@ impl Avx512 {
 impl Avx512Vnni {
     /// `None` where the processor lacks an instruction.
     pub(crate) fn detect() -> Option<Avx512Vnni> {
-        let has = is_x86_feature_detected!("avx512vnni");
-        Avx512::detect().filter(|_| has).map(Avx512Vnni)
+        static HAS: LazyLock<bool> =
+            LazyLock::new(|| is_x86_feature_detected!("avx512vnni") && Avx512::detect().is_some());
+        HAS.then_some(Avx512Vnni(Avx512(())))
     }
 }
 
@@ -162,8 +168,9 @@ macro_rules! common {
                 let x = _mm512_mul_ps(x, factor);
                 let is_number = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(x, x);
                 let q = _mm512_maskz_cvtps_epi32(is_number, x);
-                _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(q));
-                _mm512_reduce_add_epi32(q)
+                let bytes = _mm512_cvtepi32_epi8(q);
+                _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+                sum_i8(bytes)
             }
         }
         #[inline(always)]
