@@ -349,6 +349,16 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
     } else {
         (x.sum16, x.n16)
     };
+    // Each token's row, so that in the loop one place counts for all.
+    let (n32, n) = (x.width / 32, x.width / group_len);
+    let (mut q, mut d) = ([&[][..]; N], [&[][..]; N]);
+    let (mut row_ns, mut row_sums) = ([&[][..]; N], [&[][..]; N]);
+    for (t, token) in tokens.into_iter().enumerate() {
+        q[t] = x.q[token * x.width..][..x.width].as_chunks::<4>().0;
+        d[t] = &x.d[token * n32..][..n32];
+        row_ns[t] = &ns[token * n..][..n];
+        row_sums[t] = &sums[token * n..][..n];
+    }
     let mut acc = [s.splat(0.0); N];
     // Filled for each block anew: to make them anew costs a fifth of all.
     let mut products = Products::<S, B, N> {
@@ -368,9 +378,8 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
     for block in 0..x.width / B::LEN {
         asking.read(s, B::BYTES, ahead);
         for t in 0..N {
-            let start = |len: usize| (tokens[t] * x.width + block * B::LEN) / len;
-            products.q[t] = x.q[start(1)..][..B::LEN].as_chunks().0;
-            let ns = &ns[start(group_len)..][..n_groups];
+            products.q[t] = &q[t][block * (B::LEN / 4)..][..B::LEN / 4];
+            let ns = &row_ns[t][block * n_groups..][..n_groups];
             for (dots, n) in products.dots[..n_groups].iter_mut().zip(ns) {
                 dots[t] = s.splat_i32(start_of(*n, offset::<S, B>()));
             }
@@ -378,9 +387,8 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
         let bytes = &bytes[row * row_bytes + block * B::BYTES..];
         B::unpack_rows(s, bytes, n_rows * row_bytes, &mut products);
         for t in 0..N {
-            let start = |len: usize| (tokens[t] * x.width + block * B::LEN) / len;
-            let d = &x.d[start(32)..][..B::LEN.div_ceil(32)];
-            let sums = &sums[start(group_len)..][..n_groups];
+            let d = &d[t][block * (B::LEN / 32)..][..B::LEN / 32];
+            let sums = &row_sums[t][block * n_groups..][..n_groups];
             for g in 0..n_groups {
                 let factor = s.mul(products.scales[g], s.splat(d[g * group_len / 32]));
                 acc[t] = s.fma(s.to_f32(products.dots[g][t]), factor, acc[t]);
