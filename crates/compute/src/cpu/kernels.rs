@@ -275,6 +275,7 @@ macro_rules! instance {
                             None
                         },
                         offset: group_matmul::offset::<simd::$isa, B>(),
+                        max: B::MAX,
                     })
                 }
             }

@@ -35,6 +35,8 @@ pub(crate) trait Block {
     /// What, added to a `q`, makes it a number from 0 to 127, where there is such a number: kernels
     /// multiply weights without a sign at less cost.
     const OFFSET: Option<u8> = None;
+    /// At most how large that number is: of small ones instructions sum several products in 16 bits.
+    const MAX: u8 = 127;
 
     /// Whether [`Block::unpack_rows`] gathers entries of a table or has many steps: where there are no
     /// instructions for sixteen lanes or to gather, it takes compilers minutes and is left out.

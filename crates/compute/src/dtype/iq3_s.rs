@@ -20,6 +20,7 @@ impl Block for IQ3S {
     };
     const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(16);
+    const MAX: u8 = 31;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

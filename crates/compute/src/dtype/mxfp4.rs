@@ -19,6 +19,7 @@ impl Block for MXFP4 {
         has_min: false,
     };
     const OFFSET: Option<u8> = Some(12);
+    const MAX: u8 = 24;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

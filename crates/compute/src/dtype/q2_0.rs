@@ -18,6 +18,7 @@ impl Block for Q2_0 {
     };
     const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(1);
+    const MAX: u8 = 3;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

@@ -18,6 +18,7 @@ impl Block for Q2K {
         has_min: true,
     };
     const OFFSET: Option<u8> = Some(0);
+    const MAX: u8 = 3;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {

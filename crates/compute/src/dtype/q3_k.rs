@@ -19,6 +19,7 @@ impl Block for Q3K {
         has_min: false,
     };
     const OFFSET: Option<u8> = Some(4);
+    const MAX: u8 = 7;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

@@ -17,6 +17,7 @@ impl Block for Q4_0 {
         has_min: false,
     };
     const OFFSET: Option<u8> = Some(8);
+    const MAX: u8 = 15;
     const F16_HEADER: usize = 1;
 
     #[inline(always)]

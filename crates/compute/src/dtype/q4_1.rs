@@ -17,6 +17,7 @@ impl Block for Q4_1 {
         has_min: true,
     };
     const OFFSET: Option<u8> = Some(0);
+    const MAX: u8 = 15;
     const F16_HEADER: usize = 2;
 
     #[inline(always)]

@@ -20,6 +20,7 @@ impl Block for Q4K {
         has_min: true,
     };
     const OFFSET: Option<u8> = Some(0);
+    const MAX: u8 = 15;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {

@@ -17,6 +17,7 @@ impl Block for Q5_0 {
         has_min: false,
     };
     const OFFSET: Option<u8> = Some(16);
+    const MAX: u8 = 31;
     const F16_HEADER: usize = 1;
 
     #[inline(always)]

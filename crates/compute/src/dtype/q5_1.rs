@@ -18,6 +18,7 @@ impl Block for Q5_1 {
         has_min: true,
     };
     const OFFSET: Option<u8> = Some(0);
+    const MAX: u8 = 31;
     const F16_HEADER: usize = 2;
 
     #[inline(always)]

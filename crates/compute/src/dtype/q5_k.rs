@@ -19,6 +19,7 @@ impl Block for Q5K {
         has_min: true,
     };
     const OFFSET: Option<u8> = Some(0);
+    const MAX: u8 = 31;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {

@@ -19,6 +19,7 @@ impl Block for Q6K {
         has_min: false,
     };
     const OFFSET: Option<u8> = Some(32);
+    const MAX: u8 = 63;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

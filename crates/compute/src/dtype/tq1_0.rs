@@ -19,6 +19,7 @@ impl Block for TQ1_0 {
     };
     const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(1);
+    const MAX: u8 = 2;
 
     #[inline(always)]
     fn unpack(bytes: &[u8], q: &mut [i8], scales: &mut [f32], _mins: &mut [f32]) {

@@ -95,6 +95,7 @@ pub(crate) struct Operands<'a> {
     columns: Range<usize>,
     x: &'a QuantRows<'a>,
     offset: u8,
+    max: u8,
 }
 
 /// A whole row of each of sixteen streams times `N` tokens: rows, tokens and which of them, sums.
@@ -117,6 +118,8 @@ pub(crate) struct GroupKernel {
     pub(crate) direct_few: Option<(Direct<4>, Direct<8>)>,
     /// What its panels have added to each weight.
     pub(crate) offset: u8,
+    /// At most how large weights are with it, where they have no sign then.
+    pub(crate) max: u8,
 }
 
 impl GroupKernel {
@@ -179,6 +182,7 @@ impl GroupKernel {
                 columns,
                 x,
                 offset: self.offset,
+                max: self.max,
             };
             (self.multiply)(&operands, out);
         }
@@ -425,17 +429,8 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
         let dots = &mut self.dots[16 * c / group_len];
         for (t, sum) in dots.iter_mut().enumerate() {
             let x = self.q[t][4 * c..].first_chunk::<4>();
-            let mut dot = *sum;
-            for (q, x) in q.into_iter().zip(x.expect("sixteen elements")) {
-                let x = s.splat_i32(i32::from_le_bytes([
-                    x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
-                ]));
-                dot = match B::OFFSET {
-                    Some(_) => s.dot4(dot, q, x),
-                    None => s.dot4_signed(dot, q, x),
-                };
-            }
-            *sum = dot;
+            let max = const { max::<B>() };
+            *sum = s.dot16(*sum, q, x.expect("sixteen elements"), max);
         }
     }
     #[inline(always)]
@@ -456,6 +451,14 @@ pub(crate) fn start_of(sum: i32, offset: u8) -> i32 {
 /// What is added to the weights of a type in a panel.
 pub(crate) fn offset<S: Simd, B: Block>() -> u8 {
     B::OFFSET.unwrap_or(S::SIGNED_OFFSET)
+}
+
+/// At most how large they are then, where they have no sign.
+const fn max<B: Block>() -> Option<u8> {
+    match B::OFFSET {
+        Some(_) => Some(B::MAX),
+        None => None,
+    }
 }
 
 /// Whether a form's weights are stored with an offset.
@@ -574,7 +577,8 @@ fn tokens<
             }
         }
         let fours = g * (G / 4)..(g + 1) * (G / 4);
-        dots = s.dot_panels(dots, (&weights, &q), fours, O == offsets::SIGNED);
+        let max = (O != offsets::SIGNED).then_some(operands.max);
+        dots = s.dot_panels(dots, (&weights, &q), fours, max);
         for p in 0..P {
             let scale = s.load(&scales[p][g]);
             for t in 0..N {
@@ -658,6 +662,8 @@ mod tests {
                             let at = i / beside * (PANEL * beside) + row * beside + i % beside;
                             let got = panel.q.as_flattened()[at];
                             assert_eq!(got, (*q as u8).wrapping_add(kernel.offset), "{what}, {i}");
+                            let is_signed = kernel.offset == 0 && *q < 0 || kernel.offset == 128;
+                            assert!(is_signed || got <= kernel.max, "{what}, {i}: {got}");
                         }
                         let same =
                             |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();

@@ -78,7 +78,7 @@ fn int8_tokens<S: Simd, const N: usize>(
         for (t, token) in tokens.iter_mut().enumerate() {
             *token = &token[t * (N_VECTORS / N)..];
         }
-        sums = s.dot_panels(sums, (&[&weights.0], &tokens), 0..N_VECTORS / N, true);
+        sums = s.dot_panels(sums, (&[&weights.0], &tokens), 0..N_VECTORS / N, None);
     }
     let all = sums
         .as_flattened()

@@ -136,44 +136,41 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The same for signed weights with [`Simd::SIGNED_OFFSET`] added.
     fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I;
     /// `dots[t][p]` + the sum of the products of some columns of panel `p` and of token `t`: of the fours
-    /// of columns `fours`, a multiple of four of them. As [`Simd::dot4_signed`], or [`Simd::dot4`].
+    /// of columns `fours`, a multiple of four of them. Weights are at most `max`, as [`Simd::dot4`] wants
+    /// them, or `None` as [`Simd::dot4_signed`] does.
     #[inline(always)]
     fn dot_panels<const N: usize, const P: usize>(
         self,
-        mut dots: [[Self::I; P]; N],
-        (weights, x): (&[PanelPart<'_>; P], &[TokenPart<'_>; N]),
+        dots: [[Self::I; P]; N],
+        parts: (&[PanelPart<'_>; P], &[TokenPart<'_>; N]),
         fours: Range<usize>,
-        is_signed: bool,
+        max: Option<u8>,
     ) -> [[Self::I; P]; N] {
-        let (mut weights, mut x, mut fours) = (*weights, *x, fours);
-        // With registers enough nothing is checked between multiplications; with few, what is then loaded
-        // early goes through memory (AVX2: an eighth slower).
-        if const { Self::N_PANELS == 2 } {
-            for weights in &mut weights {
-                *weights = &weights[fours.clone()];
-            }
-            for x in &mut x {
-                *x = &x[fours.clone()];
-            }
-            fours = 0..fours.len();
+        dot_fours(self, dots, parts, fours, max.is_none())
+    }
+    /// `dot` + the sum of sixteen products in each lane, as for one token and one panel.
+    #[inline(always)]
+    fn dot16(
+        self,
+        mut dot: Self::I,
+        weights: [Self::I; 4],
+        x: &[[i8; 4]; 4],
+        max: Option<u8>,
+    ) -> Self::I {
+        for (w, x) in weights.into_iter().zip(x) {
+            let x = self.splat_four(x);
+            dot = match max {
+                Some(_) => self.dot4(dot, w, x),
+                None => self.dot4_signed(dot, w, x),
+            };
         }
-        for i in fours {
-            let mut w = [self.splat_i32(0); P];
-            for p in 0..P {
-                w[p] = self.load_i8x4(&weights[p][i]);
-            }
-            for t in 0..N {
-                let x = self.splat_i32(i32::from_le_bytes(x[t][i].map(|q| q as u8)));
-                for p in 0..P {
-                    dots[t][p] = if is_signed {
-                        self.dot4_signed(dots[t][p], w[p], x)
-                    } else {
-                        self.dot4(dots[t][p], w[p], x)
-                    };
-                }
-            }
-        }
-        dots
+        dot
+    }
+    /// The same four bytes in each lane.
+    #[inline(always)]
+    fn splat_four(self, x: &[i8; 4]) -> Self::I {
+        let [a, b, c, d] = *x;
+        self.splat_i32(i32::from_le_bytes([a as u8, b as u8, c as u8, d as u8]))
     }
     fn to_f32(self, x: Self::I) -> Self::F;
     /// Columns of a row that are beside each other in a panel, which is `[n_columns / BESIDE][row][BESIDE]`.
@@ -187,6 +184,46 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
     /// Columns `at..at + 32` of 16 rows of weights, plus `offset`, to the layout of a panel.
     fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]);
+}
+
+/// [`Simd::dot_panels`], four columns after the other.
+#[inline(always)]
+fn dot_fours<S: Simd, const N: usize, const P: usize>(
+    s: S,
+    mut dots: [[S::I; P]; N],
+    (weights, x): (&[PanelPart<'_>; P], &[TokenPart<'_>; N]),
+    mut fours: Range<usize>,
+    is_signed: bool,
+) -> [[S::I; P]; N] {
+    let (mut weights, mut x) = (*weights, *x);
+    // With registers enough nothing is checked between multiplications; with few, what is then loaded
+    // early goes through memory (AVX2: an eighth slower).
+    if const { S::N_PANELS == 2 } {
+        for weights in &mut weights {
+            *weights = &weights[fours.clone()];
+        }
+        for x in &mut x {
+            *x = &x[fours.clone()];
+        }
+        fours = 0..fours.len();
+    }
+    for i in fours {
+        let mut w = [s.splat_i32(0); P];
+        for p in 0..P {
+            w[p] = s.load_i8x4(&weights[p][i]);
+        }
+        for t in 0..N {
+            let x = s.splat_four(&x[t][i]);
+            for p in 0..P {
+                dots[t][p] = if is_signed {
+                    s.dot4_signed(dots[t][p], w[p], x)
+                } else {
+                    s.dot4(dots[t][p], w[p], x)
+                };
+            }
+        }
+    }
+    dots
 }
 
 /// What leaves an index into a table of `N` entries of a number.

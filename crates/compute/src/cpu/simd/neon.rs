@@ -574,7 +574,7 @@ impl Simd for NeonDotprod {
         mut dots: [[Self::I; P]; N],
         (weights, x): (&[PanelPart<'_>; P], &[TokenPart<'_>; N]),
         fours: Range<usize>,
-        _is_signed: bool,
+        _max: Option<u8>,
     ) -> [[Self::I; P]; N] {
         for p in 0..P {
             let weights = weights[p][fours.clone()].as_chunks::<4>().0;
@@ -641,7 +641,7 @@ impl Simd for NeonI8mm {
         mut dots: [[Self::I; P]; N],
         (weights, x): (&[PanelPart<'_>; P], &[TokenPart<'_>; N]),
         fours: Range<usize>,
-        _is_signed: bool,
+        _max: Option<u8>,
     ) -> [[Self::I; P]; N] {
         for p in 0..P {
             let weights = weights[p][fours.clone()].as_chunks::<4>().0;

@@ -45,10 +45,12 @@ fn answers<S: Simd>(s: S) -> Answers {
     integers(s, &mut all);
     tables(s, &mut all);
     products(s, &mut all);
+    sixteen_columns(s, &mut all);
     panels::<S, 1, 1>(s, &mut all);
     panels::<S, 2, 1>(s, &mut all);
     panels::<S, 4, 1>(s, &mut all);
     panels::<S, 4, 2>(s, &mut all);
+    panels::<S, 6, 2>(s, &mut all);
     rows(s, &mut all);
     all
 }
@@ -246,12 +248,42 @@ fn products<S: Simd>(s: S, all: &mut Answers) {
     }
 }
 
+/// How large weights without a sign may be, where they have none.
+const MAXES: [Option<u8>; 6] = [None, Some(127), Some(63), Some(31), Some(15), Some(3)];
+
+fn sixteen_columns<S: Simd>(s: S, all: &mut Answers) {
+    let mut next = random();
+    for i in 0..60 {
+        let max = MAXES[i % MAXES.len()];
+        let weights = std::array::from_fn(|_| {
+            let bytes = match i {
+                0 => [128; 4 * LANES],
+                1..=12 => [127; 4 * LANES],
+                _ => random_bytes(&mut next),
+            };
+            s.load_i8x4(&match max {
+                Some(max) => bytes.map(|w| w & max),
+                None => bytes.map(|w| w.wrapping_add(S::SIGNED_OFFSET)),
+            })
+        });
+        let x = std::array::from_fn(|_| match i {
+            0..=6 => [127; 4],
+            7..=12 => [-127; 4],
+            _ => random_bytes(&mut next).map(|x: u8| (x as i8).max(-127)),
+        });
+        let sum: i32 = x.as_flattened().iter().map(|&x| i32::from(x)).sum();
+        let offset = if max.is_none() { S::SIGNED_OFFSET } else { 0 };
+        let dot = s.dot16(s.splat_i32(start_of(sum, offset)), weights, &x, max);
+        all.push((format!("dot16 {max:?}, {i}"), lanes(s, dot)));
+    }
+}
+
 fn panels<S: Simd, const N: usize, const P: usize>(s: S, all: &mut Answers) {
     const COLUMNS: usize = 64;
     let mut next = random();
-    for i in 0..50 {
-        let is_signed = i % 2 == 0;
-        let offset = if is_signed { S::SIGNED_OFFSET } else { 0 };
+    for i in 0..60 {
+        let max = MAXES[i % MAXES.len()];
+        let offset = if max.is_none() { S::SIGNED_OFFSET } else { 0 };
         let panels: [[[u8; 4 * LANES]; COLUMNS / 4]; P] = std::array::from_fn(|_| {
             let mut panel = [[0; 4 * LANES]; COLUMNS / 4];
             for out in panel.as_chunks_mut::<4>().0 {
@@ -259,11 +291,11 @@ fn panels<S: Simd, const N: usize, const P: usize>(s: S, all: &mut Answers) {
                     // The largest and the smallest too, in all places at once.
                     let mut bytes: [u8; 4 * LANES] = match i {
                         0 => [128; 4 * LANES],
-                        1 | 2 => [127; 4 * LANES],
+                        1..=6 => [127; 4 * LANES],
                         _ => random_bytes(&mut next),
                     };
-                    if !is_signed {
-                        bytes = bytes.map(|w| w & 127);
+                    if let Some(max) = max {
+                        bytes = bytes.map(|w| w & max);
                     }
                     s.load_i8x4(&bytes.map(|w| w.wrapping_add(offset)))
                 });
@@ -278,8 +310,8 @@ fn panels<S: Simd, const N: usize, const P: usize>(s: S, all: &mut Answers) {
         });
         let x: [[[i8; 4]; COLUMNS / 4]; N] = std::array::from_fn(|t| {
             std::array::from_fn(|_| match (i, t % 2) {
-                (0..3, 0) => [127; 4],
-                (0..3, _) => [-127; 4],
+                (0..=6, 0) => [127; 4],
+                (0..=6, _) => [-127; 4],
                 _ => random_bytes(&mut next).map(|x: u8| (x as i8).max(-127)),
             })
         });
@@ -291,7 +323,7 @@ fn panels<S: Simd, const N: usize, const P: usize>(s: S, all: &mut Answers) {
             let starts = std::array::from_fn(|t| [s.splat_i32(start_of(sum(t), offset)); P]);
             let weights = std::array::from_fn(|p| &panels[p][..]);
             let tokens = std::array::from_fn(|t| &x[t][..]);
-            let dots = s.dot_panels::<N, P>(starts, (&weights, &tokens), fours.clone(), is_signed);
+            let dots = s.dot_panels::<N, P>(starts, (&weights, &tokens), fours.clone(), max);
             for (t, dots) in dots.into_iter().enumerate() {
                 for (p, dot) in dots.into_iter().enumerate() {
                     let what = format!("dot_panels {N} {P}, {i}, {fours:?}, {t}, {p}");

@@ -6,9 +6,11 @@
 //! `vpdpbusd` does all at once; signed weights are stored with 128 added, as for AVX-512 VNNI.
 
 use core::arch::x86_64::*;
+use std::ops::Range;
 use std::sync::LazyLock;
 
-use super::super::{LANES, RUN, Simd, check_rows, index_mask};
+use super::super::{LANES, PanelPart, RUN, Simd, TokenPart, check_rows, index_mask};
+use super::{InPairs, dot_panels_in_pairs, dot16_in_pairs, dots_in_pairs};
 
 /// The processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -433,17 +435,7 @@ impl Simd for Avx2 {
     common!();
 
     const SIGNED_OFFSET: u8 = 0;
-    #[inline(always)]
-    fn dot4(self, mut acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
-        for (acc, (w, x)) in acc.iter_mut().zip(weights.into_iter().zip(x)) {
-            unsafe {
-                // Two products, each at most 127 * 127, fit an i16.
-                let pairs = _mm256_maddubs_epi16(w, x);
-                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-            }
-        }
-        acc
-    }
+    dots_in_pairs!();
     #[inline(always)]
     fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
         unsafe {
@@ -455,6 +447,29 @@ impl Simd for Avx2 {
             let weights = [_mm256_abs_epi8(weights[0]), _mm256_abs_epi8(weights[1])];
             self.dot4(acc, weights, x)
         }
+    }
+}
+
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
+impl InPairs for Avx2 {
+    #[inline(always)]
+    fn add_products(self, mut pairs: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        for (pairs, (w, x)) in pairs.iter_mut().zip(weights.into_iter().zip(x)) {
+            *pairs = unsafe { _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(w, x)) };
+        }
+        pairs
+    }
+    #[inline(always)]
+    fn add_pairs(self, mut acc: Self::I, pairs: Self::I) -> Self::I {
+        for (acc, pairs) in acc.iter_mut().zip(pairs) {
+            unsafe {
+                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            }
+        }
+        acc
     }
 }
 

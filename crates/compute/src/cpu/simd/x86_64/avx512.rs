@@ -4,10 +4,12 @@
 //! sum starts at -128 times the sum of the activations. Without VNNI, as for AVX2.
 
 use core::arch::x86_64::*;
+use std::ops::Range;
 use std::sync::LazyLock;
 
-use super::super::{LANES, RUN, Simd, check_rows, index_mask};
+use super::super::{LANES, PanelPart, RUN, Simd, TokenPart, check_rows, index_mask};
 use super::avx2::sum_i8;
+use super::{InPairs, dot_panels_in_pairs, dot16_in_pairs, dots_in_pairs};
 
 /// The processor has AVX-512 F, BW, VL and DQ.
 #[derive(Clone, Copy)]
@@ -312,14 +314,7 @@ impl Simd for Avx512 {
     common!();
 
     const SIGNED_OFFSET: u8 = 0;
-    #[inline(always)]
-    fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
-        unsafe {
-            // Two products, each at most 127 * 127, fit an i16.
-            let pairs = _mm512_maddubs_epi16(weights, x);
-            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
-        }
-    }
+    dots_in_pairs!();
     #[inline(always)]
     fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
         unsafe {
@@ -333,6 +328,21 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
         self.interleave(rows, at, offset, out);
+    }
+}
+
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
+impl InPairs for Avx512 {
+    #[inline(always)]
+    fn add_products(self, pairs: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+        unsafe { _mm512_add_epi16(pairs, _mm512_maddubs_epi16(weights, x)) }
+    }
+    #[inline(always)]
+    fn add_pairs(self, acc: Self::I, pairs: Self::I) -> Self::I {
+        unsafe { _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))) }
     }
 }
 
