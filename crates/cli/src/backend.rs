@@ -51,6 +51,17 @@ enum WeightsPlace {
     Copied,
 }
 
+/// How many tokens are computed together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Batches {
+    /// A token gets the same bits whatever is computed with it
+    #[default]
+    Exact,
+    /// 32 tokens or more meet quantized weights in AMX's tiles of bf16: prompts are read faster, and a token's
+    /// last bits depend on how many are computed with it
+    Fast,
+}
+
 /// The options that choose a device and how it keeps what it has seen, for every command that runs
 /// a model.
 #[derive(clap::Args)]
@@ -70,6 +81,10 @@ pub(crate) struct BackendArgs {
     /// Where weights are read
     #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
     weights: WeightsPlace,
+
+    /// How many tokens are computed together
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    batches: Batches,
 
     /// How keys are stored in the KV cache: f32, f16, q8_0 or q4_0
     #[arg(long, value_name = "TYPE", default_value_t)]
@@ -109,8 +124,12 @@ impl BackendArgs {
             device: self.device.clone(),
             layers: self.gpu_layers,
             gpu_memory_bytes: self.gpu_memory_budget,
-            copies_weights: self.copies_weights(),
-            n_threads,
+            cpu: CpuOptions {
+                threads: n_threads.map(NonZeroUsize::get),
+                copies_weights: self.copies_weights(),
+                uses_tiles: self.batches == Batches::Fast,
+                ..CpuOptions::default()
+            },
         };
         placement.open()
     }
@@ -123,10 +142,8 @@ pub(crate) struct Placement {
     pub(crate) layers: DeviceLayers,
     /// What may be used of the GPU's memory.
     pub(crate) gpu_memory_bytes: Option<u64>,
-    /// Whether weights are copied that could be read in place.
-    pub(crate) copies_weights: bool,
-    /// Threads of the processor; `None` for one per core.
-    pub(crate) n_threads: Option<NonZeroUsize>,
+    /// How the processor computes; GPUs copy weights too.
+    pub(crate) cpu: CpuOptions,
 }
 
 impl Placement {
@@ -135,17 +152,18 @@ impl Placement {
         match &self.device {
             Device::Auto => match self.hardware()? {
                 Some(gpu) => self.split(gpu),
-                None => cpu(self.n_threads, self.copies_weights),
+                None => cpu(&self.cpu),
             },
             Device::Cpu => {
                 self.check_no_gpu("the processor")?;
-                cpu(self.n_threads, self.copies_weights)
+                cpu(&self.cpu)
             }
             Device::Reference => {
                 self.check_no_gpu("the reference backend")?;
-                if self.copies_weights {
+                if self.cpu.copies_weights {
                     bail!("weights: copied, expected mapped: the reference backend copies nothing");
                 }
+                self.check_exact("the reference backend")?;
                 Ok(Opened {
                     n_threads: self.one_thread("the reference backend")?,
                     backend: Arc::new(ReferenceBackend),
@@ -165,6 +183,7 @@ impl Placement {
     /// A GPU, with the processor beside it where that has layers.
     fn split(&self, gpu: Arc<dyn Backend>) -> anyhow::Result<Opened> {
         if self.layers == DeviceLayers::All {
+            self.check_exact("a GPU")?;
             return Ok(Opened {
                 backend: gpu,
                 cpu: None,
@@ -172,7 +191,7 @@ impl Placement {
                 n_threads: 1,
             });
         }
-        let processor = cpu(self.n_threads, self.copies_weights)?;
+        let processor = cpu(&self.cpu)?;
         Ok(Opened {
             backend: Arc::new(SplitBackend::new(gpu, processor.backend, self.layers)),
             cpu: None,
@@ -182,9 +201,16 @@ impl Placement {
     }
 
     fn one_thread(&self, whose: &str) -> anyhow::Result<usize> {
-        match self.n_threads.filter(|n_threads| n_threads.get() > 1) {
+        match self.cpu.threads.filter(|n_threads| *n_threads > 1) {
             Some(n_threads) => bail!("threads: {n_threads}, expected 1: {whose} has one thread"),
             None => Ok(1),
+        }
+    }
+
+    fn check_exact(&self, whose: &str) -> anyhow::Result<()> {
+        match self.cpu.uses_tiles {
+            true => bail!("batches: fast, expected exact: {whose} computes, and has no other way"),
+            false => Ok(()),
         }
     }
 
@@ -204,13 +230,9 @@ impl Placement {
     }
 }
 
-/// The processor, on so many threads.
-pub(crate) fn cpu(n_threads: Option<NonZeroUsize>, copies_weights: bool) -> anyhow::Result<Opened> {
-    let backend = CpuBackend::new(&CpuOptions {
-        threads: n_threads.map(NonZeroUsize::get),
-        copies_weights,
-        ..CpuOptions::default()
-    })?;
+/// The processor.
+pub(crate) fn cpu(options: &CpuOptions) -> anyhow::Result<Opened> {
+    let backend = CpuBackend::new(options)?;
     let progress = crate::progress::UploadProgress::new("into memory");
     let backend = Arc::new(backend.on_copy(move |done, total| progress.show(done, total)));
     let n_threads = backend.n_threads();
@@ -250,7 +272,7 @@ impl Placement {
         let options = minerva_gpu::GpuOptions {
             choice,
             memory_bytes: self.gpu_memory_bytes,
-            copies_weights: self.copies_weights,
+            copies_weights: self.cpu.copies_weights,
             ..minerva_gpu::GpuOptions::default()
         };
         let progress = crate::progress::UploadProgress::new("to the GPU");

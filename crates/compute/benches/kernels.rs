@@ -1,7 +1,7 @@
 //! How fast matrix products are: for each type and number of tokens, the weights' GB/s and the
 //! product's GOPS (two operations for a multiply-add).
 //!
-//! `cargo bench -p minerva-compute --bench kernels -- [--threads N] [--tokens N] [--size ROWSxCOLS] [TYPE…]`
+//! `cargo bench -p minerva-compute --bench kernels -- [--threads N] [--fast] [--tokens N] [--size ROWSxCOLS] [TYPE…]`
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,12 @@ use minerva_compute::{
 
 fn main() {
     let (mut threads, mut size, mut types) = (None, (4096, 4096), Vec::new());
-    let mut tokens = vec![1, 8, 256];
+    let (mut tokens, mut uses_tiles) = (vec![1, 8, 256], false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--bench" => {}
+            "--fast" => uses_tiles = true,
             "--threads" => threads = args.next().and_then(|n| n.parse().ok()),
             "--tokens" => {
                 let n = args.next().and_then(|n| n.parse().ok());
@@ -38,6 +39,7 @@ fn main() {
     }
     let backend = CpuBackend::new(&CpuOptions {
         threads,
+        uses_tiles,
         ..Default::default()
     })
     .unwrap();

@@ -72,9 +72,9 @@ pub use auth::{
 pub use body::ApiJson;
 pub use clock::Clock;
 pub use config::{
-    Api, Auth, AuthMode, ConfigError, DeviceFallback, EngineSettings, GpuLayers, Limits, Listen,
-    Loaded, Log, LogFormat, LogLevel, ModelSettings, Responses, SETTINGS, ServerConfig, SetBy,
-    Setting, Sources, Timeouts, Tls, UnsupportedFields, WeightsPlace, reference,
+    Api, Auth, AuthMode, Batches, ConfigError, DeviceFallback, EngineSettings, GpuLayers, Limits,
+    Listen, Loaded, Log, LogFormat, LogLevel, ModelSettings, Responses, SETTINGS, ServerConfig,
+    SetBy, Setting, Sources, Timeouts, Tls, UnsupportedFields, WeightsPlace, reference,
 };
 pub use error::{ApiError, ErrorCode};
 pub use lifecycle::{Lifecycle, Phase};

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 
 use minerva_compute::DeviceLayers;
+use minerva_compute::cpu::CpuOptions;
 use minerva_engine::Backends;
-use minerva_server::{DeviceFallback, EngineSettings, WeightsPlace};
+use minerva_server::{Batches, DeviceFallback, EngineSettings, WeightsPlace};
 
 use crate::backend::{self, Device, Placement};
 use crate::isolated::isolated;
@@ -49,21 +50,30 @@ fn backends(
     n_threads: Option<NonZeroUsize>,
 ) -> anyhow::Result<Backends> {
     let device: Device = settings.device.parse().map_err(anyhow::Error::msg)?;
-    let copies_weights = settings.weights == WeightsPlace::Copied;
+    let cpu = CpuOptions {
+        threads: n_threads.map(NonZeroUsize::get),
+        copies_weights: settings.weights == WeightsPlace::Copied,
+        uses_tiles: settings.batches == Batches::Fast,
+        ..CpuOptions::default()
+    };
     let fallback = match settings.device_fallback {
         DeviceFallback::None => None,
-        DeviceFallback::Cpu => Some(backend::cpu(n_threads, copies_weights)?.backend),
+        DeviceFallback::Cpu => Some(backend::cpu(&cpu)?.backend),
     };
     let layers = settings.gpu_layers.0;
-    // A GPU that computes everything needs no threads; what takes over for it does.
+    // A GPU that computes everything needs no threads and has one way to compute; what takes over for it
+    // has options of its own.
     let is_for_fallback =
         fallback.is_some() && layers == DeviceLayers::All && matches!(device, Device::Gpu(_));
     let placement = Placement {
         device,
         layers,
         gpu_memory_bytes: settings.gpu_memory_bytes,
-        copies_weights,
-        n_threads: n_threads.filter(|_| !is_for_fallback),
+        cpu: CpuOptions {
+            threads: cpu.threads.filter(|_| !is_for_fallback),
+            uses_tiles: cpu.uses_tiles && !is_for_fallback,
+            ..cpu
+        },
     };
     Ok(Backends {
         first: placement.open()?.backend,

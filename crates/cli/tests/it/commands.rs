@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::model::TinyModel;
-use crate::{Folder, minerva, minerva_with_input};
+use crate::{Folder, command, finish, minerva, minerva_with_input};
 
 fn keys(value: &Value) -> Vec<&str> {
     value
@@ -448,9 +448,40 @@ fn devices_are_listed_and_unknown_ones_refused() {
         ],
     )
     .fails(&["weights: copied, expected mapped"]);
+    let on_reference = ["run", &model, "hello", "--device", "reference"];
+    minerva(
+        &folder,
+        &[&on_reference[..], &["--batches", "fast"]].concat(),
+    )
+    .fails(&["batches: fast, expected exact: the reference backend"]);
     let on_processor = |place| {
         let usual = ["run", &model, "hello", "--temperature", "0", "-n", "8"];
         minerva(&folder, &[&usual[..], &["--weights", place]].concat()).ok()
     };
     assert_eq!(on_processor("copied"), on_processor("mapped"));
+}
+
+#[test]
+fn batches_are_fast_where_there_are_tiles() {
+    let folder = Folder::new("batches");
+    let model = TinyModel::new().write(&folder);
+    let fast = ["run", &model, "hello", "-n", "4", "--batches", "fast"];
+    minerva(&folder, &[&fast[..], &["--device", "reference"]].concat())
+        .fails(&["batches: fast, expected exact: the reference backend"]);
+    let with = |isa: &str| {
+        let mut command = command(&folder, &fast);
+        command.env("MINERVA_ISA", isa);
+        finish(command)
+    };
+    let plain = with("scalar");
+    assert!(plain.stderr.contains("fast batches"), "{plain:?}");
+    plain.ok();
+    for isa in ["avx2", "neon"] {
+        let refused = with(isa);
+        let has_isa = !refused.stderr.contains("MINERVA_ISA");
+        refused.fails(&[match has_isa {
+            true => "batches: fast, expected exact: the instruction set",
+            false => "expected one of",
+        }]);
+    }
 }

@@ -13,12 +13,17 @@ use super::ops::ahead::Ahead;
 use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind, FloatScratch};
-use super::ops::group_matmul::{self, GroupKernel, Operands, Panel, Rows, Streams, offsets};
+use super::ops::group_matmul::{
+    self, GroupKernel, Operands, Panel, Panels, Rows, Streams, offsets,
+};
 use super::ops::kv_tile;
 use super::ops::peak;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;
-use super::simd;
+use super::ops::tile_matmul::{self, TileScratch, TokenRows};
+use super::simd::PlainTiles;
+use super::simd::tiles::Line;
+use super::simd::{self, Simd};
 use super::threads::Tile;
 
 /// [`rows::layer_norm`].
@@ -89,6 +94,34 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::get(),
             #[allow(unreachable_patterns, reason = "sets of the other architectures")]
+            _ => None,
+        }
+    }
+}
+
+/// [`tile_matmul::product`].
+type TileProduct = fn(
+    &GroupKernel,
+    (&[u8], usize),
+    &TokenRows<'_>,
+    (&mut Panels, &mut TileScratch),
+    &mut Tile<'_, f32>,
+);
+
+/// The kernels of a processor's tiles.
+pub(crate) struct TileKernels {
+    /// [`tile_matmul::round`].
+    pub(crate) round: fn(&[f32], &mut Tile<'_, Line>),
+    pub(crate) product: TileProduct,
+}
+
+impl TileKernels {
+    /// Those that go with the kernels of `isa`, or `None` where there are none.
+    pub(crate) fn get(isa: Isa) -> Option<&'static TileKernels> {
+        match isa {
+            Isa::Scalar => PlainTiles::detect().map(|_| &PLAIN_TILES),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => simd::Amx::detect().map(|_| &AMX_TILES),
             _ => None,
         }
     }
@@ -274,7 +307,10 @@ macro_rules! instance {
                         } else {
                             None
                         },
+                        group_len,
+                        has_min,
                         offset: group_matmul::offset::<simd::$isa, B>(),
+                        is_signed: B::OFFSET.is_none() && <simd::$isa as Simd>::SIGNED_OFFSET == 0,
                         max: B::MAX,
                     })
                 }
@@ -282,6 +318,29 @@ macro_rules! instance {
         }
     };
 }
+
+macro_rules! tile_instance {
+    ($name:ident, $tiles:ident, [$($feature:meta)?]) => {
+        static $name: TileKernels = TileKernels {
+            round: enter!($tiles, [$($feature)?], |x: &[f32], out: &mut Tile<'_, Line>| s =>
+                tile_matmul::round(s, x, out)),
+            product: enter!($tiles, [$($feature)?],
+                |kernel: &GroupKernel, rows: (&[u8], usize), x: &TokenRows<'_>,
+                 own: (&mut Panels, &mut TileScratch), out: &mut Tile<'_, f32>| s =>
+                tile_matmul::product(s, kernel, rows, x, own, out)),
+        };
+    };
+}
+
+tile_instance!(PLAIN_TILES, PlainTiles, []);
+#[cfg(target_arch = "x86_64")]
+tile_instance!(
+    AMX_TILES,
+    Amx,
+    [target_feature(
+        enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"
+    )]
+);
 
 instance!(scalar, Scalar, []);
 #[cfg(target_arch = "aarch64")]

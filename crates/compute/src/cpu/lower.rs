@@ -12,9 +12,11 @@ use crate::program::{
 use crate::weight::Weight;
 
 use super::kernels::Kernels;
+use super::ops::Amount;
 use super::ops::float_matmul::FloatKind;
 use super::ops::group_matmul::{self, GroupKernel};
 use super::ops::quantize::GROUP;
+use super::ops::tile_matmul;
 use super::simd::LANES;
 
 /// Rows of a weight in one chunk of a product with many tokens, and one group of its output.
@@ -50,22 +52,27 @@ pub(super) struct Matrix {
     pub(super) weight: Weight,
     pub(super) kernel: MatrixKernel,
     pub(super) bias: Option<Vec<f32>>,
-    few_rows: usize, // in one chunk, where tokens are few
+    few_rows: usize,   // in one chunk, where tokens are few
+    tiled_rows: usize, // the same, where tiles are used
 }
 
 impl Matrix {
-    /// Rows in one chunk of a product with at most [`FEW`] tokens, or with more.
-    pub(super) fn chunk_rows(&self, is_few: bool) -> usize {
-        if is_few { self.few_rows } else { TILE }
+    /// Rows in one chunk of a product.
+    pub(super) fn chunk_rows(&self, amount: Amount) -> usize {
+        match amount {
+            Amount::Few => self.few_rows,
+            Amount::Many => TILE,
+            Amount::Tiled => self.tiled_rows,
+        }
     }
 
-    pub(super) fn n_chunks(&self, is_few: bool) -> usize {
-        self.weight.n_rows().div_ceil(self.chunk_rows(is_few))
+    pub(super) fn n_chunks(&self, amount: Amount) -> usize {
+        self.weight.n_rows().div_ceil(self.chunk_rows(amount))
     }
 
     /// The rows of one chunk.
-    pub(super) fn rows_of(&self, chunk: usize, is_few: bool) -> Range<usize> {
-        let len = self.chunk_rows(is_few);
+    pub(super) fn rows_of(&self, chunk: usize, amount: Amount) -> Range<usize> {
+        let len = self.chunk_rows(amount);
         chunk * len..self.weight.n_rows().min((chunk + 1) * len)
     }
 }
@@ -241,6 +248,8 @@ pub(super) struct Plan {
     /// The most floats that attention's result for a unit of positions and a token takes.
     pub(super) max_unit_result: usize,
     pub(super) max_kv_heads: usize,
+    /// Whether many tokens meet quantized weights in tiles of bf16.
+    pub(super) uses_tiles: bool,
     max_few_rows: usize,
 }
 
@@ -248,11 +257,25 @@ impl Plan {
     /// The most numbers that a chunk of a product has, with at most so many rows.
     pub(super) fn max_chunk(&self, max_rows: usize) -> usize {
         let few = max_rows.min(FEW) * self.max_few_rows;
-        max_rows.saturating_mul(TILE).max(few)
+        let many = if self.uses_tiles {
+            tile_matmul::MAX_ROWS
+        } else {
+            TILE
+        };
+        max_rows.saturating_mul(many).max(few)
+    }
+
+    /// Whether `max_tokens` are so many that rows of a slot lie in tiles too.
+    pub(super) fn has_tiles(&self, shape: &SlotShape, max_tokens: usize) -> bool {
+        self.uses_tiles && shape.n_quants == 1 && max_tokens >= tile_matmul::TOKENS
     }
 }
 
-pub(super) fn lower(program: &Program, kernels: &Kernels, n_threads: usize) -> Plan {
+pub(super) fn lower(
+    program: &Program,
+    (kernels, uses_tiles): (&Kernels, bool),
+    n_threads: usize,
+) -> Plan {
     let mut lowering = Lowering::new(program, kernels, n_threads);
     for (i, op) in program.ops.iter().enumerate() {
         lowering.op(i, op);
@@ -273,6 +296,7 @@ pub(super) fn lower(program: &Program, kernels: &Kernels, n_threads: usize) -> P
         max_experts: lowering.max_experts,
         max_unit_result: unit_results.max().unwrap_or(0),
         max_kv_heads: attentions().map(|spec| spec.n_kv_heads).max().unwrap_or(0),
+        uses_tiles,
         max_few_rows: lowering.max_few_rows,
     }
 }
@@ -575,12 +599,19 @@ impl<'a> Lowering<'a> {
             MatrixKernel::Group(_) => few_rows(weight, self.n_threads),
             MatrixKernel::Float(_) => TILE,
         };
+        let tiled_rows = match kernel {
+            MatrixKernel::Group(_) => {
+                even_rows(weight, tile_matmul::MAX_ROWS / TILE, self.n_threads)
+            }
+            MatrixKernel::Float(_) => TILE,
+        };
         self.max_few_rows = self.max_few_rows.max(few_rows);
         Matrix {
             weight: weight.clone(),
             kernel,
             bias: bias.map(|bias| self.program.weight(bias).to_f32()),
             few_rows,
+            tiled_rows,
         }
     }
 
@@ -614,10 +645,16 @@ impl<'a> Lowering<'a> {
 /// Rows in one chunk of a product with few tokens: so many that each lane's rows, which lie one behind the
 /// other, are a stream of [`STREAM`] bytes; fewer where threads would have less even shares.
 fn few_rows(weight: &Weight, n_threads: usize) -> usize {
+    let wanted = STREAM.div_ceil((TILE / LANES * weight.row_bytes()).max(1));
+    even_rows(weight, wanted, n_threads)
+}
+
+/// Rows in one chunk, [`TILE`] and at most `wanted` times as many; fewer where threads would have less
+/// even shares.
+fn even_rows(weight: &Weight, wanted: usize, n_threads: usize) -> usize {
     let n_tiles = weight.n_rows().div_ceil(TILE);
     let largest_share = |n: usize| n_tiles.div_ceil(n).div_ceil(n_threads) * n;
     let is_even = |n: &usize| 16 * largest_share(*n) <= 17 * largest_share(1);
-    let wanted = STREAM.div_ceil((TILE / LANES * weight.row_bytes()).max(1));
     (2..=wanted).rev().find(is_even).unwrap_or(1) * TILE
 }
 

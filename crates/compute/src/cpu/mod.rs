@@ -23,7 +23,7 @@ use crate::program::Program;
 pub use isa::{Isa, IsaError};
 pub use roofline::{Peak, Roofline};
 
-use kernels::Kernels;
+use kernels::{Kernels, TileKernels};
 use threads::Pool;
 
 /// How the CPU is used.
@@ -35,12 +35,16 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Copies the weights of programs into memory of its own, in huge pages where the system has them.
     pub copies_weights: bool,
+    /// Multiplies 32 tokens or more in tiles of bf16, which is faster; a token's bits then depend on how
+    /// many are computed with it. For processors with AMX, and for [`Isa::Scalar`], where it is slow.
+    pub uses_tiles: bool,
 }
 
 /// Runs programs on the CPU.
 pub struct CpuBackend {
     isa: Isa,
     kernels: &'static Kernels,
+    tiles: Option<&'static TileKernels>,
     pool: Arc<Pool>,
     copies_weights: bool,
     on_copy: Box<dyn Fn(u64, u64) + Send + Sync>,
@@ -51,6 +55,8 @@ pub struct CpuBackend {
 pub enum CpuError {
     /// The instruction set that was asked for cannot run here.
     Isa(IsaError),
+    /// Tiles were asked for, which this instruction set has none of here.
+    NoTiles(Isa),
     /// A thread could not be started.
     Thread(std::io::Error),
 }
@@ -59,6 +65,11 @@ impl std::fmt::Display for CpuError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             CpuError::Isa(error) => error.fmt(f),
+            CpuError::NoTiles(isa) => write!(
+                f,
+                "batches: fast, expected exact: the instruction set in use, {isa}, has no tiles of bf16 here; \
+                 avx512vnni has, where Linux and the processor have amx_bf16 and avx512_bf16"
+            ),
             CpuError::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
     }
@@ -78,11 +89,16 @@ impl CpuBackend {
             None => Isa::choose().map_err(CpuError::Isa)?,
         };
         let kernels = Kernels::get(isa).expect("checked above, or chosen among the available");
+        let tiles = match options.uses_tiles {
+            true => Some(TileKernels::get(isa).ok_or(CpuError::NoTiles(isa))?),
+            false => None,
+        };
         let n_threads = options.threads.unwrap_or_else(default_threads).max(1);
         let pool = Arc::new(Pool::new(n_threads).map_err(CpuError::Thread)?);
         Ok(CpuBackend {
             isa,
             kernels,
+            tiles,
             pool,
             copies_weights: options.copies_weights,
             on_copy: Box::new(|_, _| {}),
@@ -110,11 +126,16 @@ impl Backend for CpuBackend {
     fn description(&self) -> String {
         let n = self.n_threads();
         format!(
-            "CPU, {}, {n} {}{}",
+            "CPU, {}, {n} {}{}{}",
             self.isa,
             if n == 1 { "thread" } else { "threads" },
             if self.copies_weights {
                 ", weights copied"
+            } else {
+                ""
+            },
+            if self.tiles.is_some() {
+                ", fast batches"
             } else {
                 ""
             }
@@ -126,7 +147,8 @@ impl Backend for CpuBackend {
     }
 
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
-        exec::plan(program, self.kernels, self.n_threads(), &limits)
+        let kernels = (self.kernels, self.tiles.is_some());
+        exec::plan(program, kernels, self.n_threads(), &limits)
     }
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {

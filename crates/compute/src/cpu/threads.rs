@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::simd::tiles::Line;
+
 /// How long an idle worker watches for the next run before it sleeps. Sampling and streaming a
 /// token take a fraction of this; waking a sleeping thread costs some 50 µs.
 const SPIN: Duration = Duration::from_micros(300);
@@ -220,6 +222,7 @@ impl Plain for u32 {}
 impl Plain for u16 {}
 impl Plain for i8 {}
 impl Plain for u8 {}
+impl Plain for Line {}
 
 /// A zeroed, cache-aligned array that threads read and write in parts that they agree upon.
 pub(crate) struct SharedBuf<T> {

@@ -1,3 +1,4 @@
 //! Programs on the CPU against the reference backend, and against themselves.
 
 mod programs;
+mod tiles;

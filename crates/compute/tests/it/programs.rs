@@ -12,14 +12,14 @@ use minerva_compute::{
     Pairing, ReferenceBackend, Sequence, Weight, kv_block_bytes,
 };
 
-const LIMITS: Limits = Limits {
+pub(crate) const LIMITS: Limits = Limits {
     max_tokens: 40,
     max_outputs: 40,
     max_between: 0,
     n_kv_blocks: 64,
     kv_types: KvTypes::both(KvType::F32),
 };
-const SHAPE: Shape = Shape {
+pub(crate) const SHAPE: Shape = Shape {
     dim: 256,
     ffn: 256,
     n_heads: 8,
@@ -27,7 +27,7 @@ const SHAPE: Shape = Shape {
     head_dim: 32,
 };
 
-fn cpu(isa: Isa, threads: usize) -> CpuBackend {
+pub(crate) fn cpu(isa: Isa, threads: usize) -> CpuBackend {
     CpuBackend::new(&CpuOptions {
         threads: Some(threads),
         isa: Some(isa),
@@ -36,7 +36,7 @@ fn cpu(isa: Isa, threads: usize) -> CpuBackend {
     .unwrap()
 }
 
-fn tokens(n: usize, seed: u64) -> Vec<u32> {
+pub(crate) fn tokens(n: usize, seed: u64) -> Vec<u32> {
     let mut random = Random(seed);
     (0..n)
         .map(|_| (random.number() % VOCAB as u64) as u32)
@@ -44,7 +44,12 @@ fn tokens(n: usize, seed: u64) -> Vec<u32> {
 }
 
 /// Logits of every token, run in slices of the given lengths.
-fn run(model: &mut dyn Executable, tokens: &[u32], slices: &[usize], blocks: &[u32]) -> Vec<f32> {
+pub(crate) fn run(
+    model: &mut dyn Executable,
+    tokens: &[u32],
+    slices: &[usize],
+    blocks: &[u32],
+) -> Vec<f32> {
     assert_eq!(slices.iter().sum::<usize>(), tokens.len());
     conformance::run(model, tokens, slices, blocks).unwrap()
 }

@@ -56,6 +56,8 @@ pub struct EngineSettings {
     pub gpu_memory_bytes: Option<u64>,
     /// Where weights are read.
     pub weights: WeightsPlace,
+    /// How many tokens are computed together.
+    pub batches: Batches,
     /// What a model is loaded on once its device has failed.
     pub device_fallback: DeviceFallback,
     /// Bytes for all loaded models, their caches and scratch memory; nine tenths of the machine's
@@ -127,6 +129,17 @@ impl TryFrom<NumberOrWord> for GpuLayers {
             NumberOrWord::Word(word) => word.parse()?,
         }))
     }
+}
+
+/// How many tokens are computed together on a processor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Batches {
+    /// A token gets the same bits whatever is computed with it.
+    #[default]
+    Exact,
+    /// In tiles of bf16; a token's last bits depend on how many are computed with it.
+    Fast,
 }
 
 /// Where weights are read.
@@ -418,6 +431,7 @@ impl Default for EngineSettings {
             gpu_layers: GpuLayers::default(),
             gpu_memory_bytes: None,
             weights: WeightsPlace::Mapped,
+            batches: Batches::Exact,
             device_fallback: DeviceFallback::None,
             memory_bytes: None,
             context: None,

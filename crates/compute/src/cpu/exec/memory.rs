@@ -6,6 +6,7 @@ use crate::cpu::lower::{FINE, Plan, lower};
 use crate::cpu::ops::float_matmul::FloatScratch;
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
+use crate::cpu::ops::tile_matmul::{TileScratch, TokenTiles};
 use crate::kv::kv_block_bytes;
 use crate::program::{Program, Rows};
 
@@ -14,7 +15,7 @@ use super::{QUERY_TOKENS, max_cut_units};
 /// The same numbers as the loaded execution's; the largest number where they overflow.
 pub(in crate::cpu) fn plan(
     program: &Program,
-    kernels: &Kernels,
+    kernels: (&Kernels, bool),
     n_threads: usize,
     limits: &Limits,
 ) -> Result<Memory, BackendError> {
@@ -23,7 +24,11 @@ pub(in crate::cpu) fn plan(
     let thread = (Panels::BYTES + FloatScratch::BYTES)
         .saturating_add(product(&[plan.max_chunk(max_rows), 4]))
         .saturating_add(product(&[plan.max_chunk(limits.max_outputs), FINE, 4]))
-        .saturating_add(product(&[QUERY_TOKENS, plan.max_unit_result, 4]));
+        .saturating_add(product(&[QUERY_TOKENS, plan.max_unit_result, 4]))
+        .saturating_add(match plan.uses_tiles {
+            true => TileScratch::bytes_for(max_rows),
+            false => 0,
+        });
     let parts = [
         product(&[n_threads, thread]),
         pass_bytes(
@@ -61,7 +66,13 @@ fn pass_bytes(
         };
         let len = product(&[n_rows, shape.copies, shape.width]);
         let quant = QuantBuf::bytes_for(len.saturating_mul(shape.n_quants));
-        len.saturating_mul(4).saturating_add(quant)
+        let tiles = match plan.has_tiles(shape, max_tokens) {
+            true => TokenTiles::bytes_for(n_rows.saturating_mul(shape.copies), shape.width),
+            false => 0,
+        };
+        [len.saturating_mul(4), quant, tiles]
+            .into_iter()
+            .fold(0, usize::saturating_add)
     });
     let turns = program
         .ropes

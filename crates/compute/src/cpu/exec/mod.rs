@@ -27,13 +27,15 @@ use crate::backend::{
     ProgramWidths,
 };
 use crate::cpu::CpuBackend;
-use crate::cpu::kernels::Kernels;
+use crate::cpu::kernels::{Kernels, TileKernels};
 use crate::cpu::lower::{FEW, FINE, Matrix, Plan, Slot, SlotShape, Step, lower};
+use crate::cpu::ops::Amount;
 use crate::cpu::ops::ahead::Ahead;
 use crate::cpu::ops::attention::UNIT;
 use crate::cpu::ops::float_matmul::FloatScratch;
 use crate::cpu::ops::group_matmul::Panels;
 use crate::cpu::ops::quantize::QuantBuf;
+use crate::cpu::ops::tile_matmul::{self, TileScratch, TokenTiles};
 use crate::cpu::threads::{Pool, SharedBuf, Wait};
 use crate::kv::{KvType, kv_block_bytes};
 use crate::profile::{Cost, StepProfile};
@@ -63,6 +65,7 @@ struct Executor {
 /// What all batches share.
 struct Core {
     kernels: &'static Kernels,
+    tiles: Option<&'static TileKernels>,
     pool: Arc<Pool>,
     plan: Plan,
     limits: Limits,
@@ -97,6 +100,8 @@ struct Run<'a> {
 struct SlotMemory {
     f32: SharedBuf<f32>, // [n_rows, width]
     quant: Option<QuantBuf>,
+    /// What many tokens have instead.
+    tiles: Option<TokenTiles>,
 }
 
 /// Keys and values of one layer: `[n_kv_heads][n_blocks]` tiles.
@@ -152,6 +157,7 @@ struct Scratch {
 
 struct ProductScratch {
     panels: Panels,
+    tiles: Option<TileScratch>,
     floats: FloatScratch,
     /// Products of both rows of each output, before they are added.
     fine: SharedBuf<f32>,
@@ -172,7 +178,11 @@ pub(super) fn load(
     limits: Limits,
 ) -> Result<Box<dyn Executable>, BackendError> {
     let n_threads = backend.pool.n_threads();
-    let plan = lower(program, backend.kernels, n_threads);
+    let plan = lower(
+        program,
+        (backend.kernels, backend.tiles.is_some()),
+        n_threads,
+    );
     let kv_types = limits.kv_types;
     let block_bytes = kv_block_bytes(&program.kv, kv_types)?;
     let caches = program.kv.iter().map(|shape| {
@@ -213,7 +223,7 @@ pub(super) fn load(
     )?;
     let max_rows = limits.max_tokens.max(limits.max_outputs);
     let scratch = (0..n_threads).map(|thread| {
-        let orders = [false, true].map(|is_few| weights_in_order(&plan, is_few, thread, n_threads));
+        let orders = Amount::ALL.map(|amount| weights_in_order(&plan, amount, thread, n_threads));
         let up_len = plan.max_chunk(max_rows);
         let up = SharedBuf::zeroed(up_len);
         let fine_len = plan.max_chunk(limits.max_outputs).saturating_mul(FINE);
@@ -221,6 +231,7 @@ pub(super) fn load(
         Ok(Mutex::new(Scratch {
             products: ProductScratch {
                 panels: Panels::new(Ahead::new(orders)),
+                tiles: plan.uses_tiles.then(|| TileScratch::zeroed(max_rows)),
                 floats: FloatScratch::new(),
                 fine: fine.ok_or_else(|| no_memory("a tile", fine_len.saturating_mul(4)))?,
             },
@@ -232,6 +243,7 @@ pub(super) fn load(
     Ok(Box::new(Executor {
         core: Core {
             kernels: backend.kernels,
+            tiles: backend.tiles,
             pool: backend.pool.clone(),
             limits,
             widths: ProgramWidths::of(program),
@@ -279,9 +291,12 @@ impl Pass {
                 let n = n.checked_mul(shape.n_quants)?;
                 QuantBuf::zeroed(n, shape.width)
             });
+            let tiles = plan.has_tiles(shape, max_tokens);
+            let tiles = tiles.then(|| TokenTiles::zeroed(n, shape.width));
             Ok(SlotMemory {
                 f32: SharedBuf::zeroed(len).ok_or_else(no_memory)?,
                 quant: quant.map(|quant| quant.ok_or_else(no_memory)).transpose()?,
+                tiles: tiles.map(|tiles| tiles.ok_or_else(no_memory)).transpose()?,
             })
         });
         let turns = program.ropes.iter().map(|rope| {
@@ -375,10 +390,10 @@ impl Pass {
     }
 
     fn scratch_bytes(&self) -> usize {
-        let slots = self
-            .slots
-            .iter()
-            .map(|slot| slot.f32.bytes() + slot.quant.as_ref().map_or(0, |quant| quant.bytes()));
+        let slots = self.slots.iter().map(|slot| {
+            let tiles = slot.tiles.as_ref().map_or(0, TokenTiles::bytes);
+            slot.f32.bytes() + slot.quant.as_ref().map_or(0, QuantBuf::bytes) + tiles
+        });
         let turns = self.turns.iter().map(SharedBuf::bytes);
         let all = slots.chain(turns).sum::<usize>();
         all + self.routing.bytes() + self.unit_results.bytes()
@@ -501,8 +516,13 @@ impl Executable for Executor {
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
             let unit_result = scratch.unit_result.len() * 4;
-            let tiles = scratch.up.bytes() + scratch.products.fine.bytes();
-            Panels::BYTES + FloatScratch::BYTES + unit_result + tiles
+            let chunks = scratch.up.bytes() + scratch.products.fine.bytes();
+            let tiles = scratch
+                .products
+                .tiles
+                .as_ref()
+                .map_or(0, TileScratch::bytes);
+            Panels::BYTES + FloatScratch::BYTES + unit_result + chunks + tiles
         });
         let passes = self.long.scratch_bytes() + self.short.scratch_bytes();
         Memory {
@@ -523,21 +543,21 @@ impl Run<'_> {
             }
     }
 
-    /// Whether the batch has few tokens and outputs.
-    fn is_few(&self) -> bool {
-        self.pass
-            .work
-            .tokens
-            .len()
-            .max(self.pass.work.outputs.len())
-            <= FEW
+    /// How many tokens and outputs the batch has.
+    fn amount(&self) -> Amount {
+        let n_tokens = self.pass.work.tokens.len();
+        match n_tokens.max(self.pass.work.outputs.len()) {
+            0..=FEW => Amount::Few,
+            _ if self.core.tiles.is_some() && n_tokens >= tile_matmul::TOKENS => Amount::Tiled,
+            _ => Amount::Many,
+        }
     }
 
     fn n_chunks(&self, step: &Step) -> usize {
-        let is_few = self.is_few();
+        let amount = self.amount();
         let chunks = |x: Slot, matrix: &Matrix| match self.n_rows(x) {
             0 => 0,
-            _ => matrix.n_chunks(is_few),
+            _ => matrix.n_chunks(amount),
         };
         match step {
             Step::Input { out, .. }
@@ -571,10 +591,10 @@ impl Run<'_> {
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let profile = self.core.profile.as_ref();
         let mut clock = profile.filter(|_| worker == 0).map(Clock::start);
-        let is_few = self.is_few();
+        let amount = self.amount();
         for (index, progress) in self.pass.progress.iter().enumerate().skip(first) {
             if let Some(step) = index.checked_sub(1) {
-                scratch.products.panels.ahead.begin_step(step, is_few);
+                scratch.products.panels.ahead.begin_step(step, amount);
             }
             while !stop.is_over()
                 && let Some((chunk, is_own)) = progress.claim(worker)

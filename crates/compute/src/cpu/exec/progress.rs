@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::cpu::lower::{Matrix, MatrixKernel, Part, Plan, Step};
+use crate::cpu::ops::Amount;
 use crate::cpu::ops::ahead::{self, Order};
 use crate::cpu::simd::LANES;
 
@@ -65,11 +66,11 @@ pub(super) fn share(n_chunks: usize, thread: usize, n_threads: usize) -> Range<u
     n_chunks * thread / n_threads..n_chunks * (thread + 1) / n_threads
 }
 
-/// The quantized weights that a thread reads in its own shares of all steps, with few tokens or with many;
+/// The quantized weights that a thread reads in its own shares of all steps, with so many tokens;
 /// but for experts, which are chosen late.
 pub(super) fn weights_in_order(
     plan: &Plan,
-    is_few: bool,
+    amount: Amount,
     thread: usize,
     n_threads: usize,
 ) -> Order {
@@ -81,7 +82,7 @@ pub(super) fn weights_in_order(
         let mut add = |matrix: &Matrix, rows: Range<usize>| {
             let start = matrix.weight.bytes().as_ptr().addr();
             let row_bytes = matrix.weight.row_bytes();
-            let stream_bytes = matrix.chunk_rows(is_few) / LANES * row_bytes;
+            let stream_bytes = matrix.chunk_rows(amount) / LANES * row_bytes;
             let bytes = start + rows.start * row_bytes..start + rows.end * row_bytes;
             match parts[first..].last_mut() {
                 _ if !matches!(matrix.kernel, MatrixKernel::Group(_)) => {}
@@ -99,8 +100,8 @@ pub(super) fn weights_in_order(
         match step {
             Step::MatMul { parts, .. } => {
                 let chunks = parts.iter().flat_map(|Part { matrix, .. }| {
-                    let rows = move |chunk| (matrix, matrix.rows_of(chunk, is_few));
-                    (0..matrix.n_chunks(is_few)).map(rows)
+                    let rows = move |chunk| (matrix, matrix.rows_of(chunk, amount));
+                    (0..matrix.n_chunks(amount)).map(rows)
                 });
                 let chunks: Vec<_> = chunks.collect();
                 for (matrix, rows) in &chunks[share(chunks.len(), thread, n_threads)] {
@@ -113,8 +114,8 @@ pub(super) fn weights_in_order(
                 is_grouped: false,
                 ..
             } => {
-                for chunk in share(gate[0].n_chunks(is_few), thread, n_threads) {
-                    let rows = gate[0].rows_of(chunk, is_few);
+                for chunk in share(gate[0].n_chunks(amount), thread, n_threads) {
+                    let rows = gate[0].rows_of(chunk, amount);
                     add(&gate[0], rows.clone());
                     add(&up[0], rows);
                 }

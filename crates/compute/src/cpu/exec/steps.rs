@@ -4,12 +4,15 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::backend::KV_BLOCK_LEN;
-use crate::cpu::lower::{AttentionSlots, FINE, Matrix, MatrixKernel, Part, Slot, Step};
+use crate::cpu::kernels::TileKernels;
+use crate::cpu::lower::{AttentionSlots, FINE, Matrix, MatrixKernel, Part, Slot, SlotShape, Step};
+use crate::cpu::ops::Amount;
 use crate::cpu::ops::attention::{HeadCache, QueryRow, UNIT, Weight};
 use crate::cpu::ops::kv_tile::Tiles;
+use crate::cpu::ops::tile_matmul::TokenTiles;
 use crate::program::{Activation, Attention, Function};
 
-use super::{ProductScratch, QueryPart, Run, Scratch, Target, TileBuf};
+use super::{ProductScratch, QueryPart, Run, Scratch, SlotMemory, Target, TileBuf};
 
 impl Run<'_> {
     /// Row `row` of a slot that earlier steps wrote.
@@ -38,21 +41,20 @@ impl Run<'_> {
         }
     }
 
-    /// Quantizes columns of a row that this chunk has written.
+    /// Quantizes columns of a row that this chunk has written, or rounds them for tiles.
     ///
     /// # Safety
     /// They belong to the chunk alone, and are whole groups.
     unsafe fn quantize(&self, slot: Slot, row: usize, columns: Range<usize>) {
-        let quant = self.pass.slots[slot]
-            .quant
-            .as_ref()
-            .expect("lowered with a quantized twin");
+        let SlotMemory { f32, quant, tiles } = &self.pass.slots[slot];
+        let quant = quant.as_ref().expect("lowered with a quantized twin");
         let at = row * self.core.plan.slots[slot].width;
         // SAFETY: the caller's promise.
         unsafe {
-            let x = self.pass.slots[slot]
-                .f32
-                .get(at + columns.start..at + columns.end);
+            let x = f32.get(at + columns.start..at + columns.end);
+            if let Some((kernels, tiles)) = self.tiles(tiles) {
+                return (kernels.round)(x, &mut tiles.span(row, columns));
+            }
             let span = |row| quant.span(row, columns.start, columns.len());
             match self.core.plan.slots[slot].n_quants {
                 FINE => {
@@ -64,10 +66,19 @@ impl Run<'_> {
         }
     }
 
+    /// The tiles of a slot, where this batch uses them.
+    fn tiles<'a>(
+        &self,
+        tiles: &'a Option<TokenTiles>,
+    ) -> Option<(&'static TileKernels, &'a TokenTiles)> {
+        let kernels = self.core.tiles.filter(|_| self.amount() == Amount::Tiled)?;
+        Some((kernels, tiles.as_ref()?))
+    }
+
     /// Runs one chunk of a step.
     pub(super) fn chunk(&self, step: &Step, chunk: usize, scratch: &mut Scratch) {
         let width = |slot: Slot| self.core.plan.slots[slot].width;
-        let is_few = self.is_few();
+        let amount = self.amount();
         match step {
             Step::Input { out, quantize } => {
                 let n = width(*out);
@@ -153,7 +164,7 @@ impl Run<'_> {
             Step::MatMul { x, parts } => {
                 let mut chunk = chunk;
                 for part in parts {
-                    let n_chunks = part.matrix.n_chunks(is_few);
+                    let n_chunks = part.matrix.n_chunks(amount);
                     if chunk < n_chunks {
                         return self.matmul_chunk(*x, part, chunk, scratch);
                     }
@@ -169,8 +180,8 @@ impl Run<'_> {
                 quantize,
                 is_grouped,
             } => {
-                let (n_chunks, len) = (gate[0].n_chunks(is_few), gate[0].chunk_rows(is_few));
-                let columns = gate[0].rows_of(chunk % n_chunks, is_few);
+                let (n_chunks, len) = (gate[0].n_chunks(amount), gate[0].chunk_rows(amount));
+                let columns = gate[0].rows_of(chunk % n_chunks, amount);
                 let (expert, x_rows) = match is_grouped {
                     false => (0, 0..self.n_rows(*x)),
                     true => match self.expert_rows(chunk / n_chunks) {
@@ -244,11 +255,11 @@ impl Run<'_> {
                 self.quantize_row(*out, chunk, *quantize);
             }
             Step::ExpertMatMul { x, matrices, out } => {
-                let n_chunks = matrices[0].n_chunks(is_few);
+                let n_chunks = matrices[0].n_chunks(amount);
                 let Some((expert, x_rows)) = self.expert_rows(chunk / n_chunks) else {
                     return;
                 };
-                let rows = matrices[0].rows_of(chunk % n_chunks, is_few);
+                let rows = matrices[0].rows_of(chunk % n_chunks, amount);
                 let target = Target {
                     buf: &self.pass.slots[*out].f32,
                     width: width(*out),
@@ -386,24 +397,28 @@ impl Run<'_> {
             ..
         } = matrix;
         let row_bytes = weight.row_bytes();
+        let bytes = &weight.bytes()[rows.start * row_bytes..rows.end * row_bytes];
         let n_rows = x_rows.len();
         let out_rows = out.first_row..out.first_row + n_rows;
-        let part = |first: usize, end: usize| {
-            let columns = out.first + first - rows.start..out.first + end - rows.start;
-            // SAFETY: the caller's promise.
-            let tile = unsafe { out.buf.tile(out_rows.clone(), out.width, columns) };
-            (&weight.bytes()[first * row_bytes..end * row_bytes], tile)
-        };
-        match kernel {
-            MatrixKernel::Group(kernel) => {
-                let quant = self.pass.slots[x]
-                    .quant
-                    .as_ref()
-                    .expect("lowered with a quantized twin");
-                let n_quants = self.core.plan.slots[x].n_quants;
+        let columns = out.first..out.first + rows.len();
+        // SAFETY: the caller's promise.
+        let mut tile = unsafe { out.buf.tile(out_rows, out.width, columns) };
+        let SlotMemory { f32, quant, tiles } = &self.pass.slots[x];
+        let SlotShape {
+            width, n_quants, ..
+        } = self.core.plan.slots[x];
+        match (kernel, self.tiles(tiles)) {
+            (MatrixKernel::Group(kernel), Some((kernels, tiles))) => {
+                let own = scratch.tiles.as_mut().expect("there are tiles");
+                let own = (&mut scratch.panels, own);
                 // SAFETY: see the module's doc; nobody writes to a slot that a step reads.
+                let x = unsafe { tiles.rows(x_rows) };
+                (kernels.product)(kernel, (bytes, row_bytes), &x, own, &mut tile);
+            }
+            (MatrixKernel::Group(kernel), None) => {
+                let quant = quant.as_ref().expect("lowered with a quantized twin");
+                // SAFETY: as above.
                 let x = unsafe { quant.rows(n_quants * x_rows.start..n_quants * x_rows.end) };
-                let (bytes, mut tile) = part(rows.start, rows.end);
                 if n_quants == FINE {
                     let n = rows.len();
                     // SAFETY: this thread's alone.
@@ -417,15 +432,9 @@ impl Run<'_> {
                     kernel.product((bytes, row_bytes), &x, &mut scratch.panels, &mut tile);
                 }
             }
-            MatrixKernel::Float(kind) => {
-                let width = self.core.plan.slots[x].width;
+            (MatrixKernel::Float(kind), _) => {
                 // SAFETY: as above.
-                let x = unsafe {
-                    self.pass.slots[x]
-                        .f32
-                        .get(x_rows.start * width..x_rows.end * width)
-                };
-                let (bytes, mut tile) = part(rows.start, rows.end);
+                let x = unsafe { f32.get(x_rows.start * width..x_rows.end * width) };
                 (self.core.kernels.float_matmul)(
                     (*kind, bytes),
                     (x, width),
@@ -435,7 +444,6 @@ impl Run<'_> {
             }
         }
         if let Some(bias) = bias {
-            let (_, mut tile) = part(rows.start, rows.end);
             for row in 0..n_rows {
                 (self.core.kernels.add)(tile.row(row), &bias[rows.clone()]);
             }
@@ -449,7 +457,7 @@ impl Run<'_> {
             out,
             quantize,
         } = part;
-        let rows = matrix.rows_of(chunk, self.is_few());
+        let rows = matrix.rows_of(chunk, self.amount());
         let width = self.core.plan.slots[*out].width;
         let target = Target {
             buf: &self.pass.slots[*out].f32,

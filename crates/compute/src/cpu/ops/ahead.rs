@@ -9,6 +9,8 @@ use std::ops::{Range, RangeInclusive};
 
 use crate::cpu::simd::{LANES, Simd};
 
+use super::Amount;
+
 /// How far what a thread has asked for is ahead of what it has read, in bytes: the rows of a
 /// product, which are read side by side, within these.
 const LEAD: RangeInclusive<usize> = 32 << 10..=256 << 10;
@@ -66,9 +68,9 @@ impl Order {
 /// Asks for weights some time before they are read: for the thread's own share of each step, step
 /// after step.
 pub(crate) struct Ahead {
-    /// With many tokens, and with few.
-    orders: [Order; 2],
-    is_few: bool,
+    /// By [`Amount`].
+    orders: [Order; 3],
+    amount: Amount,
     /// The part that is read, where streams are long.
     current: usize,
     /// The part that is asked for.
@@ -84,11 +86,11 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// What will be read with many tokens, and what with few.
-    pub(crate) fn new(orders: [Order; 2]) -> Ahead {
+    /// What will be read with each amount of tokens.
+    pub(crate) fn new(orders: [Order; 3]) -> Ahead {
         Ahead {
             orders,
-            is_few: false,
+            amount: Amount::default(),
             current: 0,
             part: 0,
             read: 0,
@@ -100,12 +102,12 @@ impl Ahead {
     }
 
     fn order(&self) -> &Order {
-        &self.orders[usize::from(self.is_few)]
+        &self.orders[self.amount as usize]
     }
 
-    /// Step `step` begins, for few tokens or for many.
-    pub(crate) fn begin_step(&mut self, step: usize, is_few: bool) {
-        if std::mem::replace(&mut self.is_few, is_few) != is_few {
+    /// Step `step` begins, for so many tokens.
+    pub(crate) fn begin_step(&mut self, step: usize, amount: Amount) {
+        if std::mem::replace(&mut self.amount, amount) != amount {
             // Where it was is a place in the other order.
             let end = self.order().parts.len();
             (self.current, self.part, self.asked) = (end, end, usize::MAX);
@@ -321,13 +323,18 @@ mod tests {
             // The second step reads no weights.
             Order::new(parts.to_vec(), vec![0, 2])
         };
-        let mut ahead = Ahead::new([order([1 << 16; 2]), order([1 << 10, 127 << 10])]);
+        let orders = [
+            order([1 << 10, 127 << 10]),
+            order([1 << 16; 2]),
+            Order::default(),
+        ];
+        let mut ahead = Ahead::new(orders);
         ahead.set_own(true);
-        ahead.begin_step(0, true);
+        ahead.begin_step(0, Amount::Few);
         ahead.next();
-        ahead.begin_step(1, false);
+        ahead.begin_step(1, Amount::Many);
         assert_eq!(ahead.begin(64).at, 0);
-        ahead.begin_step(0, false);
+        ahead.begin_step(0, Amount::Many);
         let asking = ahead.begin(64);
         assert_eq!((asking.at, asking.left), (1 << 20, 1 << 16));
     }

@@ -38,7 +38,7 @@ use super::ahead::Ahead;
 use super::quantize::QuantRows;
 
 /// Rows of a panel.
-const PANEL: usize = LANES;
+pub(super) const PANEL: usize = LANES;
 /// Rows that are multiplied with one unpacking: two panels.
 pub(crate) const ROWS: usize = 2 * PANEL;
 /// Columns of a panel: whole blocks of every type.
@@ -46,9 +46,9 @@ const STRIP: usize = 1024;
 
 /// Some columns of up to sixteen rows.
 pub(crate) struct Rows<'a> {
-    bytes: &'a [u8],
-    row_bytes: usize,
-    columns: Range<usize>,
+    pub(super) bytes: &'a [u8],
+    pub(super) row_bytes: usize,
+    pub(super) columns: Range<usize>,
 }
 
 /// Sixteen streams of whole rows, one behind the other, and which row of each is multiplied.
@@ -62,14 +62,14 @@ pub(crate) struct Streams<'a> {
 /// A strip of sixteen rows, unpacked. Aligned, so that no vector lies across two lines of a cache.
 #[repr(align(64))]
 pub(crate) struct Panel {
-    q: [[u8; 4 * LANES]; STRIP / 4], // [STRIP / BESIDE][row][BESIDE], see Simd::BESIDE
-    scales: [[f32; LANES]; STRIP / 16], // [STRIP / group_len][row]
-    mins: [[f32; LANES]; STRIP / 16], // the same, or unused
+    pub(super) q: [[u8; 4 * LANES]; STRIP / 4], // [STRIP / BESIDE][row][BESIDE], see Simd::BESIDE
+    pub(super) scales: [[f32; LANES]; STRIP / 16], // [STRIP / group_len][row]
+    pub(super) mins: [[f32; LANES]; STRIP / 16], // the same, or unused
 }
 
 /// The panels of one thread, and what it will read.
 pub(crate) struct Panels {
-    panels: Box<[Panel; 2]>,
+    pub(super) panels: Box<[Panel; 2]>,
     pub(crate) ahead: Ahead,
 }
 
@@ -116,8 +116,13 @@ pub(crate) struct GroupKernel {
     pub(crate) direct: Option<(Direct<1>, Direct<2>)>,
     /// For at most four, and for at most eight: see [`few_are_direct`].
     pub(crate) direct_few: Option<(Direct<4>, Direct<8>)>,
+    /// Weights that share a scale, and a minimum where there is one.
+    pub(crate) group_len: usize,
+    pub(crate) has_min: bool,
     /// What its panels have added to each weight.
     pub(crate) offset: u8,
+    /// Whether weights have a sign with that.
+    pub(crate) is_signed: bool,
     /// At most how large weights are with it, where they have no sign then.
     pub(crate) max: u8,
 }

@@ -15,3 +15,19 @@ pub(crate) mod kv_tile;
 pub(crate) mod peak;
 pub(crate) mod quantize;
 pub(crate) mod rows;
+pub(crate) mod tile_matmul;
+
+/// How many tokens a batch has: its products are cut and computed in one of three ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Amount {
+    /// So few that a product takes as long as its weights take to be read.
+    Few,
+    #[default]
+    Many,
+    /// So many that tiles of bf16 are used, where they may be.
+    Tiled,
+}
+
+impl Amount {
+    pub(crate) const ALL: [Amount; 3] = [Amount::Few, Amount::Many, Amount::Tiled];
+}

@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 mod scalar;
+pub(crate) mod tiles;
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -18,8 +19,9 @@ mod x86_64;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{Neon, NeonDotprod, NeonI8mm};
 pub(crate) use scalar::Scalar;
+pub(crate) use tiles::PlainTiles;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, avx512::Avx512Vnni};
+pub(crate) use x86_64::{amx::Amx, avx2::Avx2, avx2::AvxVnni, avx512::Avx512, avx512::Avx512Vnni};
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;

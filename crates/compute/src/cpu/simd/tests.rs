@@ -354,3 +354,114 @@ fn rows<S: Simd>(s: S, all: &mut Answers) {
         }
     }
 }
+
+/// Tiles of each kind against the plain ones, with every kind of number.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn tiles_are_their_plain_twin() {
+    let Some(amx) = super::Amx::detect() else {
+        println!("skipped: no AMX here");
+        return;
+    };
+    let want = tile_answers(super::PlainTiles);
+    let got = tile_answers(amx);
+    for ((name, got), (_, want)) in got.iter().zip(&want) {
+        for (i, (got, want)) in got.iter().zip(want).enumerate() {
+            let is_nan = |bits: u32| f32::from_bits(bits).is_nan();
+            let is_sum = name.starts_with("sums");
+            let same = got == want || is_sum && is_nan(*got) && is_nan(*want);
+            assert!(same, "{name}, {i}: {got:x}, not {want:x}");
+        }
+        assert_eq!(got.len(), want.len(), "{name}");
+    }
+    assert_eq!(got.len(), want.len());
+}
+
+/// What tiles answer, by name: bits.
+#[cfg(target_arch = "x86_64")]
+fn tile_answers<T: super::tiles::Tiles>(tiles: T) -> Answers {
+    use super::tiles::{COLUMNS, Factors, Line, PanelTile, SumTile, TokenTile, WeightTile};
+
+    let mut next = random();
+    let mut all = Answers::new();
+    let lines = |lines: &[Line]| -> Vec<u32> {
+        let numbers = lines.iter().flat_map(|line| line.0);
+        numbers.map(u32::from).collect()
+    };
+    // Ties of both kinds, the largest, what overflows, what is not normal, what is no number.
+    let special = [
+        0x3f80_8000,
+        0x3f81_8000,
+        0x3f80_7fff,
+        0x7f7f_ffff,
+        0x7f7f_7fff,
+        0x7f80_0000,
+        0xff80_0000,
+        0x7fc0_0001,
+        0x7f80_0001,
+        0xffbf_ffff,
+        0x0000_0001,
+        0x807f_ffff,
+        0x0080_0000,
+        0x8000_0000,
+        0x007f_8000,
+        0x007f_ffff,
+    ];
+    for n in 0..100 {
+        let x: [f32; COLUMNS] = std::array::from_fn(|i| match (n, i) {
+            (0, _) => f32::from_bits(special[i % special.len()]),
+            _ => f32::from_bits(next()),
+        });
+        all.push((format!("round {n}"), lines(&[tiles.round(&x)])));
+    }
+    let blank: WeightTile = [Line([0; COLUMNS]); COLUMNS / 2];
+    for from in [0, 1, 66, 131] {
+        let mut bytes = all_bytes(0).chain(all_bytes(from));
+        let q: [[u8; 4 * LANES]; COLUMNS / 4] = std::array::from_fn(|_| bytes.next().unwrap());
+        let mut numbers = || std::array::from_fn(|_| f32::from_bits(next()));
+        let (scales, biases) = ([numbers(), numbers()], [numbers(), numbers()]);
+        let panel = PanelTile {
+            q: &q,
+            scales: scales.each_ref(),
+            biases: biases.each_ref(),
+        };
+        let mut out = blank;
+        tiles.convert(panel, false, &mut out);
+        all.push((format!("convert from {from}"), lines(&out)));
+    }
+    // Numbers of every exponent, among them what is not normal and what overflows, and usual ones.
+    for (what, mask, one) in [("any", 0xffff, 0), ("usual", 0x83ff, 0x3c00)] {
+        for (n_blocks, n_pairs, n, begins) in [
+            (1, 1, 1, true),
+            (2, 1, 3, false),
+            (3, 2, 2, true),
+            (3, 1, 4, false),
+            (4, 3, 2, false),
+        ] {
+            let mut line = || Line(std::array::from_fn(|_| next() as u16 & mask | one));
+            let stride = n + 1;
+            let x: Vec<TokenTile> = (0..n_blocks * stride)
+                .map(|_| std::array::from_fn(|_| line()))
+                .collect();
+            let weights: Vec<[WeightTile; 2]> = (0..n_pairs * n)
+                .map(|_| std::array::from_fn(|_| std::array::from_fn(|_| line())))
+                .collect();
+            let start = SumTile(std::array::from_fn(|i| [i as f32 - 7.5; LANES]));
+            let mut sums = vec![[start; 2]; n_blocks * n_pairs];
+            let factors = Factors {
+                n,
+                tokens: &x,
+                stride,
+                weights: &weights,
+            };
+            tiles.multiply(&factors, begins, &mut sums);
+            let bits = sums.as_flattened().iter().flat_map(|sums| sums.0);
+            let bits = bits.flatten().map(f32::to_bits).collect();
+            all.push((
+                format!("sums of {what}, {n_blocks} {n_pairs} {n} {begins}"),
+                bits,
+            ));
+        }
+    }
+    all
+}

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::{PanelPart, Simd, TokenPart, dot_fours};
 
+pub(crate) mod amx;
 pub(crate) mod avx2;
 pub(crate) mod avx512;
 
