@@ -106,7 +106,7 @@ class Minerva:
     def __init__(self, a):
         self.program = a.minerva
         self.threads = ["-t", a.t] if a.t else []
-        self.weights = ["--weights", a.weights]
+        self.options = ["--weights", a.weights, "--batches", a.batches]
 
     def candidates(self):
         return [[{}]]
@@ -114,9 +114,9 @@ class Minerva:
     def measure(self, model, test, chosen):
         if test["kind"] == "start":
             return started([self.program, "run", model, "--raw", PROMPT, "-c", 2048, "-n", test["generate"],
-                            "--temperature", 0, *self.weights, *self.threads])
+                            "--temperature", 0, *self.options, *self.threads])
         options = bench(test) + (["-b", test["parallel"]] if test["kind"] == "parallel" else [])
-        [result] = json.loads(run([self.program, "bench", model, *options, *self.weights, *self.threads, "--format", "json"]))
+        [result] = json.loads(run([self.program, "bench", model, *options, *self.options, *self.threads, "--format", "json"]))
         return {"tok/s": result["avg_ts"]}
 
 
@@ -260,6 +260,7 @@ def main():
     parser.add_argument("--parallel", type=lambda text: [int(n) for n in text.split(",")], default=[4, 16])
     parser.add_argument("-t", type=int, help="threads of both; by default each program's best")
     parser.add_argument("--weights", choices=["mapped", "copied"], default="mapped", help="where Minerva reads them")
+    parser.add_argument("--batches", choices=["exact", "fast"], default="exact", help="how Minerva computes many tokens")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where models are made; by default the system's folder for such")
     parser.add_argument("--minerva", type=Path, help="a binary that is built already")

@@ -406,7 +406,7 @@ impl Measured {
         if let (Some(limits), Some(profile)) = (limits, &self.profile) {
             let (cost, seconds) = (profile.cost(), profile.time().as_secs_f64());
             let shares = limits.shares(cost, profile.time());
-            let operations = cost.int8_operations + cost.f32_operations;
+            let operations = cost.operations();
             cells.extend([
                 format!("{:.2}", cost.read_bytes as f64 / seconds / 1e9),
                 percent(shares.read),

@@ -22,7 +22,7 @@ use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;
 use super::ops::tile_matmul::{self, TileScratch, TokenRows};
 use super::simd::PlainTiles;
-use super::simd::tiles::Line;
+use super::simd::tiles::{Line, Tiles};
 use super::simd::{self, Simd};
 use super::threads::Tile;
 
@@ -113,6 +113,8 @@ pub(crate) struct TileKernels {
     /// [`tile_matmul::round`].
     pub(crate) round: fn(&[f32], &mut Tile<'_, Line>),
     pub(crate) product: TileProduct,
+    /// [`Tiles::peak`].
+    pub(crate) peak: fn(usize),
 }
 
 impl TileKernels {
@@ -328,6 +330,7 @@ macro_rules! tile_instance {
                 |kernel: &GroupKernel, rows: (&[u8], usize), x: &TokenRows<'_>,
                  own: (&mut Panels, &mut TileScratch), out: &mut Tile<'_, f32>| s =>
                 tile_matmul::product(s, kernel, rows, x, own, out)),
+            peak: enter!($tiles, [$($feature)?], |n_rounds: usize| s => s.peak(n_rounds)),
         };
     };
 }

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::backend::BackendError;
 
-use super::kernels::Kernels;
+use super::kernels::{Kernels, TileKernels};
 use super::ops::peak;
+use super::simd::LANES;
+use super::simd::tiles::{COLUMNS, TILE_PRODUCTS};
 use super::{CpuBackend, Isa};
 
 /// What all threads of a backend together can do at most.
@@ -33,6 +35,8 @@ pub struct Peak {
     pub isa: Isa,
     /// Multiplications of bytes and additions to sums of 32 bits, in a second.
     pub int8_operations_per_s: f64,
+    /// Those of tiles of bf16, where there are some.
+    pub bf16_operations_per_s: Option<f64>,
     /// Multiplications and additions of f32, in a second.
     pub f32_operations_per_s: f64,
 }
@@ -51,6 +55,8 @@ const AHEAD: [usize; 3] = [0, 1024, 4096];
 const REPETITIONS: usize = 3;
 /// Rounds of multiplications that a thread does at once, some 10 to 100 µs.
 const ROUNDS: usize = 1000;
+/// The same for tiles, which plain loops go through too.
+const TILE_ROUNDS: usize = 50;
 /// How long multiplications are measured at a time.
 const MULTIPLYING: Duration = Duration::from_millis(10);
 
@@ -123,7 +129,7 @@ impl CpuBackend {
     fn peak(&self, isa: Isa) -> Peak {
         let kernels = Kernels::get(isa).expect("among the available");
         // Two operations for each multiplication.
-        let bytes = std::hint::black_box(peak::Vectors([[3; 64]; peak::N_VECTORS]));
+        let bytes = std::hint::black_box(peak::Vectors([[peak::MAX; 64]; peak::N_VECTORS]));
         let int8 = |n_sums| {
             let mut out = [0; 64];
             (kernels.peak_int8)(&bytes, (n_sums, ROUNDS), &mut out);
@@ -135,10 +141,16 @@ impl CpuBackend {
             (kernels.peak_f32)(&floats, (n_sums, ROUNDS), &mut out);
             std::hint::black_box(out);
         };
+        let tiles = TileKernels::get(isa).map(|tiles| {
+            let call = |_| (tiles.peak)(TILE_ROUNDS);
+            let operations = TILE_ROUNDS * TILE_PRODUCTS * 2 * LANES * LANES * COLUMNS;
+            operations as f64 * self.calls_per_s(&call)
+        });
         let vectors = (2 * ROUNDS * peak::N_VECTORS) as f64;
         Peak {
             isa,
             int8_operations_per_s: 64.0 * vectors * self.calls_per_s(&int8),
+            bf16_operations_per_s: tiles,
             f32_operations_per_s: 16.0 * vectors * self.calls_per_s(&f32),
         }
     }
@@ -209,6 +221,8 @@ mod tests {
         assert_eq!(isas, Isa::available());
         for peak in roofline.peaks {
             assert!(peak.int8_operations_per_s > 0.0 && peak.f32_operations_per_s > 0.0);
+            assert!(peak.bf16_operations_per_s.is_none_or(|n| n > 0.0));
+            assert!(peak.isa != Isa::Scalar || peak.bf16_operations_per_s.is_some());
         }
         let error = backend.roofline(1 << 20).unwrap_err();
         assert!(error.to_string().contains("a buffer to read"), "{error}");

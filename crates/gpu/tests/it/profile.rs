@@ -69,7 +69,7 @@ fn cost(steps: &[StepProfile]) -> (u64, u64) {
     for step in steps {
         all += step.cost;
     }
-    (all.read_bytes, all.int8_operations + all.f32_operations)
+    (all.read_bytes, all.operations())
 }
 
 #[test]

@@ -56,7 +56,11 @@ impl Measured {
     pub(super) fn shares(&self, cost: Cost, time: Duration) -> Shares {
         let seconds = time.as_secs_f64();
         let computing = cost.int8_operations as f64 / self.peak.int8_operations_per_s
-            + cost.f32_operations as f64 / self.peak.f32_operations_per_s;
+            + cost.f32_operations as f64 / self.peak.f32_operations_per_s
+            + self
+                .peak
+                .bf16_operations_per_s
+                .map_or(0.0, |n| cost.bf16_operations as f64 / n);
         Shares {
             read: cost.read_bytes as f64 / seconds / self.roofline.read_bytes_per_s,
             computed: computing / seconds,
@@ -92,12 +96,16 @@ impl Measured {
                     peak.isa.to_string(),
                     format!("{:.1}", peak.int8_operations_per_s / 1e9),
                     format!("{:.1}", peak.f32_operations_per_s / 1e9),
+                    match peak.bf16_operations_per_s {
+                        Some(n) => format!("{:.1}", n / 1e9),
+                        None => "-".into(),
+                    },
                     if peak.isa == self.isa() { "in use" } else { "" }.into(),
                 ]
             })
             .collect();
-        let heading = ["INSTRUCTIONS", "INT8 GOPS", "F32 GFLOPS", ""];
-        writeln!(out, "{}", table(&heading, &[1, 2], &rows))?;
+        let heading = ["INSTRUCTIONS", "INT8 GOPS", "F32 GFLOPS", "BF16 TILES", ""];
+        writeln!(out, "{}", table(&heading, &[1, 2, 3], &rows))?;
         out.flush()?;
         Ok(())
     }
@@ -107,6 +115,7 @@ impl Measured {
             json!({
                 "isa": peak.isa.name(),
                 "int8_operations_per_s": peak.int8_operations_per_s,
+                "bf16_operations_per_s": peak.bf16_operations_per_s,
                 "f32_operations_per_s": peak.f32_operations_per_s,
             })
         });
@@ -130,6 +139,7 @@ mod tests {
         let peak = Peak {
             isa: Isa::Scalar,
             int8_operations_per_s: 100.0,
+            bf16_operations_per_s: Some(1000.0),
             f32_operations_per_s: 10.0,
         };
         let limits = Measured {
@@ -145,9 +155,10 @@ mod tests {
         let cost = Cost {
             read_bytes: 50,
             int8_operations: 50,
+            bf16_operations: 500,
             f32_operations: 5,
         };
         let shares = limits.shares(cost, Duration::from_secs(2));
-        assert_eq!((shares.read, shares.computed), (0.5, 0.5));
+        assert_eq!((shares.read, shares.computed), (0.5, 0.75));
     }
 }

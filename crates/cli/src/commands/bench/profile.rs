@@ -87,7 +87,7 @@ impl Profile {
                 format!("{:.2}", seconds * 1e3),
                 percent(self.share(time)),
                 rate(cost.read_bytes),
-                rate(cost.int8_operations + cost.f32_operations),
+                rate(cost.operations()),
             ];
             if let Some(limits) = limits {
                 let shares = limits.shares(cost, time);
@@ -96,10 +96,7 @@ impl Profile {
                     _ => percent(share),
                 };
                 row.push(shown(cost.read_bytes, shares.read));
-                row.push(shown(
-                    cost.int8_operations + cost.f32_operations,
-                    shares.computed,
-                ));
+                row.push(shown(cost.operations(), shares.computed));
             }
             row
         };
@@ -126,6 +123,7 @@ impl Profile {
                 "share": self.share(kind.time),
                 "read_bytes": kind.cost.read_bytes,
                 "int8_operations": kind.cost.int8_operations,
+                "bf16_operations": kind.cost.bf16_operations,
                 "f32_operations": kind.cost.f32_operations,
             })
         });
@@ -189,6 +187,7 @@ mod tests {
             cost: Cost {
                 read_bytes: 5_000_000,
                 int8_operations: 0,
+                bf16_operations: 0,
                 f32_operations: 0,
             },
         }

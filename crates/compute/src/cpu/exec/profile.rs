@@ -125,10 +125,15 @@ fn name(step: &Step) -> (&'static str, Vec<&Weight>) {
     }
 }
 
-/// A product of `n_rows` rows with a matrix, where each is `n_quants` rows of 8 bits.
-fn product(matrix: &Matrix, (n_rows, n_quants): (usize, usize)) -> Cost {
+/// A product of `n_rows` rows with a matrix, where each is `n_quants` rows of 8 bits, or in tiles.
+fn product(matrix: &Matrix, (n_rows, n_quants, is_tiled): (usize, usize, bool)) -> Cost {
     let cost = Cost::f32_product(&matrix.weight, n_rows);
     match matrix.kernel {
+        MatrixKernel::Group(_) if is_tiled => Cost {
+            bf16_operations: cost.f32_operations,
+            f32_operations: 0,
+            ..cost
+        },
         MatrixKernel::Group(_) => Cost {
             int8_operations: n_quants as u64 * cost.f32_operations,
             f32_operations: 0,
@@ -142,7 +147,10 @@ impl Run<'_> {
     /// What a step costs in this batch; of experts nothing, since they are not chosen yet.
     pub(super) fn cost(&self, step: &Step) -> Cost {
         let mut cost = Cost::default();
-        let rows = |x: Slot| (self.n_rows(x), self.core.plan.slots[x].n_quants);
+        let rows = |x: Slot| {
+            let is_tiled = self.tiles(&self.pass.slots[x].tiles).is_some();
+            (self.n_rows(x), self.core.plan.slots[x].n_quants, is_tiled)
+        };
         match step {
             Step::Embed { table, out, .. } => {
                 cost.read_bytes = (table.row_bytes() * self.n_rows(*out)) as u64;
@@ -192,21 +200,23 @@ impl Run<'_> {
         let spans: Vec<_> = (0..).map_while(|i| self.expert_rows(i)).collect();
         let mut totals = profile.totals();
         for (i, step) in steps.iter().enumerate().skip(index) {
-            let lists: &[&[Matrix]] = match step {
+            let (x, lists): (Slot, &[&[Matrix]]) = match step {
                 Step::Gated {
+                    x,
                     gate,
                     up,
                     is_grouped: true,
                     ..
-                } => &[gate, up],
-                Step::ExpertMatMul { matrices, .. } => &[matrices],
+                } => (*x, &[gate, up]),
+                Step::ExpertMatMul { x, matrices, .. } => (*x, &[matrices]),
                 Step::Combine { .. } => break,
-                _ => &[],
+                _ => continue,
             };
+            let is_tiled = self.tiles(&self.pass.slots[x].tiles).is_some();
             for (expert, rows) in &spans {
                 for matrices in lists {
                     // The rotations come first.
-                    totals[i + 1].cost += product(&matrices[*expert], (rows.len(), 1));
+                    totals[i + 1].cost += product(&matrices[*expert], (rows.len(), 1, is_tiled));
                 }
             }
         }

@@ -67,7 +67,7 @@ impl Run<'_> {
     }
 
     /// The tiles of a slot, where this batch uses them.
-    fn tiles<'a>(
+    pub(super) fn tiles<'a>(
         &self,
         tiles: &'a Option<TokenTiles>,
     ) -> Option<(&'static TileKernels, &'a TokenTiles)> {

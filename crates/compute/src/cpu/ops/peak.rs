@@ -1,8 +1,8 @@
 //! The most that an instruction set can do: multiply what the nearest cache holds, and read memory.
 //!
-//! For benchmarks, which say what share of it other kernels reach. Each multiplication has one
-//! operand in memory, as those of the kernels, and none waits for the one before: several sums are in
-//! work at a time. How many are best depends on the registers, so that callers try all of [`N_SUMS`].
+//! For benchmarks, which say what share of it other kernels reach. What is loaded is multiplied into several
+//! sums, so that loads take no time, and no multiplication waits for the one before. How many sums are
+//! best depends on the registers, so that callers try all of [`N_SUMS`].
 
 use crate::cpu::simd::{LANES, Simd};
 
@@ -19,7 +19,10 @@ const VECTOR_BYTES: usize = 4 * LANES;
 #[repr(align(64))]
 pub(crate) struct Vectors<T>(pub(crate) [T; N_VECTORS]);
 
-/// What is multiplied: values of at most 3, so that sums stay in range for 100,000 rounds.
+/// The largest value among [`Bytes`].
+pub(crate) const MAX: u8 = 3;
+
+/// What is multiplied: values of at most [`MAX`], so that sums stay in range for 100,000 rounds.
 pub(crate) type Bytes = Vectors<[u8; VECTOR_BYTES]>;
 /// What is multiplied in f32.
 pub(crate) type Floats = Vectors<[f32; LANES]>;
@@ -50,11 +53,17 @@ fn int8_sums<S: Simd, const N: usize>(
         return int8_tokens::<S, N>(s, weights, n_rounds, out);
     }
     let mut sums = [s.splat_i32(0); N];
+    // No compiler may see that all are alike.
+    let x = std::hint::black_box([-1, 0, 1].map(|x| [[x; 4]; N]));
     for round in 0..n_rounds {
-        let x = s.splat_i8((round % 3) as i8 - 1);
-        for weights in weights.0.as_chunks::<N>().0 {
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = s.dot4(*sum, s.load_i8x4(weights), x);
+        let x = &x[round % 3];
+        for weights in weights.0[..N_VECTORS / N].as_chunks::<4>().0 {
+            let mut w = [s.splat_i32(0); 4];
+            for (w, weights) in w.iter_mut().zip(weights) {
+                *w = s.load_i8x4(weights);
+            }
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum = s.dot16(*sum, w, &[*x; 4], Some(MAX));
             }
         }
     }
@@ -110,12 +119,14 @@ fn f32_sums<S: Simd, const N: usize>(
     n_rounds: usize,
     out: &mut [f32; LANES],
 ) {
-    let mut sums = [s.splat(0.0); N];
+    // As above.
+    let mut sums = std::hint::black_box([0.0; N]).map(|sum| s.splat(sum));
     for round in 0..n_rounds {
         let x = s.splat((round % 3) as f32 - 1.0);
-        for weights in weights.0.as_chunks::<N>().0 {
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = s.fma(s.load(weights), x, *sum);
+        for weights in &weights.0[..N_VECTORS / N] {
+            let w = s.load(weights);
+            for sum in &mut sums {
+                *sum = s.fma(w, x, *sum);
             }
         }
     }

@@ -180,8 +180,12 @@ pub(crate) fn product<T: Tiles>(
     for t in 0..x.n_rows {
         let (block, line) = ((x.skipped + t) / LANES, (x.skipped + t) % LANES);
         let sums = sums[block * n_pairs..][..n_pairs].as_flattened();
-        for (out, sums) in out.row(t).chunks_mut(LANES).zip(sums) {
-            out.copy_from_slice(&sums.0[line][..out.len()]);
+        let (whole, rest) = out.row(t).as_chunks_mut::<LANES>();
+        for (out, sums) in whole.iter_mut().zip(sums) {
+            *out = sums.0[line];
+        }
+        if !rest.is_empty() {
+            rest.copy_from_slice(&sums[whole.len()].0[line][..rest.len()]);
         }
     }
 }

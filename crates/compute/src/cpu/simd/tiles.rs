@@ -77,7 +77,13 @@ pub(crate) trait Tiles: Copy {
     /// places by themselves, with fused multiply-adds from 0 on, and then the sum of both. Where a number
     /// is not normal, 0 is meant. `sums` are `[n_blocks][n_pairs]`.
     fn multiply(self, factors: &Factors<'_>, begins: bool, sums: &mut [[SumTile; 2]]);
+
+    /// Multiplies [`TILE_PRODUCTS`] times two tiles in each round, as fast as can be; for benchmarks.
+    fn peak(self, n_rounds: usize);
 }
+
+/// Products of tiles in a round of [`Tiles::peak`]: as many as there are sums in registers.
+pub(crate) const TILE_PRODUCTS: usize = 4;
 
 /// The plain twin.
 #[derive(Clone, Copy)]
@@ -154,6 +160,21 @@ impl Tiles for PlainTiles {
                     }
                 }
             }
+        }
+    }
+
+    fn peak(self, n_rounds: usize) {
+        let line = Line([0x3f80; COLUMNS]);
+        let mut sums = [[SumTile([[0.0; LANES]; LANES]); 2]];
+        let factors = Factors {
+            n: TILE_PRODUCTS / 2,
+            tokens: &[[line; LANES]; TILE_PRODUCTS / 2],
+            stride: TILE_PRODUCTS / 2,
+            weights: &[[[line; COLUMNS / 2]; 2]; TILE_PRODUCTS / 2],
+        };
+        for _ in 0..n_rounds {
+            self.multiply(std::hint::black_box(&factors), true, &mut sums);
+            std::hint::black_box(&sums);
         }
     }
 }

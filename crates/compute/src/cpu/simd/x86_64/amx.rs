@@ -25,6 +25,21 @@ impl Amx {
         });
         HAS.then_some(Amx(()))
     }
+
+    /// Sets this thread's tiles up.
+    #[inline(always)]
+    fn set_up(self) {
+        // SAFETY: `self` proves the instruction, which reads the 64 bytes of the configuration; it
+        // describes shapes that every processor with tiles has.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) }
+    }
+
+    /// Forgets them: tiles that are set up slow down switches between threads.
+    #[inline(always)]
+    fn release(self) {
+        // SAFETY: `self` proves the instruction.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+    }
 }
 
 /// What the processor says of itself.
@@ -148,9 +163,7 @@ impl Tiles for Amx {
     #[inline(always)]
     fn multiply(self, factors: &Factors<'_>, begins: bool, sums: &mut [[SumTile; 2]]) {
         let (n_blocks, n_pairs) = factors.shape(sums);
-        // SAFETY: `self` proves the instruction, which reads the 64 bytes of the configuration; it
-        // describes shapes that every processor with tiles has.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) }
+        self.set_up();
         let tokens = |block: usize| &factors.tokens[block * factors.stride..][..factors.n];
         for block in (0..n_blocks).step_by(2) {
             let (first, second) = sums[block * n_pairs..].split_at_mut(n_pairs);
@@ -169,8 +182,28 @@ impl Tiles for Amx {
                 }
             }
         }
-        // SAFETY: as for the first. Tiles that are set up would slow down switches between threads.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+        self.release();
+    }
+
+    fn peak(self, n_rounds: usize) {
+        self.set_up();
+        // SAFETY: tiles are set up; nothing else is touched.
+        unsafe {
+            asm!(
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {n}",
+                "jnz 2b",
+                n = inout(reg) n_rounds.max(1) => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, nomem),
+            );
+        }
+        self.release();
     }
 }
 
