@@ -57,7 +57,7 @@ enum Batches {
     /// A token gets the same bits whatever is computed with it
     #[default]
     Exact,
-    /// 32 tokens or more meet quantized weights in AMX's tiles of bf16: prompts are read faster, and a token's
+    /// 32 tokens or more meet weights in AMX's tiles of bf16: prompts are read faster, and a token's
     /// last bits depend on how many are computed with it
     Fast,
 }

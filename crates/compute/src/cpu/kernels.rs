@@ -20,9 +20,9 @@ use super::ops::kv_tile;
 use super::ops::peak;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
 use super::ops::rows;
-use super::ops::tile_matmul::{self, TileScratch, TokenRows};
+use super::ops::tile_matmul::{self, TileScratch, TokenRows, TokenSpan};
 use super::simd::PlainTiles;
-use super::simd::tiles::{Line, Tiles};
+use super::simd::tiles::Tiles;
 use super::simd::{self, Simd};
 use super::threads::Tile;
 
@@ -108,11 +108,16 @@ type TileProduct = fn(
     &mut Tile<'_, f32>,
 );
 
+/// [`tile_matmul::float_product`].
+type FloatTileProduct =
+    fn(bool, (&[u8], usize), &TokenRows<'_>, &mut TileScratch, &mut Tile<'_, f32>);
+
 /// The kernels of a processor's tiles.
 pub(crate) struct TileKernels {
     /// [`tile_matmul::round`].
-    pub(crate) round: fn(&[f32], &mut Tile<'_, Line>),
+    pub(crate) round: fn(&[f32], &mut TokenSpan<'_>),
     pub(crate) product: TileProduct,
+    pub(crate) float_product: FloatTileProduct,
     /// [`Tiles::peak`].
     pub(crate) peak: fn(usize),
 }
@@ -324,12 +329,16 @@ macro_rules! instance {
 macro_rules! tile_instance {
     ($name:ident, $tiles:ident, [$($feature:meta)?]) => {
         static $name: TileKernels = TileKernels {
-            round: enter!($tiles, [$($feature)?], |x: &[f32], out: &mut Tile<'_, Line>| s =>
+            round: enter!($tiles, [$($feature)?], |x: &[f32], out: &mut TokenSpan<'_>| s =>
                 tile_matmul::round(s, x, out)),
             product: enter!($tiles, [$($feature)?],
                 |kernel: &GroupKernel, rows: (&[u8], usize), x: &TokenRows<'_>,
                  own: (&mut Panels, &mut TileScratch), out: &mut Tile<'_, f32>| s =>
                 tile_matmul::product(s, kernel, rows, x, own, out)),
+            float_product: enter!($tiles, [$($feature)?],
+                |is_f16: bool, rows: (&[u8], usize), x: &TokenRows<'_>,
+                 scratch: &mut TileScratch, out: &mut Tile<'_, f32>| s =>
+                tile_matmul::float_product(s, is_f16, rows, x, scratch, out)),
             peak: enter!($tiles, [$($feature)?], |n_rounds: usize| s => s.peak(n_rounds)),
         };
     };

@@ -18,6 +18,7 @@ use super::ops::group_matmul::{self, GroupKernel};
 use super::ops::quantize::GROUP;
 use super::ops::tile_matmul;
 use super::simd::LANES;
+use super::simd::tiles::COLUMNS;
 
 /// Rows of a weight in one chunk of a product with many tokens, and one group of its output.
 pub(super) const TILE: usize = group_matmul::ROWS;
@@ -42,6 +43,15 @@ pub(super) struct SlotShape {
     pub(super) width: usize,
     /// Rows of 8 bits for each row: none where no quantized weight is met, one, or two ([`FINE`]).
     pub(super) n_quants: usize,
+    /// Planes of bf16 ([`tile_matmul`]) for many tokens: none, one, or two where weights of F16 or BF16 are met.
+    pub(super) n_planes: usize,
+}
+
+impl SlotShape {
+    /// Whether what is written is quantized, or rounded for tiles.
+    fn is_rounded(&self) -> bool {
+        self.n_quants > 0 || self.n_planes > 0
+    }
 }
 
 /// Index of a slot.
@@ -267,7 +277,7 @@ impl Plan {
 
     /// Whether `max_tokens` are so many that rows of a slot lie in tiles too.
     pub(super) fn has_tiles(&self, shape: &SlotShape, max_tokens: usize) -> bool {
-        self.uses_tiles && shape.n_quants == 1 && max_tokens >= tile_matmul::TOKENS
+        shape.n_planes > 0 && max_tokens >= tile_matmul::TOKENS
     }
 }
 
@@ -276,7 +286,7 @@ pub(super) fn lower(
     (kernels, uses_tiles): (&Kernels, bool),
     n_threads: usize,
 ) -> Plan {
-    let mut lowering = Lowering::new(program, kernels, n_threads);
+    let mut lowering = Lowering::new(program, (kernels, uses_tiles), n_threads);
     for (i, op) in program.ops.iter().enumerate() {
         lowering.op(i, op);
     }
@@ -304,6 +314,7 @@ pub(super) fn lower(
 struct Lowering<'a> {
     program: &'a Program,
     kernels: &'a Kernels,
+    uses_tiles: bool,
     n_threads: usize,
     steps: Vec<Step>,
     slots: Vec<SlotShape>,
@@ -311,24 +322,34 @@ struct Lowering<'a> {
     slot_of: Vec<Option<Slot>>, // by buffer, once written
     last_read: Vec<usize>,      // by buffer: index of the operation
     n_quants: Vec<usize>,       // by buffer
+    n_planes: Vec<usize>,       // the same
     max_experts: (usize, usize),
     max_few_rows: usize,
 }
 
 impl<'a> Lowering<'a> {
-    fn new(program: &'a Program, kernels: &'a Kernels, n_threads: usize) -> Self {
+    fn new(
+        program: &'a Program,
+        (kernels, uses_tiles): (&'a Kernels, bool),
+        n_threads: usize,
+    ) -> Self {
         let n = program.buffers.len();
-        let (mut last_read, mut n_quants) = (vec![0; n], vec![0; n]);
+        let (mut last_read, mut n_quants, mut n_planes) = (vec![0; n], vec![0; n], vec![0; n]);
         for (i, op) in program.ops.iter().enumerate() {
             for id in op.reads() {
                 last_read[id.0 as usize] = i;
             }
             for (x, weight) in products(op) {
-                if matches!(program.weight(weight).dtype().form(), Form::Groups { .. }) {
-                    n_quants[x.0 as usize] = match program.shape(x).rows {
+                let (dtype, shape) = (program.weight(weight).dtype(), program.shape(x));
+                if matches!(dtype.form(), Form::Groups { .. }) {
+                    n_quants[x.0 as usize] = match shape.rows {
                         Rows::Tokens => 1,
                         Rows::Outputs => FINE,
                     };
+                }
+                if uses_tiles && shape.rows == Rows::Tokens {
+                    let n_planes = &mut n_planes[x.0 as usize];
+                    *n_planes = (*n_planes).max(planes(dtype, shape.width));
                 }
             }
         }
@@ -336,6 +357,7 @@ impl<'a> Lowering<'a> {
         Lowering {
             program,
             kernels,
+            uses_tiles,
             n_threads,
             steps: Vec::new(),
             slots: Vec::new(),
@@ -343,6 +365,7 @@ impl<'a> Lowering<'a> {
             slot_of: vec![None; n],
             last_read,
             n_quants,
+            n_planes,
             max_experts: (0, 0),
             max_few_rows: TILE,
         }
@@ -530,23 +553,27 @@ impl<'a> Lowering<'a> {
         let [gate, up, down] =
             [0, 1, 2].map(|part| of_all(part).map(|id| self.matrix(id)).collect::<Vec<_>>());
         let inner = down[0].weight.row_len();
-        let is_group = |matrices: &[Matrix]| {
-            let mut kernels = matrices.iter().map(|matrix| &matrix.kernel);
-            kernels.any(|kernel| matches!(kernel, MatrixKernel::Group(..)))
+        let is_group = |matrix: &Matrix| matches!(matrix.kernel, MatrixKernel::Group(..));
+        let uses_tiles = self.uses_tiles;
+        let grouped = |width, readers: &[&[Matrix]]| {
+            let readers = || readers.iter().copied().flatten();
+            let n_planes = readers().map(|matrix| planes(matrix.weight.dtype(), width));
+            SlotShape {
+                rows,
+                copies: n_used,
+                width,
+                n_quants: usize::from(readers().any(is_group)),
+                n_planes: n_planes.max().filter(|_| uses_tiles).unwrap_or(0),
+            }
         };
-        let grouped = |width, has_quant: bool| SlotShape {
-            rows,
-            copies: n_used,
-            width,
-            n_quants: usize::from(has_quant),
-        };
-        let wants_quant = is_group(&gate) || is_group(&up);
-        let copies = self.take(grouped(width, wants_quant));
-        let inners = self.take(grouped(inner, is_group(&down)));
-        let answers = self.take(grouped(width, false));
+        let copies_shape = grouped(width, &[&gate, &up]);
+        let inners_shape = grouped(inner, &[&down]);
+        let copies = self.take(copies_shape);
+        let inners = self.take(inners_shape);
+        let answers = self.take(grouped(width, &[]));
         let (out, quantize) = self.write(e.out);
         let whole = inner.is_multiple_of(GROUP);
-        let quantize_inner = is_group(&down);
+        let quantize_inner = inners_shape.is_rounded();
         self.steps.extend([
             Step::Route {
                 scores,
@@ -557,7 +584,7 @@ impl<'a> Lowering<'a> {
             Step::Spread {
                 x,
                 out: copies,
-                quantize: wants_quant,
+                quantize: copies_shape.is_rounded(),
             },
             Step::Gated {
                 x: copies,
@@ -599,11 +626,9 @@ impl<'a> Lowering<'a> {
             MatrixKernel::Group(_) => few_rows(weight, self.n_threads),
             MatrixKernel::Float(_) => TILE,
         };
-        let tiled_rows = match kernel {
-            MatrixKernel::Group(_) => {
-                even_rows(weight, tile_matmul::MAX_ROWS / TILE, self.n_threads)
-            }
-            MatrixKernel::Float(_) => TILE,
+        let tiled_rows = match planes(weight.dtype(), weight.row_len()) {
+            0 => TILE,
+            _ => even_rows(weight, tile_matmul::MAX_ROWS / TILE, self.n_threads),
         };
         self.max_few_rows = self.max_few_rows.max(few_rows);
         Matrix {
@@ -618,15 +643,17 @@ impl<'a> Lowering<'a> {
     /// A slot for a result, and whether it is wanted quantized too.
     fn write(&mut self, id: BufId) -> (Slot, bool) {
         let BufShape { rows, width } = self.program.shape(id);
-        let n_quants = self.n_quants[id.0 as usize];
-        let slot = self.take(SlotShape {
+        let (n_quants, n_planes) = (self.n_quants[id.0 as usize], self.n_planes[id.0 as usize]);
+        let shape = SlotShape {
             rows,
             copies: 1,
             width,
             n_quants,
-        });
+            n_planes,
+        };
+        let slot = self.take(shape);
         self.slot_of[id.0 as usize] = Some(slot);
-        (slot, n_quants > 0)
+        (slot, shape.is_rounded())
     }
 
     /// A slot that nobody uses.
@@ -656,6 +683,23 @@ fn even_rows(weight: &Weight, wanted: usize, n_threads: usize) -> usize {
     let largest_share = |n: usize| n_tiles.div_ceil(n).div_ceil(n_threads) * n;
     let is_even = |n: &usize| 16 * largest_share(*n) <= 17 * largest_share(1);
     (2..=wanted).rev().find(is_even).unwrap_or(1) * TILE
+}
+
+/// Planes of bf16 that a weight of this type wants of its activations.
+fn planes(dtype: DType, width: usize) -> usize {
+    match dtype.form() {
+        Form::Groups { .. } => 1,
+        Form::Float if has_tiles(dtype) && width.is_multiple_of(COLUMNS) => 2,
+        Form::Float => 0,
+    }
+}
+
+/// Whether weights of this type become tiles of bf16, where there are some.
+pub(super) fn has_tiles(dtype: DType) -> bool {
+    match dtype.form() {
+        Form::Groups { .. } => true,
+        Form::Float => matches!(dtype, DType::F16 | DType::BF16),
+    }
 }
 
 /// Inputs of matrix products with their weights.

@@ -143,7 +143,12 @@ impl Backend for CpuBackend {
     }
 
     fn kernel(&self, dtype: DType) -> String {
-        format!("{} {}", self.isa, lower::kernel_name(dtype, self.kernels))
+        let name = lower::kernel_name(dtype, self.kernels);
+        let tiles = match self.tiles.is_some() && lower::has_tiles(dtype) {
+            true => "; bf16 tiles for many tokens",
+            false => "",
+        };
+        format!("{} {name}{tiles}", self.isa)
     }
 
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {

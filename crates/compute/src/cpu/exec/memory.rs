@@ -67,7 +67,10 @@ fn pass_bytes(
         let len = product(&[n_rows, shape.copies, shape.width]);
         let quant = QuantBuf::bytes_for(len.saturating_mul(shape.n_quants));
         let tiles = match plan.has_tiles(shape, max_tokens) {
-            true => TokenTiles::bytes_for(n_rows.saturating_mul(shape.copies), shape.width),
+            true => {
+                let n_rows = n_rows.saturating_mul(shape.copies);
+                TokenTiles::bytes_for(n_rows, shape.width, shape.n_planes)
+            }
             false => 0,
         };
         [len.saturating_mul(4), quant, tiles]

@@ -292,7 +292,7 @@ impl Pass {
                 QuantBuf::zeroed(n, shape.width)
             });
             let tiles = plan.has_tiles(shape, max_tokens);
-            let tiles = tiles.then(|| TokenTiles::zeroed(n, shape.width));
+            let tiles = tiles.then(|| TokenTiles::zeroed(n, shape.width, shape.n_planes));
             Ok(SlotMemory {
                 f32: SharedBuf::zeroed(len).ok_or_else(no_memory)?,
                 quant: quant.map(|quant| quant.ok_or_else(no_memory)).transpose()?,

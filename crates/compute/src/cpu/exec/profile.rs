@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Slot, Step};
+use crate::cpu::ops::float_matmul::FloatKind;
 use crate::profile::{Cost, StepProfile};
 use crate::program::{Attention, Function};
 use crate::weight::Weight;
@@ -125,15 +126,18 @@ fn name(step: &Step) -> (&'static str, Vec<&Weight>) {
     }
 }
 
-/// A product of `n_rows` rows with a matrix, where each is `n_quants` rows of 8 bits, or in tiles.
-fn product(matrix: &Matrix, (n_rows, n_quants, is_tiled): (usize, usize, bool)) -> Cost {
+/// A product of `n_rows` rows with a matrix, where each is `n_quants` rows of 8 bits, or `n_planes` of bf16.
+fn product(matrix: &Matrix, (n_rows, n_quants, n_planes): (usize, usize, usize)) -> Cost {
     let cost = Cost::f32_product(&matrix.weight, n_rows);
+    let in_tiles = |n_products| Cost {
+        bf16_operations: n_products * cost.f32_operations,
+        f32_operations: 0,
+        ..cost
+    };
     match matrix.kernel {
-        MatrixKernel::Group(_) if is_tiled => Cost {
-            bf16_operations: cost.f32_operations,
-            f32_operations: 0,
-            ..cost
-        },
+        MatrixKernel::Group(_) if n_planes > 0 => in_tiles(1),
+        MatrixKernel::Float(FloatKind::Bf16) if n_planes == 2 => in_tiles(2),
+        MatrixKernel::Float(FloatKind::F16) if n_planes == 2 => in_tiles(3),
         MatrixKernel::Group(_) => Cost {
             int8_operations: n_quants as u64 * cost.f32_operations,
             f32_operations: 0,
@@ -148,8 +152,11 @@ impl Run<'_> {
     pub(super) fn cost(&self, step: &Step) -> Cost {
         let mut cost = Cost::default();
         let rows = |x: Slot| {
-            let is_tiled = self.tiles(&self.pass.slots[x].tiles).is_some();
-            (self.n_rows(x), self.core.plan.slots[x].n_quants, is_tiled)
+            (
+                self.n_rows(x),
+                self.core.plan.slots[x].n_quants,
+                self.n_planes(x),
+            )
         };
         match step {
             Step::Embed { table, out, .. } => {
@@ -175,6 +182,14 @@ impl Run<'_> {
             _ => {}
         }
         cost
+    }
+
+    /// Planes of bf16 that this batch has of a slot.
+    fn n_planes(&self, x: Slot) -> usize {
+        match self.tiles(&self.pass.slots[x].tiles) {
+            Some(_) => self.core.plan.slots[x].n_planes,
+            None => 0,
+        }
     }
 
     fn attention(&self, spec: &Attention) -> Cost {
@@ -212,11 +227,11 @@ impl Run<'_> {
                 Step::Combine { .. } => break,
                 _ => continue,
             };
-            let is_tiled = self.tiles(&self.pass.slots[x].tiles).is_some();
+            let n_planes = self.n_planes(x);
             for (expert, rows) in &spans {
                 for matrices in lists {
                     // The rotations come first.
-                    totals[i + 1].cost += product(&matrices[*expert], (rows.len(), 1, is_tiled));
+                    totals[i + 1].cost += product(&matrices[*expert], (rows.len(), 1, n_planes));
                 }
             }
         }

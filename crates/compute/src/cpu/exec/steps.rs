@@ -8,6 +8,7 @@ use crate::cpu::kernels::TileKernels;
 use crate::cpu::lower::{AttentionSlots, FINE, Matrix, MatrixKernel, Part, Slot, SlotShape, Step};
 use crate::cpu::ops::Amount;
 use crate::cpu::ops::attention::{HeadCache, QueryRow, UNIT, Weight};
+use crate::cpu::ops::float_matmul::FloatKind;
 use crate::cpu::ops::kv_tile::Tiles;
 use crate::cpu::ops::tile_matmul::TokenTiles;
 use crate::program::{Activation, Attention, Function};
@@ -47,7 +48,6 @@ impl Run<'_> {
     /// They belong to the chunk alone, and are whole groups.
     unsafe fn quantize(&self, slot: Slot, row: usize, columns: Range<usize>) {
         let SlotMemory { f32, quant, tiles } = &self.pass.slots[slot];
-        let quant = quant.as_ref().expect("lowered with a quantized twin");
         let at = row * self.core.plan.slots[slot].width;
         // SAFETY: the caller's promise.
         unsafe {
@@ -55,6 +55,10 @@ impl Run<'_> {
             if let Some((kernels, tiles)) = self.tiles(tiles) {
                 return (kernels.round)(x, &mut tiles.span(row, columns));
             }
+            // For tiles alone.
+            let Some(quant) = quant else {
+                return;
+            };
             let span = |row| quant.span(row, columns.start, columns.len());
             match self.core.plan.slots[slot].n_quants {
                 FINE => {
@@ -405,7 +409,10 @@ impl Run<'_> {
         let mut tile = unsafe { out.buf.tile(out_rows, out.width, columns) };
         let SlotMemory { f32, quant, tiles } = &self.pass.slots[x];
         let SlotShape {
-            width, n_quants, ..
+            width,
+            n_quants,
+            n_planes,
+            ..
         } = self.core.plan.slots[x];
         match (kernel, self.tiles(tiles)) {
             (MatrixKernel::Group(kernel), Some((kernels, tiles))) => {
@@ -431,6 +438,16 @@ impl Run<'_> {
                 } else {
                     kernel.product((bytes, row_bytes), &x, &mut scratch.panels, &mut tile);
                 }
+            }
+            (
+                MatrixKernel::Float(kind @ (FloatKind::F16 | FloatKind::Bf16)),
+                Some((kernels, tiles)),
+            ) if n_planes == 2 => {
+                let own = scratch.tiles.as_mut().expect("there are tiles");
+                // SAFETY: as above.
+                let x = unsafe { tiles.rows(x_rows) };
+                let is_f16 = *kind == FloatKind::F16;
+                (kernels.float_product)(is_f16, (bytes, row_bytes), &x, own, &mut tile);
             }
             (MatrixKernel::Float(kind), _) => {
                 // SAFETY: as above.

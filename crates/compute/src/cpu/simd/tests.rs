@@ -419,15 +419,18 @@ fn tile_answers<T: super::tiles::Tiles>(tiles: T) -> Answers {
         let mut bytes = all_bytes(0).chain(all_bytes(from));
         let q: [[u8; 4 * LANES]; COLUMNS / 4] = std::array::from_fn(|_| bytes.next().unwrap());
         let mut numbers = || std::array::from_fn(|_| f32::from_bits(next()));
-        let (scales, biases) = ([numbers(), numbers()], [numbers(), numbers()]);
-        let panel = PanelTile {
-            q: &q,
-            scales: scales.each_ref(),
-            biases: biases.each_ref(),
-        };
-        let mut out = blank;
-        tiles.convert(panel, false, &mut out);
-        all.push((format!("convert from {from}"), lines(&out)));
+        let (scales, mins) = ([numbers(), numbers()], [numbers(), numbers()]);
+        for (offset, mins) in [(0.0, None), (8.0, None), (0.0, Some(mins.each_ref()))] {
+            let panel = PanelTile {
+                q: &q,
+                offset,
+                scales: scales.each_ref(),
+                mins,
+            };
+            let mut out = blank;
+            tiles.convert(panel, false, &mut out);
+            all.push((format!("convert from {from}, {offset}"), lines(&out)));
+        }
     }
     // Numbers of every exponent, among them what is not normal and what overflows, and usual ones.
     for (what, mask, one) in [("any", 0xffff, 0), ("usual", 0x83ff, 0x3c00)] {

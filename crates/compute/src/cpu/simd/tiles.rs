@@ -4,7 +4,7 @@
 //! are others than those of [`Simd`](super::Simd)'s products: activations are rounded to bf16, and sums go through 32
 //! columns at a time.
 
-use super::LANES;
+use super::{LANES, Scalar, Simd};
 
 /// Columns of a tile.
 pub(crate) const COLUMNS: usize = 32;
@@ -30,9 +30,12 @@ pub(crate) struct SumTile(pub(crate) [[f32; LANES]; LANES]);
 pub(crate) struct PanelTile<'a> {
     /// `[column / 4][row][4]`.
     pub(crate) q: &'a [[u8; 4 * LANES]; COLUMNS / 4],
+    /// What `q` have too much.
+    pub(crate) offset: f32,
     /// Of each half of the columns.
     pub(crate) scales: [&'a [f32; LANES]; 2],
-    pub(crate) biases: [&'a [f32; LANES]; 2],
+    /// The same; 0 for types without a minimum.
+    pub(crate) mins: Option<[&'a [f32; LANES]; 2]>,
 }
 
 /// Activations and weights of some columns, whole tiles.
@@ -67,10 +70,14 @@ impl Factors<'_> {
 
 /// The tiles of a processor; a value is the proof that it has them.
 pub(crate) trait Tiles: Copy {
+    /// The vectors that go with them.
+    type Simd: Simd;
+    fn simd(self) -> Self::Simd;
+
     /// The nearest bf16, ties to even; what is too small to be normal becomes 0.
     fn round(self, x: &[f32; COLUMNS]) -> Line;
 
-    /// `fma(q, scale, bias)` of each number, rounded likewise. `is_signed` says what `q` are.
+    /// `fma(q, scale, fma(-offset, scale, min))` of each number, rounded likewise. `is_signed` says what `q` are.
     fn convert(self, panel: PanelTile<'_>, is_signed: bool, out: &mut WeightTile);
 
     /// Adds products to `sums`, or begins these: 32 columns at a time, those with even and those with odd
@@ -115,14 +122,24 @@ fn normal(x: f32) -> f32 {
 }
 
 impl Tiles for PlainTiles {
+    type Simd = Scalar;
+    fn simd(self) -> Scalar {
+        Scalar
+    }
+
     fn round(self, x: &[f32; COLUMNS]) -> Line {
         Line(x.map(to_bf16))
     }
 
     fn convert(self, panel: PanelTile<'_>, is_signed: bool, out: &mut WeightTile) {
         for (pair, out) in out.iter_mut().enumerate() {
-            let (scales, biases) = (panel.scales[pair / 8], panel.biases[pair / 8]);
+            let (scales, mins) = (
+                panel.scales[pair / 8],
+                panel.mins.map(|mins| mins[pair / 8]),
+            );
             for (row, out) in out.0.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                let min = mins.map_or(0.0, |mins| mins[row]);
+                let bias = (-panel.offset).mul_add(scales[row], min);
                 *out = std::array::from_fn(|i| {
                     let q = panel.q[pair / 2][4 * row + pair % 2 * 2 + i];
                     let q = if is_signed {
@@ -130,7 +147,7 @@ impl Tiles for PlainTiles {
                     } else {
                         f32::from(q)
                     };
-                    to_bf16(q.mul_add(scales[row], biases[row]))
+                    to_bf16(q.mul_add(scales[row], bias))
                 });
             }
         }

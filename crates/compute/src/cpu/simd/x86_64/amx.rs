@@ -12,18 +12,15 @@ use super::avx512::Avx512Vnni;
 
 /// The processor has tiles and their products of bf16, and the system lets this process use them.
 #[derive(Clone, Copy)]
-pub(crate) struct Amx(());
+pub(crate) struct Amx(Avx512Vnni);
 
 impl Amx {
     /// `None` where the processor lacks an instruction, or the system refuses the tiles' memory.
     pub(crate) fn detect() -> Option<Amx> {
         static HAS: LazyLock<bool> = LazyLock::new(|| {
-            Avx512Vnni::detect().is_some()
-                && is_x86_feature_detected!("avx512bf16")
-                && has_tiles()
-                && may_use_tiles()
+            is_x86_feature_detected!("avx512bf16") && has_tiles() && may_use_tiles()
         });
-        HAS.then_some(Amx(()))
+        Avx512Vnni::detect().filter(|_| *HAS).map(Amx)
     }
 
     /// Sets this thread's tiles up.
@@ -107,6 +104,12 @@ const CONFIG: Config = {
 };
 
 impl Tiles for Amx {
+    type Simd = Avx512Vnni;
+    #[inline(always)]
+    fn simd(self) -> Avx512Vnni {
+        self.0
+    }
+
     #[inline(always)]
     fn round(self, x: &[f32; COLUMNS]) -> Line {
         let mut out = Line([0; COLUMNS]);
@@ -136,9 +139,17 @@ impl Tiles for Amx {
             };
             let order = _mm512_loadu_si512(order.as_ptr().cast());
             let byte = _mm512_set1_epi32(0xff);
+            let (mut scales, mut biases) = ([_mm512_setzero_ps(); 2], [_mm512_setzero_ps(); 2]);
+            for half in 0..2 {
+                scales[half] = _mm512_loadu_ps(panel.scales[half].as_ptr());
+                let min = match panel.mins {
+                    Some(mins) => _mm512_loadu_ps(mins[half].as_ptr()),
+                    None => _mm512_setzero_ps(),
+                };
+                biases[half] = _mm512_fnmadd_ps(_mm512_set1_ps(panel.offset), scales[half], min);
+            }
             for (i, q) in panel.q.iter().enumerate() {
-                let scale = _mm512_loadu_ps(panel.scales[i / 4].as_ptr());
-                let bias = _mm512_loadu_ps(panel.biases[i / 4].as_ptr());
+                let (scale, bias) = (scales[i / 4], biases[i / 4]);
                 let q = _mm512_loadu_si512(q.as_ptr().cast());
                 let columns = [
                     _mm512_and_si512(q, byte),
