@@ -51,7 +51,7 @@ enum WeightsPlace {
     Copied,
 }
 
-/// How many tokens are computed together.
+/// How batches of tokens are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Batches {
     /// A token gets the same bits whatever is computed with it
@@ -82,7 +82,7 @@ pub(crate) struct BackendArgs {
     #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
     weights: WeightsPlace,
 
-    /// How many tokens are computed together
+    /// How batches of tokens are computed
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     batches: Batches,
 

@@ -258,7 +258,7 @@ pub(super) struct Plan {
     /// The most floats that attention's result for a unit of positions and a token takes.
     pub(super) max_unit_result: usize,
     pub(super) max_kv_heads: usize,
-    /// Whether many tokens meet quantized weights in tiles of bf16.
+    /// Whether many tokens meet weights in tiles of bf16.
     pub(super) uses_tiles: bool,
     max_few_rows: usize,
 }

@@ -55,8 +55,8 @@ const AHEAD: [usize; 3] = [0, 1024, 4096];
 const REPETITIONS: usize = 3;
 /// Rounds of multiplications that a thread does at once, some 10 to 100 µs.
 const ROUNDS: usize = 1000;
-/// The same for tiles, which plain loops go through too.
-const TILE_ROUNDS: usize = 50;
+/// The same for tiles: fewer, as plain loops go through them too.
+const TILE_ROUNDS: usize = 400;
 /// How long multiplications are measured at a time.
 const MULTIPLYING: Duration = Duration::from_millis(10);
 

@@ -56,7 +56,7 @@ pub struct EngineSettings {
     pub gpu_memory_bytes: Option<u64>,
     /// Where weights are read.
     pub weights: WeightsPlace,
-    /// How many tokens are computed together.
+    /// How batches of tokens are computed.
     pub batches: Batches,
     /// What a model is loaded on once its device has failed.
     pub device_fallback: DeviceFallback,
@@ -131,7 +131,7 @@ impl TryFrom<NumberOrWord> for GpuLayers {
     }
 }
 
-/// How many tokens are computed together on a processor.
+/// How batches of tokens are computed on a processor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Batches {
