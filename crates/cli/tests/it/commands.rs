@@ -448,12 +448,6 @@ fn devices_are_listed_and_unknown_ones_refused() {
         ],
     )
     .fails(&["weights: copied, expected mapped"]);
-    let on_reference = ["run", &model, "hello", "--device", "reference"];
-    minerva(
-        &folder,
-        &[&on_reference[..], &["--batches", "fast"]].concat(),
-    )
-    .fails(&["batches: fast, expected exact: the reference backend"]);
     let on_processor = |place| {
         let usual = ["run", &model, "hello", "--temperature", "0", "-n", "8"];
         minerva(&folder, &[&usual[..], &["--weights", place]].concat()).ok()

@@ -228,10 +228,12 @@ pub(super) fn load(
         let up = SharedBuf::zeroed(up_len);
         let fine_len = plan.max_chunk(limits.max_outputs).saturating_mul(FINE);
         let fine = SharedBuf::zeroed(fine_len);
+        let no_tiles = || no_memory("tiles", TileScratch::bytes_for(max_rows));
+        let tiles = plan.uses_tiles.then(|| TileScratch::zeroed(max_rows));
         Ok(Mutex::new(Scratch {
             products: ProductScratch {
                 panels: Panels::new(Ahead::new(orders)),
-                tiles: plan.uses_tiles.then(|| TileScratch::zeroed(max_rows)),
+                tiles: tiles.map(|tiles| tiles.ok_or_else(no_tiles)).transpose()?,
                 floats: FloatScratch::new(),
                 fine: fine.ok_or_else(|| no_memory("a tile", fine_len.saturating_mul(4)))?,
             },

@@ -126,14 +126,17 @@ impl TileScratch {
     /// The most tiles of weights, twice sixteen rows each.
     const N_WEIGHTS: usize = MAX_ROWS / ROWS * (STRIP / COLUMNS);
 
-    /// For at most so many tokens.
-    pub(crate) fn zeroed(max_tokens: usize) -> TileScratch {
+    /// For at most so many tokens; `None` when the memory is refused.
+    pub(crate) fn zeroed(max_tokens: usize) -> Option<TileScratch> {
         let weights = vec![[[Line([0; COLUMNS]); LANES]; 2]; Self::N_WEIGHTS];
-        TileScratch {
+        let (mut sums, n_sums) = (Vec::new(), Self::n_sums(max_tokens));
+        sums.try_reserve_exact(n_sums).ok()?;
+        sums.resize(n_sums, [SumTile([[0.0; LANES]; LANES]); 2]);
+        Some(TileScratch {
             low: weights.clone(),
             weights,
-            sums: vec![[SumTile([[0.0; LANES]; LANES]); 2]; Self::n_sums(max_tokens)],
-        }
+            sums,
+        })
     }
 
     /// Rows that are some expert's may lie in a block more than others.
