@@ -250,7 +250,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Bytes that begin with a page of memory and have whole ones, as a mapped file has.
+/// Bytes that begin at a known place in a page of memory: with it, as a mapped file's do, or behind its
+/// begin. (Those of a vector may begin anywhere, with a page too.)
 pub struct Paged {
     bytes: Vec<u8>,
     first: usize,
@@ -261,11 +262,16 @@ impl Paged {
     /// The largest page of the processors that devices share memory with.
     const PAGE_BYTES: usize = 16384;
 
-    /// A copy of these.
+    /// A copy of these that begins with a page.
     pub fn new(bytes: &[u8]) -> Paged {
-        let room = bytes.len().next_multiple_of(Self::PAGE_BYTES) + Self::PAGE_BYTES;
-        let mut paged = vec![0; room];
-        let first = paged.as_ptr().align_offset(Self::PAGE_BYTES);
+        Paged::shifted(bytes, 0)
+    }
+
+    /// A copy of these, so many bytes behind the begin of a page.
+    pub fn shifted(bytes: &[u8], shift: usize) -> Paged {
+        let used = shift + bytes.len();
+        let mut paged = vec![0; used.next_multiple_of(Self::PAGE_BYTES) + Self::PAGE_BYTES];
+        let first = paged.as_ptr().align_offset(Self::PAGE_BYTES) + shift;
         paged[first..first + bytes.len()].copy_from_slice(bytes);
         Paged {
             bytes: paged,
@@ -283,7 +289,16 @@ impl AsRef<[u8]> for Paged {
 
 /// The program with its weights in the pages of one file. They are in another order than that of their
 /// use; those of three matrices for each expert are together by matrix, as in files.
-pub fn in_one_file(mut program: Program) -> Program {
+pub fn in_one_file(program: Program) -> Program {
+    in_bytes(program, Paged::new)
+}
+
+/// The program with its weights in memory that no file's pages are: it does not begin with a page.
+pub fn in_memory(program: Program) -> Program {
+    in_bytes(program, |bytes| Paged::shifted(bytes, 32))
+}
+
+fn in_bytes(mut program: Program, paged: impl Fn(&[u8]) -> Paged) -> Program {
     const ALIGNMENT: usize = 32;
     let mut order: Vec<usize> = (0..program.weights.len()).collect();
     order.sort_by_key(|i| i % 3);
@@ -296,7 +311,7 @@ pub fn in_one_file(mut program: Program) -> Program {
     }
     // So that there is something behind the last one.
     bytes.resize(bytes.len() + 1000, 0);
-    let file = std::sync::Arc::new(Paged::new(&bytes));
+    let file = std::sync::Arc::new(paged(&bytes));
     for (weight, at) in program.weights.iter_mut().zip(places) {
         let range = at..at + weight.bytes().len();
         let bytes = Bytes::new(file.clone(), range).expect("within the file");

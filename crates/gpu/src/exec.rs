@@ -506,9 +506,10 @@ mod tests {
     fn a_file_of_weights_is_read_in_place_and_let_go() {
         use minerva_compute::{Bytes, conformance::Paged};
         let Some(device) = open() else { return };
-        let copied = program();
-        let weight = &copied.weights()[0];
-        let file = Arc::new(Paged::new(&[&[0; 32], weight.bytes(), &[0; 600]].concat()));
+        let in_vectors = program();
+        let weight = &in_vectors.weights()[0];
+        let bytes = [&[0; 32], weight.bytes(), &[0; 600]].concat();
+        let file = Arc::new(Paged::new(&bytes));
         let paged = |file: &Arc<Paged>| {
             let bytes = Bytes::new(file.clone(), 32..32 + weight.bytes().len()).unwrap();
             let shape = (weight.n_rows(), weight.row_len());
@@ -529,7 +530,7 @@ mod tests {
             run(&mut model).unwrap();
             (model, told.load(std::sync::atomic::Ordering::Relaxed))
         };
-        let (copy, n_copied) = load(&copied);
+        let (copy, n_copied) = load(&paged(&Arc::new(Paged::shifted(&bytes, 8))));
         assert_eq!(n_copied, weight.bytes().len() as u64);
         let (model, n_copied) = load(&paged(&file));
         assert_eq!(n_copied == 0, device.abilities.page_bytes.is_some());

@@ -142,15 +142,7 @@ mod tests {
         let other = Arc::new(Paged::new(&[0; PAGE]));
         let apart = [weight(&owner, 0, 8), weight(&other, 0, 8)];
         assert!(Pages::of(&apart, PAGE, 0).is_none());
-        struct Shifted(Paged);
-        impl AsRef<[u8]> for Shifted {
-            fn as_ref(&self) -> &[u8] {
-                &self.0.as_ref()[8..]
-            }
-        }
-        let owner = Arc::new(Shifted(Paged::new(&[0; PAGE])));
-        let bytes = Bytes::new(owner, 0..8).unwrap();
-        let shifted = Weight::new("shifted", DType::I8, (1, 8), bytes).unwrap();
-        assert!(Pages::of(&[shifted], PAGE, 0).is_none());
+        let owner = Arc::new(Paged::shifted(&[0; PAGE], 8));
+        assert!(Pages::of(&[weight(&owner, 0, 8)], PAGE, 0).is_none());
     }
 }

@@ -404,7 +404,7 @@ impl Lowering<'_> {
 
 #[cfg(test)]
 mod tests {
-    use minerva_compute::conformance::{Shape, decoder, experts, in_one_file};
+    use minerva_compute::conformance::{Shape, decoder, experts, in_memory, in_one_file};
     use minerva_compute::{Batch, KvTypes, Pairing, Sequence};
 
     use super::*;
@@ -529,7 +529,7 @@ mod tests {
         };
         let llama = decoder(DType::Q8_0, &NARROW, Pairing::Halves);
         // Embeddings; queries, keys and values; what comes of attention; gate and up; down; the output.
-        let (in_memory, llama) = (llama.clone(), in_one_file(llama));
+        let (in_memory, llama) = (in_memory(llama.clone()), in_one_file(llama));
         assert_eq!(count(&llama, 1 << 30), (6, 0));
         assert_eq!(count(&in_memory, 1 << 30), (0, 6));
         // Matrices that lie too far apart for a buffer.
