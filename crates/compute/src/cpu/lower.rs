@@ -23,6 +23,9 @@ use super::simd::tiles::COLUMNS;
 /// Rows of a weight in one chunk of a product with many tokens, and one group of its output.
 pub(super) const TILE: usize = group_matmul::ROWS;
 
+/// The most rows of a weight in one chunk of a product with many tokens.
+const MANY_ROWS: usize = 4 * TILE;
+
 /// The most tokens that are few: so few that a product takes as long as its weights take to be read.
 pub(super) const FEW: usize = 8;
 
@@ -63,6 +66,7 @@ pub(super) struct Matrix {
     pub(super) kernel: MatrixKernel,
     pub(super) bias: Option<Vec<f32>>,
     few_rows: usize,   // in one chunk, where tokens are few
+    many_rows: usize,  // the same, where they are many
     tiled_rows: usize, // the same, where tiles are used
 }
 
@@ -71,7 +75,7 @@ impl Matrix {
     pub(super) fn chunk_rows(&self, amount: Amount) -> usize {
         match amount {
             Amount::Few => self.few_rows,
-            Amount::Many => TILE,
+            Amount::Many => self.many_rows,
             Amount::Tiled => self.tiled_rows,
         }
     }
@@ -270,7 +274,7 @@ impl Plan {
         let many = if self.uses_tiles {
             tile_matmul::MAX_ROWS
         } else {
-            TILE
+            MANY_ROWS
         };
         max_rows.saturating_mul(many).max(few)
     }
@@ -626,6 +630,7 @@ impl<'a> Lowering<'a> {
             MatrixKernel::Group(_) => few_rows(weight, self.n_threads),
             MatrixKernel::Float(_) => TILE,
         };
+        let many_rows = even_rows(weight, MANY_ROWS / TILE, self.n_threads);
         let tiled_rows = match planes(weight.dtype(), weight.row_len()) {
             0 => TILE,
             _ => even_rows(weight, tile_matmul::MAX_ROWS / TILE, self.n_threads),
@@ -636,6 +641,7 @@ impl<'a> Lowering<'a> {
             kernel,
             bias: bias.map(|bias| self.program.weight(bias).to_f32()),
             few_rows,
+            many_rows,
             tiled_rows,
         }
     }

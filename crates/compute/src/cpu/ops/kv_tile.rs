@@ -211,10 +211,15 @@ impl Format for F16 {
     }
     #[inline(always)]
     fn store(x: &[f32], vectors: &mut [u8], place: impl Fn(usize) -> (usize, usize)) -> u16 {
-        for (i, x) in x.iter().enumerate() {
+        // All before the first is put: so compilers make vectors of them.
+        let mut halves = [0; GROUP];
+        for (half, x) in halves.iter_mut().zip(x) {
+            *half = f32_to_f16(*x);
+        }
+        for (i, half) in halves[..x.len()].iter().enumerate() {
             let (vector, lane) = place(i);
             let at = 2 * (vector * LANES + lane);
-            vectors[at..][..2].copy_from_slice(&f32_to_f16(*x).to_le_bytes());
+            vectors[at..][..2].copy_from_slice(&half.to_le_bytes());
         }
         0
     }
