@@ -20,7 +20,8 @@ use super::ops::tile_matmul;
 use super::simd::LANES;
 use super::simd::tiles::COLUMNS;
 
-/// Rows of a weight in one chunk of a product with many tokens, and one group of its output.
+/// Rows of a weight that are multiplied together, and one group of their output: chunks have whole numbers
+/// of them.
 pub(super) const TILE: usize = group_matmul::ROWS;
 
 /// The most rows of a weight in one chunk of a product with many tokens.
