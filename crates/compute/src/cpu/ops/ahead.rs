@@ -17,8 +17,9 @@ const LEAD: RangeInclusive<usize> = 32 << 10..=256 << 10;
 
 /// From how many bytes on a stream is long.
 const LONG: usize = 2048;
-/// How far ahead of where it is read a long stream is asked for, in bytes.
-const DISTANCE: usize = 512;
+/// How far ahead of where it is read a long stream is asked for, in bytes. With half of it one thread of
+/// Zen 4 reads Q8_0 at 20 GB/s instead of 25.
+const DISTANCE: usize = 1024;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 

@@ -34,7 +34,7 @@ use crate::cpu::simd::{LANES, PanelPart, RUN, Simd, TokenPart};
 use crate::cpu::threads::Tile;
 use crate::dtype::{Block, Form, Lanes};
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Asking};
 use super::quantize::QuantRows;
 
 /// Rows of a panel.
@@ -369,23 +369,26 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
         row_sums[t] = &sums[token * n..][..n];
     }
     let mut acc = [s.splat(0.0); N];
-    // Filled for each block anew: to make them anew costs a fifth of all.
-    let mut products = Products::<S, B, N> {
-        q: [&[]; N],
-        dots: [[s.splat_i32(0); N]; MAX_GROUPS],
-        scales: [s.splat(0.0); MAX_GROUPS],
-        mins: [s.splat(0.0); MAX_GROUPS],
-        _type: PhantomData,
-    };
     let Streams {
         bytes,
         row_bytes,
         row,
         n_rows,
     } = *rows;
-    let mut asking = ahead.begin_streams(bytes.as_ptr().addr(), (row, n_rows, row_bytes));
+    // Filled for each block anew: to make them anew costs a fifth of all.
+    let mut products = Products::<S, B, N> {
+        q: [&[]; N],
+        dots: [[s.splat_i32(0); N]; MAX_GROUPS],
+        scales: [s.splat(0.0); MAX_GROUPS],
+        mins: [s.splat(0.0); MAX_GROUPS],
+        asking: ahead.begin_streams(bytes.as_ptr().addr(), (row, n_rows, row_bytes)),
+        ahead,
+        _type: PhantomData,
+    };
     for block in 0..x.width / B::LEN {
-        asking.read(s, B::BYTES, ahead);
+        if const { !asks_in_parts::<B>() } {
+            products.asking.read(s, B::BYTES, products.ahead);
+        }
         for t in 0..N {
             products.q[t] = &q[t][block * (B::LEN / 4)..][..B::LEN / 4];
             let ns = &row_ns[t][block * n_groups..][..n_groups];
@@ -407,10 +410,18 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
             }
         }
     }
-    asking.end(ahead);
+    products.asking.end(products.ahead);
     for (acc, out) in acc.into_iter().zip(out) {
         s.store(acc, out);
     }
+}
+
+/// Whether a few lines are asked for with each quarter of a block, in whatever order its sixteens come (one of
+/// 0, 5, 10 and 15 is in each), and not all of them before it: those of sixteen long blocks are more than a
+/// processor keeps on their way, and what it reads then waits for them. Two threads of Zen 4 read Q6_K at 25
+/// GB/s so, else at 17.
+const fn asks_in_parts<B: Block>() -> bool {
+    B::LEN == 256 && B::BYTES > 128
 }
 
 /// The most groups of a block.
@@ -422,6 +433,8 @@ struct Products<'a, S: Simd, B, const N: usize> {
     dots: [[S::I; N]; MAX_GROUPS],
     scales: [S::F; MAX_GROUPS],
     mins: [S::F; MAX_GROUPS],
+    asking: Asking,
+    ahead: &'a mut Ahead,
     _type: PhantomData<B>,
 }
 
@@ -431,6 +444,9 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
         let Form::Groups { group_len, .. } = B::FORM else {
             unreachable!("chosen by form")
         };
+        if const { asks_in_parts::<B>() } && c % 4 == c / 4 {
+            self.asking.read(s, B::BYTES.div_ceil(4), self.ahead);
+        }
         let dots = &mut self.dots[16 * c / group_len];
         for (t, sum) in dots.iter_mut().enumerate() {
             let x = self.q[t][4 * c..].first_chunk::<4>();
