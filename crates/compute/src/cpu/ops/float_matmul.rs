@@ -6,7 +6,8 @@
 //! 1. Some rows are turned into f32, a strip of columns at a time that stays in the first cache,
 //!    and multiplied with some tokens at a time; as many of both as there are registers for sums, so
 //!    that each number that is loaded feeds several products.
-//!    Meanwhile those of the next tokens are asked for: a tenth more speed.
+//!    Meanwhile those of the next tokens are asked for, a tenth more speed, their sums, and the next
+//!    strip of rows: with 8192 columns another 8 % on Zen 4.
 //! 2. Partial sums wait in memory for the next strip.
 //! 3. Tokens are taken in groups whose activations stay in the second cache while all rows of the
 //!    product go by.
@@ -111,8 +112,19 @@ fn groups<S: Simd, const R: usize, const T: usize>(
                     let bytes = &bytes[columns.start * bytes_each..columns.end * bytes_each];
                     widen(s, kind, bytes, &mut scratch.rows[r].0[..columns.len()]);
                 }
+                let (next_row, next_byte) = match columns.end < width {
+                    true => (first_row, columns.end * bytes_each),
+                    false => (first_row + R, 0),
+                };
+                // A row each time as many tokens are done as keep them even.
+                let mut n_asked = 0;
                 let mut t = group.start;
                 while t < group.end {
+                    while n_asked * group.len() < (t + T - group.start) * R && n_asked < R {
+                        let at = (next_row + n_asked) * row_bytes + next_byte;
+                        ask(s, rows.as_ptr().wrapping_add(at), STRIP * bytes_each);
+                        n_asked += 1;
+                    }
                     let x = &x[t * width..];
                     let sums = &mut scratch.sums[t - group.start..];
                     let part = (&scratch.rows[..n], columns.clone());
@@ -149,6 +161,14 @@ fn groups<S: Simd, const R: usize, const T: usize>(
                 }
             }
         }
+    }
+}
+
+/// Asks for bytes from `at` on, which need not be there.
+#[inline(always)]
+fn ask<S: Simd>(s: S, at: *const u8, n_bytes: usize) {
+    for i in (0..n_bytes).step_by(64) {
+        s.prefetch(at.wrapping_add(i));
     }
 }
 
@@ -189,7 +209,9 @@ fn tile<S: Simd, const R: usize, const T: usize>(
             }
         }
     }
+    let next_sums = sums.as_ptr().wrapping_add(T).cast::<[f32; LANES]>();
     for i in 0..whole {
+        s.prefetch_near(next_sums.wrapping_add(i).cast());
         let mut token = [s.splat(0.0); T];
         for t in 0..T {
             let at = tokens[t][i].as_ptr();
