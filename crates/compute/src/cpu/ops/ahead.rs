@@ -21,7 +21,7 @@ const LONG: usize = 2048;
 /// Zen 4 reads Q8_0 at 20 GB/s instead of 25.
 const DISTANCE: usize = 1024;
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Weights that a thread reads one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]

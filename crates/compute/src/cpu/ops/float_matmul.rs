@@ -18,6 +18,8 @@ use std::ops::Range;
 use crate::cpu::simd::{LANES, Simd};
 use crate::cpu::threads::Tile;
 
+use super::ahead::LINE;
+
 /// How a row becomes f32; types without a fast way are dequantized by their table row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FloatKind {
@@ -167,7 +169,7 @@ fn groups<S: Simd, const R: usize, const T: usize>(
 /// Asks for bytes from `at` on, which need not be there.
 #[inline(always)]
 fn ask<S: Simd>(s: S, at: *const u8, n_bytes: usize) {
-    for i in (0..n_bytes).step_by(64) {
+    for i in (0..n_bytes).step_by(LINE) {
         s.prefetch(at.wrapping_add(i));
     }
 }
