@@ -10,8 +10,8 @@ use minerva_compute::{DeviceError, DeviceMemory, OnDevice};
 use crate::driver::{DriverMemory, driver_memory, has_integer_dots};
 use crate::in_place;
 use crate::kernels::{
-    Abilities, HALF_TILE_BYTES, IMMEDIATE_BYTES, Kernel, MAX_BINDINGS, MatrixUnits, Reduction,
-    WORKGROUP, WORKGROUP_BYTES,
+    Abilities, HALF_TILE_BYTES, IMMEDIATE_BYTES, Kernel, MAX_BINDINGS, MAX_LANES, MatrixUnits,
+    Reduction, WORKGROUP, WORKGROUP_BYTES,
 };
 
 /// The longest that a step may take. A device that is silent for longer is as good as lost.
@@ -337,9 +337,12 @@ impl Device {
                 .map_err(|error| error.to_string()),
         };
         let (device, queue) = requested.map_err(|error| failed(DeviceError::Refused(error)))?;
-        let has_integer_dots = options
-            .integer_dots
-            .unwrap_or_else(|| has_integer_dots(adapter));
+        let has_lanes = limits.max_compute_invocations_per_workgroup >= MAX_LANES
+            && limits.max_compute_workgroup_size_x >= MAX_LANES;
+        let has_integer_dots = has_lanes
+            && options
+                .integer_dots
+                .unwrap_or_else(|| has_integer_dots(adapter));
         let failure = Arc::new(Mutex::new(None));
         let handler = failure.clone();
         device.on_uncaptured_error(Arc::new(move |error| {

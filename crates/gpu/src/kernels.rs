@@ -279,7 +279,9 @@ impl Reduction {
     }
 }
 
-/// Lanes of every kernel's workgroup.
+/// The most lanes of a workgroup, where there are integer dots.
+pub(crate) const MAX_LANES: u32 = 1024;
+/// Lanes of most kernels' workgroup.
 pub(crate) const WORKGROUP: u32 = 64;
 /// The most bytes of workgroup memory that a kernel without matrix units takes: attention of four rows.
 pub(crate) const WORKGROUP_BYTES: u32 = 24 * 1024;
@@ -382,6 +384,22 @@ impl Kernel {
     fn attend_rows(self) -> u32 {
         match self {
             Kernel::Attend(_, rows, _) => rows,
+            _ => unreachable!("{self} has none"),
+        }
+    }
+
+    /// Lanes of a norm's workgroup, which has a row: the few rows of bytes have a device to themselves.
+    fn norm_lanes(self) -> u32 {
+        match self {
+            Kernel::RmsNorm(Form::Bytes) | Kernel::LayerNorm(Form::Bytes) => MAX_LANES,
+            _ => 256,
+        }
+    }
+
+    /// Whether its weights are numbers of their own.
+    fn reads_numbers(self) -> bool {
+        match self {
+            Kernel::MulMmHalf(dtype, _) => snippet(dtype).is_plain,
             _ => unreachable!("{self} has none"),
         }
     }

@@ -77,7 +77,10 @@ fn every_kernel_translates_to_metal() {
         // The subgroups of a Mac have 32 lanes.
         let texts = translate(kernel, &VERSIONS, Reduction::Subgroup(32));
         for text in &texts {
-            let is_summed = matches!(kernel, Kernel::MulMv(..));
+            let is_summed = matches!(
+                kernel,
+                Kernel::MulMv(..) | Kernel::RmsNorm(_) | Kernel::LayerNorm(_)
+            );
             assert_eq!(text.contains("simd_sum"), is_summed, "{kernel}");
             let has_units = matches!(kernel, Kernel::MulMmCoop(..));
             let is_multiplied = text.contains("simdgroup_multiply_accumulate");

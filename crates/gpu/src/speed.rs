@@ -1,13 +1,16 @@
 //! How fast matrix products are: bytes of weights in a second for one token, operations for many.
 //!
-//! A row of matrices, each the input of the next, so that a step's fixed cost is divided by their
-//! number, and so that no cache holds them all. Beside them a copy, which nothing is faster than.
+//! The matrices are those of a model's layer, and its output. Each product waits for the one before, as
+//! in a model, and has matrices of its own, so that no cache holds them. What a step costs however many
+//! products it has is measured with fewer of them, and subtracted. Beside them a copy of as many bytes,
+//! which waits likewise.
 
 use std::time::{Duration, Instant};
 
-use minerva_compute::conformance::Failure;
+use minerva_compute::conformance::{Failure, Random, weight};
 use minerva_compute::{
-    Backend, Batch, Builder, DType, DeviceError, Executable, KvTypes, Limits, Sequence, Weight,
+    Activation, Backend, Batch, Builder, DType, DeviceError, Executable, KvTypes, Limits, Sequence,
+    Weight,
 };
 
 use crate::GpuBackend;
@@ -16,18 +19,22 @@ use crate::kernels::MAX_TILES;
 /// Tokens of the many.
 pub const N_TOKENS: usize = 512;
 
-/// Copies in one submission.
-const COPIES: u64 = 8;
+/// Products of many tokens that are measured; they take their time.
+const N_OF_MANY: usize = 5;
 /// Bytes that a workgroup of `wgsl/copy.wgsl` copies.
 const COPIED_BYTES: u64 = 8192;
 
 /// How much is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Columns and rows of the first matrix, rows and columns of the next, and so on: multiples of
-    /// 256.
-    pub shape: (usize, usize),
-    /// Bytes that the matrices take together, at least one of them.
+    /// Elements of a token's state, of the feed-forward block's, and tokens that there are: multiples
+    /// of 256.
+    pub width: usize,
+    /// Of the feed-forward block's.
+    pub inner: usize,
+    /// Tokens that there are.
+    pub vocab: usize,
+    /// Bytes that the matrices of a test take together, at least two of them.
     pub bytes: usize,
     /// How long each test is repeated.
     pub duration: Duration,
@@ -36,16 +43,62 @@ pub struct Size {
 impl Default for Size {
     fn default() -> Size {
         Size {
-            // The feed-forward block of a model with 7 billion parameters.
-            shape: (4096, 11008),
+            // A model with 7 billion parameters.
+            width: 4096,
+            inner: 11008,
+            vocab: 32000,
             bytes: 1 << 30,
             // Clocks take their time to rise.
-            duration: Duration::from_millis(1500),
+            duration: Duration::from_millis(800),
         }
     }
 }
 
-/// The speed of a type's products.
+/// Matrices that one dispatch multiplies with.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrices {
+    /// What they are in a model.
+    pub name: &'static str,
+    /// How many there are.
+    pub n: usize,
+    /// Rows of each.
+    pub n_rows: usize,
+    /// Elements of a row.
+    pub row_len: usize,
+}
+
+impl Matrices {
+    /// Those of a layer without mixtures whose heads share nothing, and the output.
+    pub fn of(size: Size) -> [Matrices; 5] {
+        let Size {
+            width,
+            inner,
+            vocab,
+            ..
+        } = size;
+        [
+            ("queries, keys and values", 3, width, width),
+            ("attention's output", 1, width, width),
+            ("gate and up", 2, inner, width),
+            ("down", 1, width, inner),
+            ("output", 1, vocab, width),
+        ]
+        .map(|(name, n, n_rows, row_len)| Matrices {
+            name,
+            n,
+            n_rows,
+            row_len,
+        })
+    }
+
+    /// Bytes that they take in a type.
+    pub fn n_bytes(&self, dtype: DType) -> usize {
+        let row_bytes = dtype.row_bytes(self.row_len);
+        self.n * self.n_rows * row_bytes.expect("a multiple of every block")
+    }
+}
+
+/// The speed of products.
 #[derive(Clone, Copy, Debug)]
 pub struct Speed {
     /// Bytes of weights in a second, for one token.
@@ -54,45 +107,84 @@ pub struct Speed {
     pub operations_per_s: f64,
 }
 
-/// Measures the products of a type.
-pub fn speed(backend: &dyn Backend, dtype: DType, size: Size) -> Result<Speed, Failure> {
-    let Size {
-        shape: (width, inner),
-        bytes,
-        duration,
-    } = size;
-    let row_bytes = |len| dtype.row_bytes(len).expect("a multiple of every block");
-    let pair_bytes = inner * row_bytes(width) + width * row_bytes(inner);
-    let n_pairs = (bytes / pair_bytes).max(1);
-    let one = seconds(&mut *row(backend, dtype, size, n_pairs)?, 1, duration)?;
-    // Many tokens take their time with two matrices already.
-    let many = seconds(&mut *row(backend, dtype, size, 1)?, N_TOKENS, duration)?;
+/// Measures the products with matrices of a type.
+pub fn speed(
+    backend: &dyn Backend,
+    dtype: DType,
+    matrices: &Matrices,
+    size: Size,
+) -> Result<Speed, Failure> {
+    let n_bytes = matrices.n_bytes(dtype);
+    let n = (size.bytes / n_bytes).max(2);
+    let each = |n: usize, n_tokens| -> Result<f64, Failure> {
+        let fewer = n.div_ceil(8);
+        let [mut all, mut part] = [
+            products(backend, dtype, matrices, n)?,
+            products(backend, dtype, matrices, fewer)?,
+        ];
+        let [all, part] = least(
+            size.duration,
+            [&mut || run(&mut *all, n_tokens), &mut || {
+                run(&mut *part, n_tokens)
+            }],
+        )?;
+        Ok((all - part) / (n - fewer) as f64)
+    };
+    let (one, many) = (each(n, 1)?, each(N_OF_MANY, N_TOKENS)?);
+    let n_products = matrices.n * matrices.n_rows * matrices.row_len * N_TOKENS;
     Ok(Speed {
-        bytes_per_s: (n_pairs * pair_bytes) as f64 / one,
-        operations_per_s: (2 * 2 * width * inner * N_TOKENS) as f64 / many,
+        bytes_per_s: n_bytes as f64 / one,
+        operations_per_s: (2 * n_products) as f64 / many,
     })
 }
 
-/// Pairs of matrices, each the input of the next.
-fn row(
+/// So many products, each with matrices of its own.
+fn products(
     backend: &dyn Backend,
     dtype: DType,
-    size: Size,
-    n_pairs: usize,
+    matrices: &Matrices,
+    n: usize,
 ) -> Result<Box<dyn Executable>, Failure> {
-    let (width, inner) = size.shape;
-    let row_bytes = |len| dtype.row_bytes(len).expect("a multiple of every block");
+    let Matrices {
+        n_rows, row_len, ..
+    } = *matrices;
+    // Different numbers, as some devices are faster with equal ones.
+    let pool = weight(&mut Random(1), dtype, (64, row_len));
     let mut b = Builder::new();
-    let embd = b.weight(Weight::from_f32("embd", (1, width), &vec![1.0; width]));
-    let mut x = b.embed(embd);
-    for (n_rows, row_len) in (0..n_pairs).flat_map(|_| [(inner, width), (width, inner)]) {
-        let zeros = vec![0; n_rows * row_bytes(row_len)].into();
-        let weight = Weight::new("matrix", dtype, (n_rows, row_len), zeros);
-        let weight = b.weight(weight.expect("as many bytes as rows have"));
-        x = b.matmul(x, weight);
+    let ones = Weight::from_f32("ones", (1, row_len), &vec![1.0; row_len]);
+    let ones = b.weight(ones);
+    let x = b.embed(ones);
+    let normed = b.rms_norm(x, ones, 1e-5);
+    for _ in 0..n {
+        let matrix = |b: &mut Builder| {
+            let row_bytes = pool.row_bytes();
+            let bytes: Vec<u8> = pool
+                .bytes()
+                .iter()
+                .copied()
+                .cycle()
+                .take(n_rows * row_bytes)
+                .collect();
+            let matrix = Weight::new("matrix", dtype, (n_rows, row_len), bytes.into());
+            (b.weight(matrix.expect("as many bytes as rows have")), None)
+        };
+        match matrices.n {
+            1 => {
+                let weight = matrix(&mut b).0;
+                b.matmul(normed, weight);
+            }
+            2 => {
+                let [gate, up] = [matrix(&mut b), matrix(&mut b)];
+                b.gated_matmul(normed, gate, up, Activation::Silu);
+            }
+            _ => {
+                let parts = [matrix(&mut b), matrix(&mut b), matrix(&mut b)];
+                b.matmul_parts(normed, parts);
+            }
+        }
     }
     let x = b.outputs(x);
-    let logits = b.matmul(x, embd);
+    let logits = b.matmul(x, ones);
     let limits = Limits {
         max_tokens: N_TOKENS,
         max_outputs: 1,
@@ -103,12 +195,8 @@ fn row(
     Ok(backend.load(b.finish(logits), limits)?)
 }
 
-/// The least time of a step of so many tokens.
-fn seconds(
-    model: &mut dyn Executable,
-    n_tokens: usize,
-    duration: Duration,
-) -> Result<f64, DeviceError> {
+/// A step of so many tokens.
+fn run(model: &mut dyn Executable, n_tokens: usize) -> Result<(), DeviceError> {
     let blocks: Vec<u32> = (0..N_TOKENS as u32).collect();
     let (tokens, outputs) = (vec![0; n_tokens], [n_tokens as u32 - 1]);
     let batch = Batch {
@@ -121,46 +209,61 @@ fn seconds(
         outputs: &outputs,
         input: &[],
     };
-    model.run(&batch)?; // to warm up
-    let (start, mut least) = (Instant::now(), f64::INFINITY);
-    while least.is_infinite() || start.elapsed() < duration {
-        let step = Instant::now();
-        model.run(&batch)?;
-        least = least.min(step.elapsed().as_secs_f64());
+    model.run(&batch).map(|_| ())
+}
+
+/// The least times that two things take in so long, in turns, so that clocks are the same.
+fn least(
+    duration: Duration,
+    mut both: [&mut dyn FnMut() -> Result<(), DeviceError>; 2],
+) -> Result<[f64; 2], DeviceError> {
+    let mut least = [f64::INFINITY; 2];
+    for run in &mut both {
+        run()?; // to warm up
+    }
+    let start = Instant::now();
+    while least[0].is_infinite() || start.elapsed() < duration {
+        for (run, least) in both.iter_mut().zip(&mut least) {
+            let step = Instant::now();
+            run()?;
+            *least = least.min(step.elapsed().as_secs_f64());
+        }
     }
     Ok(least)
 }
 
-/// Bytes in a second that a copy within the device's memory reads and writes.
-pub fn copy_speed(backend: &GpuBackend, size: Size) -> Result<f64, Failure> {
+/// Bytes in a second that copies within the device's memory read and write, `n_bytes` each at least.
+pub fn copy_speed(backend: &GpuBackend, n_bytes: usize, size: Size) -> Result<f64, Failure> {
     let device = backend.device()?;
     // By a kernel, since some drivers copy with less than that.
-    let pipeline = device.compile("copy", include_str!("wgsl/copy.wgsl"), &[false, true])?;
-    let most = (size.bytes as u64 / 2).min(device.max_binding_bytes);
-    let workgroups = (most / COPIED_BYTES).clamp(1, u64::from(MAX_TILES));
-    let n_bytes = workgroups * COPIED_BYTES;
+    let is_written = [false, true, true];
+    let pipeline = device.compile("copy", include_str!("wgsl/copy.wgsl"), &is_written)?;
+    let most = (n_bytes as u64 / 2).min(device.max_binding_bytes);
+    let workgroups = most.div_ceil(COPIED_BYTES).clamp(1, u64::from(MAX_TILES));
+    let copied = workgroups * COPIED_BYTES;
     let usage = wgpu::BufferUsages::STORAGE;
-    let [from, to] = ["from", "to"].map(|label| device.buffer(label, n_bytes, usage));
-    let bind = device.bind(&pipeline, &[&from, &to]);
-    let copy = || -> Result<f64, DeviceError> {
-        let start = Instant::now();
+    let n = (size.bytes as u64 / (2 * copied)).max(2);
+    // What every copy may write, so that each waits for the one before.
+    let shared = device.buffer("shared", 16, usage);
+    let binds: Vec<_> = (0..n)
+        .map(|_| {
+            let [from, to] = ["from", "to"].map(|label| device.buffer(label, copied, usage));
+            device.bind(&pipeline, &[&from, &to, &shared])
+        })
+        .collect();
+    let copies = |n: u64| -> Result<(), DeviceError> {
         let mut encoder = device.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             pass.set_pipeline(&pipeline.pipeline);
-            pass.set_bind_group(0, &bind, &[]);
-            for _ in 0..COPIES {
+            for bind in &binds[..n as usize] {
+                pass.set_bind_group(0, bind, &[]);
                 pass.dispatch_workgroups(workgroups as u32, 1, 1);
             }
         }
-        device.wait(device.queue.submit([encoder.finish()]))?;
-        Ok(start.elapsed().as_secs_f64())
+        device.wait(device.queue.submit([encoder.finish()]))
     };
-    let start = Instant::now();
-    copy()?; // to warm up
-    let mut least = copy()?;
-    while start.elapsed() < size.duration {
-        least = least.min(copy()?);
-    }
-    Ok((2 * COPIES * n_bytes) as f64 / least)
+    let fewer = n.div_ceil(8);
+    let [all, part] = least(size.duration, [&mut || copies(n), &mut || copies(fewer)])?;
+    Ok(((n - fewer) * 2 * copied) as f64 / (all - part))
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use minerva_compute::DType;
 use minerva_compute::conformance::{Case, cases};
-use minerva_gpu::speed::{N_TOKENS, Size, copy_speed, speed};
+use minerva_gpu::speed::{Matrices, N_TOKENS, Size, copy_speed, speed};
 use minerva_gpu::{Choice, GpuBackend, GpuOptions};
 
 use crate::output::stdout;
@@ -20,12 +20,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DEVICE", default_value = "gpu")]
     device: String,
 
-    /// Measure the matrix products of these types too, or of all
+    /// Measure the matrix products of a 7B model in these types too, or in all
     #[arg(long, value_name = "TYPE,…", value_delimiter = ',', num_args = 0.., require_equals = true)]
     speed: Option<Vec<String>>,
+
+    /// Measure only
+    #[arg(long, requires = "speed")]
+    speed_only: bool,
 }
 
-/// Runs every case with and without subgroups, and with checks of every access.
+/// Runs every case with and without subgroups, and with checks of every access; then measures.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let choice = match args.device.as_str() {
         "gpu" => Choice::Best,
@@ -43,7 +47,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         choice,
         ..GpuOptions::default()
     };
-    let backend = GpuBackend::new(&usual)?;
+    let mut out = stdout();
+    let n_failed = match args.speed_only {
+        true => 0,
+        false => check_all(&usual, &mut out)?,
+    };
+    if !types.is_empty() {
+        measure(&GpuBackend::new(&usual)?, &types, &mut out)?;
+    }
+    Ok(match n_failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// How many cases failed.
+fn check_all(usual: &GpuOptions, out: &mut impl Write) -> anyhow::Result<usize> {
     let without_subgroups = GpuOptions {
         without_subgroups: true,
         ..usual.clone()
@@ -52,15 +71,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         checks_accesses: true,
         ..usual.clone()
     };
-    let mut out = stdout();
     let cases = cases();
     let mut n_failed = 0;
     for (mode, options) in [
         ("as used", usual),
-        ("without subgroups", without_subgroups),
-        ("with checks", checked),
+        ("without subgroups", &without_subgroups),
+        ("with checks", &checked),
     ] {
-        let backend = GpuBackend::new(&options)?;
+        let backend = GpuBackend::new(options)?;
         let info = backend.adapter();
         writeln!(
             out,
@@ -77,28 +95,53 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             backend.multiplication(),
         )?;
         for case in &cases {
-            n_failed += usize::from(!check(case, &backend, &mut out)?);
+            n_failed += usize::from(!check(case, &backend, out)?);
         }
     }
     writeln!(out, "{} cases, {n_failed} failed", 3 * cases.len())?;
-    if !types.is_empty() {
-        let copied = copy_speed(&backend, Size::default())?;
-        writeln!(out, "copy     {:8.2} GB/s", copied / 1e9)?;
+    Ok(n_failed)
+}
+
+/// A table of how fast the products of a model's matrices are, and copies of as many bytes.
+fn measure(backend: &GpuBackend, types: &[DType], out: &mut impl Write) -> anyhow::Result<()> {
+    let size = Size::default();
+    let copied = copy_speed(backend, size.bytes, size)?;
+    writeln!(
+        out,
+        "\ncopy of {} MiB: {:.2} GB/s",
+        size.bytes >> 20,
+        copied / 1e9
+    )?;
+    writeln!(
+        out,
+        "\n{:<8} {:<24} {:>5} {:>6} {:>8} {:>8} {:>9} {:>10}",
+        "TYPE", "MATRICES OF 7B", "ROWS", "LENGTH", "MB", "GB/s", "COPY GB/s", "GFLOP/s"
+    )?;
+    for &dtype in types {
+        for matrices in Matrices::of(size) {
+            let n_bytes = matrices.n_bytes(dtype);
+            let copied = copy_speed(backend, n_bytes, size)?;
+            let speed = speed(backend, dtype, &matrices, size)?;
+            writeln!(
+                out,
+                "{:<8} {:<24} {:>5} {:>6} {:>8.2} {:>8.2} {:>9.2} {:>10.2}",
+                dtype.to_string(),
+                matrices.name,
+                matrices.n * matrices.n_rows,
+                matrices.row_len,
+                n_bytes as f64 / 1e6,
+                speed.bytes_per_s / 1e9,
+                copied / 1e9,
+                speed.operations_per_s / 1e9,
+            )?;
+            out.flush()?;
+        }
     }
-    for dtype in types {
-        let speed = speed(&backend, dtype, Size::default())?;
-        writeln!(
-            out,
-            "{dtype:<8} {:8.2} GB/s for one token, {:9.2} GFLOP/s for {N_TOKENS}",
-            speed.bytes_per_s / 1e9,
-            speed.operations_per_s / 1e9,
-        )?;
-        out.flush()?;
-    }
-    Ok(match n_failed {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    })
+    writeln!(
+        out,
+        "\nGB/s of weights for one token, GFLOP/s for {N_TOKENS} tokens"
+    )?;
+    Ok(())
 }
 
 fn dtype(name: &str) -> anyhow::Result<DType> {

@@ -22,8 +22,11 @@ impl Kernel {
             "ROW_LANES" => WORKGROUP / self.attend_rows(),
             "TM" => self.half_tile().products().0,
             "TN" => self.half_tile().products().1,
-            // Pieces of the tiles for each lane: 32 elements of w, four of x.
-            "WU" => self.half_tile().rows() * 2 / self.half_tile().lanes(),
+            // Pieces of the tiles for each lane: 32 elements or four numbers of w, four of x.
+            "WU" => {
+                let pieces = if self.reads_numbers() { 16 } else { 2 };
+                self.half_tile().rows() * pieces / self.half_tile().lanes()
+            }
             "XU" => self.half_tile().tokens() * 16 / self.half_tile().lanes(),
             number => number.parse().expect("a number of lines"),
         };
@@ -116,6 +119,10 @@ impl Kernel {
                 true => include_str!("../wgsl/tile_of_expert.wgsl").into(),
                 false => include_str!("../wgsl/tile_of_all.wgsl").into(),
             },
+            ("pieces", _) => match self.reads_numbers() {
+                true => include_str!("../wgsl/pieces_of_numbers.wgsl").into(),
+                false => include_str!("../wgsl/pieces_of_codes.wgsl").into(),
+            },
             ("activation", _) => include_str!("../wgsl/activation.wgsl").into(),
             ("answer", Kernel::MulMv(_, _, answer, _)) => match answer {
                 Answer::Rows => include_str!("../wgsl/answer_rows.wgsl").into(),
@@ -166,7 +173,17 @@ impl Kernel {
                     self.tokens_per_group(),
                 )
             }
-            ("block_sum", _) => include_str!("../wgsl/block_sum.wgsl").into(),
+            ("block_sum", _) => {
+                let text = match reduction {
+                    Reduction::Subgroup(_) => include_str!("../wgsl/block_sum_subgroup.wgsl"),
+                    Reduction::Shared => include_str!("../wgsl/block_sum_shared.wgsl"),
+                };
+                format!(
+                    "const LANES = {}u;\nconst GROUP = {}u;\n{text}",
+                    self.norm_lanes(),
+                    reduction.group()
+                )
+            }
             ("turn", _) => include_str!("../wgsl/turn.wgsl").into(),
             ("function", Kernel::Elementwise(function)) => {
                 let index = match function {

@@ -1,6 +1,6 @@
 // Eight neighbouring lanes, through workgroup memory.
-var<workgroup> lane_tops: array<u32, 256>;
-var<workgroup> lane_sums: array<i32, 256>;
+var<workgroup> lane_tops: array<u32, LANES>;
+var<workgroup> lane_sums: array<i32, LANES>;
 
 // The largest of them.
 fn eight_max(value: u32, lid: u32) -> u32 {

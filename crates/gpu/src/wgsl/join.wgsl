@@ -17,7 +17,9 @@ var<immediate> p: Params;
 #include interleave
 #include write_head
 
-@compute @workgroup_size(64)
+const LANES = 64u;
+
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let head = wid.x;
     let part_len = (p.head_dim + 3u) / 4u * 4u + 4u;

@@ -22,7 +22,7 @@ fn normed(at: u32, i: u32, mean: f32, scale: f32) -> f32 {
     return select(0.0, (x[at + e] - mean) * scale * weight[e] + bias[e], i < p.len);
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let at = wid.y * p.stride;
     var total = 0.0;

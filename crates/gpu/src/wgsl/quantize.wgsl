@@ -11,9 +11,11 @@ var<immediate> p: Params;
 #include interleave
 #include bytes
 
-@compute @workgroup_size(256)
+const LANES = 256u;
+
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let i = wid.x * 256u + lid;
+    let i = wid.x * LANES + lid;
     let n_groups = p.row_len / 32u;
     var v = vec4<f32>(0.0);
     if i < 8u * n_groups {

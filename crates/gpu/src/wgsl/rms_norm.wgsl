@@ -25,7 +25,7 @@ fn normed(at: u32, i: u32, mean: f32, scale: f32) -> f32 {
     return element(at, i) * scale * weight[min(i, p.len - 1u)];
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let at = wid.y * p.stride + wid.x * p.len;
     var squares = 0.0;

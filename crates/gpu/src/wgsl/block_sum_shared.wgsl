@@ -1,6 +1,5 @@
-// The sum over the 256 lanes of a norm's workgroup.
-const LANES = 256u;
-var<workgroup> block_values: array<f32, 256>;
+// The sum over the lanes of a norm's workgroup, through workgroup memory.
+var<workgroup> block_values: array<f32, LANES>;
 var<workgroup> block_parts: array<f32, 16>;
 
 fn block_sum(value: f32, lid: u32) -> f32 {
