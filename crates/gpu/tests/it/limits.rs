@@ -386,13 +386,13 @@ fn products_are_measured() {
         duration: std::time::Duration::from_millis(20),
     };
     let copied = copy_speed(&backend, size.bytes, size).unwrap();
-    assert!(copied.is_finite());
+    assert!(!copied.is_nan());
     for (matrices, dtype) in Matrices::of(size)
         .iter()
         .zip([DType::F16, DType::Q4K].iter().cycle())
     {
-        // What is so little may take no more time than nothing.
+        // So little may seem to take no time at all.
         let speed = speed(&backend, *dtype, matrices, size).unwrap();
-        assert!(speed.bytes_per_s.is_finite() && speed.operations_per_s.is_finite());
+        assert!(!speed.bytes_per_s.is_nan() && !speed.operations_per_s.is_nan());
     }
 }
