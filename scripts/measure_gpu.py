@@ -7,8 +7,8 @@
 Builds what it needs with cargo, unless it is told where it is. First every kernel is held against the
 reference; then come copies, the matrix products of a 7B model, and prefill and decode of
 SmolLM2 and of models of the shapes, whose weights are random and made on the spot. A model needs its
-size on the disk, one after the other (7B in F16: 13.5 GB), and as much memory; `--shapes tiny` tries it
-out. Nothing else should run. What fails, such as a model that does not fit, is a line of the table.
+size on the disk, one after the other (7B in F16: 13.5 GB), and as much memory; `--shapes tiny
+--kernel-shape tiny` tries it out. Nothing else should run. What fails, such as a model that does not fit, is a line of the table.
 """
 import argparse
 import datetime
@@ -63,18 +63,18 @@ def cases(a):
 
 
 def kernels(a):
-    done = run([a.minerva, "selftest", "--device", a.device, f"--speed={','.join(a.types)}", "--speed-only"], may_fail=True)
+    done = run([a.minerva, "selftest", "--device", a.device, f"--speed={','.join(a.types)}", "--speed-only", "--speed-shape", a.kernel_shape], may_fail=True)
     print("### Kernels\n")
     copied = re.search(r"^copy .*: ([\d.]+) GB/s", done.stdout, re.M)
     if not copied:
         print(f"No speed: {(done.stderr or done.stdout).strip()[-500:]}\n")
         return
-    print(f"A large copy reads and writes {float(copied[1]):.0f} GB/s. Matrices of a 7B model:\n")
+    print(f"A large copy reads and writes {float(copied[1]):.4g} GB/s. Matrices of {a.kernel_shape}:\n")
     print("| type | matrices | MB | one token, GB/s | share of a copy of as many bytes | 512 tokens, TFLOP/s |\n|---|---|--:|--:|--:|--:|")
-    rows = re.findall(r"^(\w+) +(\S.*?) +\d+ +\d+ +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", done.stdout, re.M)
+    rows = re.findall(r"^(\w+) +(\S.*?) +\d+ +\d+ +([\d.]+) +(\S+) +(\S+) +(\S+)$", done.stdout, re.M)
     for dtype, name, megabytes, read, copied, operations in rows:
         share = float(read) / float(copied)
-        print(f"| {dtype} | {name} | {megabytes} | {float(read):.0f} | {share:.0%} | {float(operations) / 1e3:.1f} |")
+        print(f"| {dtype} | {name} | {megabytes} | {float(read):.4g} | {share:.0%} | {float(operations) / 1e3:.4g} |")
     if done.returncode != 0:
         print(f"\nThen it ended: {done.stderr.strip()[-500:]}")
     print()
@@ -124,6 +124,7 @@ def main():
     names = lambda text: text.split(",")
     parser.add_argument("--device", default="gpu", help="the GPU, or a part of its name")
     parser.add_argument("--shapes", type=names, default=["1B", "3B", "7B"])
+    parser.add_argument("--kernel-shape", default="7B", help="the model whose matrices are measured: 7B or tiny")
     parser.add_argument("--types", type=names, default=["Q4_0", "Q4_K", "Q8_0", "F16"])
     parser.add_argument("--cpu-types", type=names, help="types that the processor is measured with, too; all by default")
     parser.add_argument("--parts", type=names, default=["cases", "kernels", "models"], help="what is measured")

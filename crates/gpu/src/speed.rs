@@ -40,10 +40,21 @@ pub struct Size {
     pub duration: Duration,
 }
 
-impl Default for Size {
-    fn default() -> Size {
+impl Size {
+    /// A model as small as an adapter that is the processor asks for.
+    pub fn tiny() -> Size {
         Size {
-            // A model with 7 billion parameters.
+            width: 256,
+            inner: 512,
+            vocab: 512,
+            bytes: 1 << 20,
+            duration: Duration::from_millis(20),
+        }
+    }
+
+    /// A model with 7 billion parameters.
+    pub fn of_7b() -> Size {
+        Size {
             width: 4096,
             inner: 11008,
             vocab: 32000,

@@ -13,6 +13,14 @@ use minerva_gpu::{Choice, GpuBackend, GpuOptions};
 
 use crate::output::stdout;
 
+/// Whose matrices are measured.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Shape {
+    #[value(name = "7B")]
+    Of7B,
+    Tiny,
+}
+
 /// The options of `selftest`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -20,9 +28,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DEVICE", default_value = "gpu")]
     device: String,
 
-    /// Measure the matrix products of a 7B model in these types too, or in all
+    /// Measure the matrix products of a model in these types too, or in all
     #[arg(long, value_name = "TYPE,…", value_delimiter = ',', num_args = 0.., require_equals = true)]
     speed: Option<Vec<String>>,
+
+    /// Of which model: 7B, or tiny, to try it out
+    #[arg(long, value_enum, default_value = "7B", requires = "speed")]
+    speed_shape: Shape,
 
     /// Measure only
     #[arg(long, requires = "speed")]
@@ -53,7 +65,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         false => check_all(&usual, &mut out)?,
     };
     if !types.is_empty() {
-        measure(&GpuBackend::new(&usual)?, &types, &mut out)?;
+        let size = match args.speed_shape {
+            Shape::Of7B => Size::of_7b(),
+            Shape::Tiny => Size::tiny(),
+        };
+        measure(&GpuBackend::new(&usual)?, &types, size, &mut out)?;
     }
     Ok(match n_failed {
         0 => ExitCode::SUCCESS,
@@ -103,8 +119,12 @@ fn check_all(usual: &GpuOptions, out: &mut impl Write) -> anyhow::Result<usize> 
 }
 
 /// A table of how fast the products of a model's matrices are, and copies of as many bytes.
-fn measure(backend: &GpuBackend, types: &[DType], out: &mut impl Write) -> anyhow::Result<()> {
-    let size = Size::default();
+fn measure(
+    backend: &GpuBackend,
+    types: &[DType],
+    size: Size,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     let copied = copy_speed(backend, size.bytes, size)?;
     writeln!(
         out,
@@ -115,7 +135,7 @@ fn measure(backend: &GpuBackend, types: &[DType], out: &mut impl Write) -> anyho
     writeln!(
         out,
         "\n{:<8} {:<24} {:>5} {:>6} {:>8} {:>8} {:>9} {:>10}",
-        "TYPE", "MATRICES OF 7B", "ROWS", "LENGTH", "MB", "GB/s", "COPY GB/s", "GFLOP/s"
+        "TYPE", "MATRICES", "ROWS", "LENGTH", "MB", "GB/s", "COPY GB/s", "GFLOP/s"
     )?;
     for &dtype in types {
         for matrices in Matrices::of(size) {

@@ -378,13 +378,7 @@ fn products_are_measured() {
     let Some(backend) = open(&GpuOptions::default()) else {
         return;
     };
-    let size = Size {
-        width: 256,
-        inner: 512,
-        vocab: 512,
-        bytes: 1 << 20,
-        duration: std::time::Duration::from_millis(20),
-    };
+    let size = Size::tiny();
     let copied = copy_speed(&backend, size.bytes, size).unwrap();
     assert!(!copied.is_nan());
     for (matrices, dtype) in Matrices::of(size)
