@@ -5,10 +5,10 @@
         [-p 512] [-n 64] [-r 20] [--cpu-r 3] [--folder DIR] [--minerva PATH --synthesize PATH]
 
 Builds what it needs with cargo, unless it is told where it is. First every kernel is held against the
-reference; then come copies, the matrix products of a 7B model, and prefill and decode of
-SmolLM2 and of models of the shapes, whose weights are random and made on the spot. A model needs its
-size on the disk, one after the other (7B in F16: 13.5 GB), and as much memory; `--shapes tiny
---kernel-shape tiny` tries it out. Nothing else should run. What fails, such as a model that does not fit, is a line of the table.
+reference; then come copies, the matrix products of a 7B model, and prefill and decode of SmolLM2 and of
+models of the shapes, whose weights are random and made on the spot. A model needs its size on the disk,
+one after the other (7B in F16: 13.5 GB), and as much memory; `--shapes tiny --kernel-shape tiny` tries
+it out. Nothing else should run. What fails, such as a model that does not fit, is a line of the table.
 """
 import argparse
 import datetime

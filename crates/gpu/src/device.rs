@@ -92,7 +92,8 @@ pub struct GpuOptions {
     /// Multiplies in tiles, even where matrix units would do.
     pub without_matrix_units: bool,
     /// Whether blocks are multiplied with a few tokens through dots of four bytes, with activations of 16
-    /// bits; `None`: where the device says that it has an instruction for them.
+    /// bits; `None`: where the device says that it has an instruction for them, and 1024 lanes of a
+    /// workgroup.
     pub integer_dots: Option<bool>,
     /// Copies weights to memory of the device's own, even where it could read them in place.
     pub copies_weights: bool,
@@ -339,10 +340,16 @@ impl Device {
         let (device, queue) = requested.map_err(|error| failed(DeviceError::Refused(error)))?;
         let has_lanes = limits.max_compute_invocations_per_workgroup >= MAX_LANES
             && limits.max_compute_workgroup_size_x >= MAX_LANES;
-        let has_integer_dots = has_lanes
-            && options
-                .integer_dots
-                .unwrap_or_else(|| has_integer_dots(adapter));
+        let has_integer_dots = options
+            .integer_dots
+            .unwrap_or_else(|| has_lanes && has_integer_dots(adapter));
+        if has_integer_dots && !has_lanes {
+            let most = limits.max_compute_invocations_per_workgroup;
+            return Err(unsuitable(
+                format!("{most} lanes of a workgroup"),
+                format!("{MAX_LANES} for integer dots"),
+            ));
+        }
         let failure = Arc::new(Mutex::new(None));
         let handler = failure.clone();
         device.on_uncaptured_error(Arc::new(move |error| {

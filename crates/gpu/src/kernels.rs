@@ -396,6 +396,11 @@ impl Kernel {
         }
     }
 
+    /// Pieces of 64 elements of a row that are read by a lane each.
+    fn pieces(self) -> u32 {
+        if self.reads_numbers() { 16 } else { 2 }
+    }
+
     /// Whether its weights are numbers of their own.
     fn reads_numbers(self) -> bool {
         match self {

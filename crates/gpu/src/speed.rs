@@ -21,16 +21,17 @@ pub const N_TOKENS: usize = 512;
 
 /// Products of many tokens that are measured; they take their time.
 const N_OF_MANY: usize = 5;
+/// How long a difference is looked for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that a workgroup of `wgsl/copy.wgsl` copies.
 const COPIED_BYTES: u64 = 8192;
 
 /// How much is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Elements of a token's state, of the feed-forward block's, and tokens that there are: multiples
-    /// of 256.
+    /// Elements of a token's state, a multiple of 256.
     pub width: usize,
-    /// Of the feed-forward block's.
+    /// Elements within the feed-forward block, a multiple of 256.
     pub inner: usize,
     /// Tokens that there are.
     pub vocab: usize,
@@ -223,7 +224,7 @@ fn run(model: &mut dyn Executable, n_tokens: usize) -> Result<(), DeviceError> {
     model.run(&batch).map(|_| ())
 }
 
-/// The least times that two things take in so long, in turns, so that clocks are the same.
+/// The least times that two things take in so long, the first one more, in turns, so that clocks are the same.
 fn least(
     duration: Duration,
     mut both: [&mut dyn FnMut() -> Result<(), DeviceError>; 2],
@@ -233,7 +234,11 @@ fn least(
         run()?; // to warm up
     }
     let start = Instant::now();
-    while least[0].is_infinite() || start.elapsed() < duration {
+    // What is more takes longer: else too little was measured, which is given up after a while.
+    while least[0].is_infinite()
+        || start.elapsed() < duration
+        || least[0] <= least[1] && start.elapsed() < PATIENCE
+    {
         for (run, least) in both.iter_mut().zip(&mut least) {
             let step = Instant::now();
             run()?;

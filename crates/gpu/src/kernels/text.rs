@@ -23,10 +23,7 @@ impl Kernel {
             "TM" => self.half_tile().products().0,
             "TN" => self.half_tile().products().1,
             // Pieces of the tiles for each lane: 32 elements or four numbers of w, four of x.
-            "WU" => {
-                let pieces = if self.reads_numbers() { 16 } else { 2 };
-                self.half_tile().rows() * pieces / self.half_tile().lanes()
-            }
+            "WU" => self.half_tile().rows() * self.pieces() / self.half_tile().lanes(),
             "XU" => self.half_tile().tokens() * 16 / self.half_tile().lanes(),
             number => number.parse().expect("a number of lines"),
         };
@@ -119,10 +116,13 @@ impl Kernel {
                 true => include_str!("../wgsl/tile_of_expert.wgsl").into(),
                 false => include_str!("../wgsl/tile_of_all.wgsl").into(),
             },
-            ("pieces", _) => match self.reads_numbers() {
-                true => include_str!("../wgsl/pieces_of_numbers.wgsl").into(),
-                false => include_str!("../wgsl/pieces_of_codes.wgsl").into(),
-            },
+            ("pieces", _) => {
+                let text = match self.reads_numbers() {
+                    true => include_str!("../wgsl/pieces_of_numbers.wgsl"),
+                    false => include_str!("../wgsl/pieces_of_codes.wgsl"),
+                };
+                format!("const PIECES = {}u;\n{text}", self.pieces())
+            }
             ("activation", _) => include_str!("../wgsl/activation.wgsl").into(),
             ("answer", Kernel::MulMv(_, _, answer, _)) => match answer {
                 Answer::Rows => include_str!("../wgsl/answer_rows.wgsl").into(),

@@ -1,5 +1,4 @@
 // A lane reads a group of a row, and takes it apart when it is written.
-const PIECES = 2u; // of a row of the tile
 alias Piece = Codes;
 
 // Behind the row's end a group that meets zeros.

@@ -1,5 +1,4 @@
 // Lanes read neighbouring numbers of a row, four each.
-const PIECES = 16u; // of a row of the tile
 alias Piece = vec4<f32>;
 
 fn w_piece(row: u32, g: u32, i: u32) -> Piece {

@@ -380,13 +380,13 @@ fn products_are_measured() {
     };
     let size = Size::tiny();
     let copied = copy_speed(&backend, size.bytes, size).unwrap();
-    assert!(!copied.is_nan());
+    assert!(copied.is_finite() && copied > 0.0);
     for (matrices, dtype) in Matrices::of(size)
         .iter()
         .zip([DType::F16, DType::Q4K].iter().cycle())
     {
-        // So little may seem to take no time at all.
         let speed = speed(&backend, *dtype, matrices, size).unwrap();
-        assert!(!speed.bytes_per_s.is_nan() && !speed.operations_per_s.is_nan());
+        assert!(speed.bytes_per_s.is_finite() && speed.bytes_per_s > 0.0);
+        assert!(speed.operations_per_s.is_finite() && speed.operations_per_s > 0.0);
     }
 }
