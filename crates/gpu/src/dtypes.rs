@@ -17,6 +17,15 @@ pub(crate) struct Snippet {
     pub(crate) grid: Grid,
 }
 
+/// What the first byte of a matrix is a multiple of: kernels read whole words, and where each block is whole
+/// sixteen bytes, those.
+pub(crate) fn alignment(dtype: DType) -> usize {
+    match dtype.block_bytes().is_multiple_of(16) {
+        true => 16,
+        false => 4,
+    }
+}
+
 /// Numbers beside the weight's bytes.
 pub(crate) enum Grid {
     /// None.

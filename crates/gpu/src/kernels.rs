@@ -63,6 +63,29 @@ pub(crate) enum Answer {
     Rows,
     /// What an activation makes of a row of gate and one of up.
     Gated,
+    /// The product with each row, and as bytes what the weights of the norm behind it make of that.
+    RowsForNorm,
+    /// What [`Answer::Gated`] does, as bytes.
+    GatedBytes,
+}
+
+impl Answer {
+    #[cfg(test)]
+    const ALL: [Answer; 4] = [
+        Answer::Rows,
+        Answer::Gated,
+        Answer::RowsForNorm,
+        Answer::GatedBytes,
+    ];
+
+    pub(crate) fn is_gated(self) -> bool {
+        matches!(self, Answer::Gated | Answer::GatedBytes)
+    }
+
+    /// Whether it is written as bytes, a group of 32 rows by each workgroup.
+    fn has_bytes(self) -> bool {
+        matches!(self, Answer::RowsForNorm | Answer::GatedBytes)
+    }
 }
 
 /// What rows of activations are made of.
@@ -288,7 +311,7 @@ pub(crate) const WORKGROUP_BYTES: u32 = 24 * 1024;
 /// Workgroups in the first dimension of a dispatch, before the third is used.
 pub(crate) const MAX_TILES: u32 = 32768;
 /// Bytes of every kernel's immediates.
-pub(crate) const IMMEDIATE_BYTES: u32 = 92;
+pub(crate) const IMMEDIATE_BYTES: u32 = 100;
 /// The most buffers that a kernel sees.
 pub(crate) const MAX_BINDINGS: u32 = 9;
 /// The largest head that attention has room for.
@@ -321,9 +344,12 @@ impl Kernel {
         for &dtype in DType::ALL {
             all.push(Kernel::Embed(dtype));
             for tokens in [Tokens::One, Tokens::Four, Tokens::OneOfExpert] {
-                for answer in [Answer::Rows, Answer::Gated] {
-                    all.push(Kernel::MulMv(dtype, tokens, answer, Form::F32));
-                    if !snippet(dtype).is_plain {
+                for answer in Answer::ALL {
+                    if !answer.has_bytes() {
+                        all.push(Kernel::MulMv(dtype, tokens, answer, Form::F32));
+                    }
+                    let is_made = !answer.has_bytes() || tokens != Tokens::OneOfExpert;
+                    if is_made && !snippet(dtype).is_plain {
                         all.push(Kernel::MulMv(dtype, tokens, answer, Form::Bytes));
                     }
                 }
@@ -350,9 +376,34 @@ impl Kernel {
     /// each token.
     fn rows_per_group(self) -> u32 {
         match self {
-            Kernel::MulMv(_, _, Answer::Gated, _) => 2,
+            Kernel::MulMv(_, _, answer, _) if answer.is_gated() => 2,
             _ => 1,
         }
+    }
+
+    /// Rows that a workgroup of a matrix-vector kernel answers.
+    pub(crate) fn rows_per_workgroup(self, reduction: Reduction) -> u32 {
+        match self {
+            Kernel::MulMv(_, _, answer, _) if answer.has_bytes() => 32,
+            _ => WORKGROUP / reduction.group(),
+        }
+    }
+
+    /// Rows that a group of lanes of a matrix-vector kernel answers, one after the other.
+    fn turns(self, reduction: Reduction) -> u32 {
+        let rows = self.rows_per_workgroup(reduction);
+        rows * reduction.group() / self.mul_mv_lanes(reduction)
+    }
+
+    /// Lanes of a workgroup of a matrix-vector kernel.
+    fn mul_mv_lanes(self, reduction: Reduction) -> u32 {
+        let rows = self.rows_per_workgroup(reduction);
+        // Of gate and up a row each is enough on its way with half as many.
+        let most = match self.rows_per_group() {
+            1 => MAX_LANES,
+            _ => MAX_LANES / 2,
+        };
+        (rows * reduction.group()).min(most)
     }
 
     fn tokens_per_group(self) -> u32 {
@@ -464,6 +515,8 @@ impl fmt::Display for Kernel {
                 let answer = match answer {
                     Answer::Rows => "",
                     Answer::Gated => "_gated",
+                    Answer::RowsForNorm => "_for_norm",
+                    Answer::GatedBytes => "_gated_as_bytes",
                 };
                 write!(f, "mul_mv{tokens}{answer}{}_{dtype}", form.suffix())
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use minerva_compute::{Batch, Cost, DeviceError, Op, Rows, StepProfile, Weight};
 
 use crate::batch::{Layout, TILE_ROWS};
-use crate::kernels::{Answer, Elementwise, Kernel};
+use crate::kernels::{Elementwise, Kernel};
 use crate::lower::{Source, Step};
 
 use super::Loaded;
@@ -258,7 +258,7 @@ fn address(weight: &Weight) -> usize {
 fn name(kernel: Kernel) -> (&'static str, bool) {
     match kernel {
         Kernel::Embed(_) => ("embedding", true),
-        Kernel::MulMv(_, _, Answer::Gated, _) => ("gated product", true),
+        Kernel::MulMv(_, _, answer, _) if answer.is_gated() => ("gated product", true),
         Kernel::MulMv(..) | Kernel::MulMm(..) | Kernel::MulMmCoop(..) | Kernel::MulMmHalf(..) => {
             ("product", true)
         }

@@ -8,7 +8,7 @@ use minerva_compute::KvType;
 
 use super::{Answer, Elementwise, Form, Kernel, Reduction, WORKGROUP};
 use crate::batch::TILE_ROWS;
-use crate::dtypes::snippet;
+use crate::dtypes::{alignment, snippet};
 
 impl Kernel {
     /// The whole text.
@@ -18,6 +18,7 @@ impl Kernel {
         let count = |name: &str| match name {
             "NR" => self.rows_per_group(),
             "NT" => self.tokens_per_group(),
+            "TURNS" => self.turns(reduction),
             "ROWS" => self.attend_rows(),
             "ROW_LANES" => WORKGROUP / self.attend_rows(),
             "TM" => self.half_tile().products().0,
@@ -69,7 +70,21 @@ impl Kernel {
         match (name, self) {
             ("product", _) => include_str!("../wgsl/product.wgsl").into(),
             ("interleave", _) => include_str!("../wgsl/interleave.wgsl").into(),
-            ("bytes", _) => include_str!("../wgsl/bytes.wgsl").into(),
+            ("bytes", _) => {
+                let out = match self {
+                    Kernel::MulMv(..) => "bytes_out",
+                    _ => "out",
+                };
+                include_str!("../wgsl/bytes.wgsl").replace("$out", out)
+            }
+            ("store", Kernel::MulMv(_, _, answer, _)) if answer.has_bytes() => {
+                include_str!("../wgsl/store_one.wgsl").into()
+            }
+            ("store", _) => include_str!("../wgsl/store_each.wgsl").into(),
+            ("own_matrix", _) => match self.has_experts() {
+                true => include_str!("../wgsl/matrix_of_expert.wgsl").into(),
+                false => include_str!("../wgsl/matrix_of_all.wgsl").into(),
+            },
             ("eight_lanes", _) => match reduction {
                 Reduction::Subgroup(size) if size >= 8 => {
                     include_str!("../wgsl/eight_lanes_subgroup.wgsl").into()
@@ -127,10 +142,23 @@ impl Kernel {
             ("answer", Kernel::MulMv(_, _, answer, _)) => match answer {
                 Answer::Rows => include_str!("../wgsl/answer_rows.wgsl").into(),
                 Answer::Gated => include_str!("../wgsl/answer_gated.wgsl").into(),
+                Answer::RowsForNorm => include_str!("../wgsl/answer_for_norm.wgsl").into(),
+                Answer::GatedBytes => include_str!("../wgsl/answer_gated_bytes.wgsl").into(),
             },
-            ("gated", Kernel::MulMv(_, _, answer, _)) => match answer {
-                Answer::Rows => String::new(),
-                Answer::Gated => include_str!("../wgsl/gated.wgsl").into(),
+            ("gated", Kernel::MulMv(_, _, answer, _)) => match answer.is_gated() {
+                true => include_str!("../wgsl/gated.wgsl").into(),
+                false => String::new(),
+            },
+            ("block", Kernel::MulMv(_, _, answer, _)) => match answer.has_bytes() {
+                true => {
+                    let has_norm = answer == Answer::RowsForNorm;
+                    format!("const HAS_NORM = {has_norm};\n") + include_str!("../wgsl/block.wgsl")
+                }
+                false => String::new(),
+            },
+            ("write_block", Kernel::MulMv(_, _, answer, _)) => match answer.has_bytes() {
+                true => include_str!("../wgsl/write_block.wgsl").into(),
+                false => String::new(),
             },
             ("functions", _) => {
                 let mut text = "fn function(a: f32, b: f32) -> f32 {\n".to_owned();
@@ -140,6 +168,17 @@ impl Kernel {
                 }
                 text + "    return a;\n}\n"
             }
+            (
+                "words",
+                Kernel::Embed(dtype)
+                | Kernel::MulMv(dtype, ..)
+                | Kernel::MulMm(dtype, _)
+                | Kernel::MulMmCoop(dtype, _)
+                | Kernel::MulMmHalf(dtype, _),
+            ) => match alignment(dtype) {
+                16 => include_str!("../wgsl/words_of_16_bytes.wgsl").into(),
+                _ => include_str!("../wgsl/words.wgsl").into(),
+            },
             ("weight", _) => include_str!("../wgsl/weight.wgsl").into(),
             (
                 "unpack",
@@ -168,9 +207,11 @@ impl Kernel {
                     Reduction::Shared => include_str!("../wgsl/group_sum_shared.wgsl"),
                 };
                 format!(
-                    "const GROUP = {}u;\nconst NT = {}u;\n{text}",
+                    "const LANES = {}u;\nconst GROUP = {}u;\nconst NT = {}u;\nconst TURNS = {}u;\n{text}",
+                    self.mul_mv_lanes(reduction),
                     reduction.group(),
                     self.tokens_per_group(),
+                    self.turns(reduction),
                 )
             }
             ("block_sum", _) => {

@@ -438,7 +438,16 @@ mod tests {
 
     /// The kernels that a batch of so many tokens takes, by name.
     fn kernels(program: &Program, n_tokens: usize, max_binding_bytes: u64) -> Vec<String> {
-        let plan = lower(program, &limits(n_tokens), ABILITIES, max_binding_bytes).unwrap();
+        kernels_with(ABILITIES, program, n_tokens, max_binding_bytes)
+    }
+
+    fn kernels_with(
+        abilities: Abilities,
+        program: &Program,
+        n_tokens: usize,
+        max_binding_bytes: u64,
+    ) -> Vec<String> {
+        let plan = lower(program, &limits(n_tokens), abilities, max_binding_bytes).unwrap();
         let sequence = Sequence {
             n_tokens,
             start: 0,
@@ -475,6 +484,45 @@ mod tests {
             "mul_mv_Q8_0",
         ];
         assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn with_integer_dots_products_write_the_bytes_of_those_behind_them() {
+        let program = decoder(DType::Q8_0, &NARROW, Pairing::Halves);
+        let abilities = Abilities {
+            has_integer_dots: true,
+            ..ABILITIES
+        };
+        let of = |n_tokens| kernels_with(abilities, &program, n_tokens, 1 << 30);
+        let wanted = [
+            "embed_F32",
+            "rms_norm_bytes",
+            "mul_mv_bytes_Q8_0",
+            "store_f16_f16",
+            "attend4_f16_f16",
+            "quantize",
+            "mul_mv_for_norm_bytes_Q8_0",
+            "mul_mv_gated_as_bytes_bytes_Q8_0",
+            "mul_mv_bytes_Q8_0",
+            "gather",
+            "rms_norm_bytes",
+            "mul_mv_bytes_Q8_0",
+        ];
+        // Heads of 16 elements are not written as bytes by attention.
+        assert_eq!(of(1), wanted);
+        assert!(of(9).iter().any(|name| name == "rms_norm"));
+        // What attention's answer is multiplied with takes 139,264 bytes.
+        let shape = Shape {
+            dim: 512,
+            ffn: 512,
+            n_heads: 16,
+            ..NARROW
+        };
+        let program = decoder(DType::Q8_0, &shape, Pairing::Halves);
+        let names = kernels_with(abilities, &program, 1, 100_000);
+        let count = |wanted: &str| names.iter().filter(|name| *name == wanted).count();
+        assert_eq!(count("mul_mv_for_norm_bytes_Q8_0"), 2);
+        assert_eq!(count("SiluGlu"), 1);
     }
 
     #[test]

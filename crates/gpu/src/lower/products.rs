@@ -3,14 +3,13 @@
 //! Matrices that are multiplied with the same rows are in one upload and take one dispatch, where
 //! their types agree and a buffer of the device holds them.
 
-use minerva_compute::{Activation, Biased, DType, DeviceError, MatMulPart, Rows, Weight};
+use minerva_compute::{Activation, Biased, DType, DeviceError, MatMulPart, Op, Rows, Weight};
 
 use super::scratch::Layout;
-use super::weights::Place;
+use super::weights::{Chunk, Place};
 use super::{Each, Lowering, Slot, Source, launch};
 use crate::kernels::{
     Answer, Elementwise, Form, HalfTile, Kernel, MAX_TILES, Matrices, MatrixUnits, Tokens,
-    WORKGROUP,
 };
 
 /// From so many tokens on, a product is matrix-matrix.
@@ -40,10 +39,12 @@ pub(super) struct Numbers {
     pub(super) out_is_interleaved: u32,
     pub(super) function: u32,
     pub(super) function_numbers: [f32; 2],
+    /// The bits of the epsilon of x's norm, where x is to be divided by it.
+    pub(super) norm: Option<u32>,
 }
 
 impl Numbers {
-    pub(super) fn words(&self) -> [u32; 23] {
+    pub(super) fn words(&self) -> [u32; 25] {
         let Place {
             at,
             gaps,
@@ -73,6 +74,8 @@ impl Numbers {
             self.function,
             self.function_numbers[0].to_bits(),
             self.function_numbers[1].to_bits(),
+            u32::from(self.norm.is_some()),
+            self.norm.unwrap_or(0),
         ]
     }
 
@@ -93,6 +96,12 @@ impl Numbers {
 pub(super) enum Out {
     /// Each matrix's to a slot of its own.
     Each([Slot; MAX_STACKED]),
+    /// The one matrix's, and those of a few tokens to `normed` as well, as bytes times the norm's weights.
+    ForNorm {
+        rows: Slot,
+        normed: Slot,
+        weight: Source,
+    },
     /// Of gate and up: a few tokens' become one at once, in `both`; those of many go to `halves`, for
     /// another kernel.
     Gated {
@@ -113,6 +122,7 @@ impl Out {
     pub(super) fn of_many(self) -> [Source; MAX_STACKED] {
         match self {
             Out::Each(slots) => slots,
+            Out::ForNorm { rows, .. } => [rows; 3],
             Out::Gated { halves, .. } => [halves[0], halves[1], halves[1]],
         }
         .map(Source::Slot)
@@ -173,15 +183,58 @@ impl Lowering<'_> {
             let matrices: Vec<Biased> = now.iter().map(|p| (p.weight, p.bias)).collect();
             let residual = now[0].residual.map(|id| self.slot(id));
             let outs: Vec<Slot> = now.iter().map(|part| self.write(part.out)).collect();
+            let out = match now {
+                [part] => self.for_norm(part)?.unwrap_or(Out::each(&outs)),
+                _ => Out::each(&outs),
+            };
             self.product(&Product {
                 rows,
                 x,
                 matrices: &matrices,
                 residual,
-                out: Out::each(&outs),
+                out,
             })?;
         }
         Ok(())
+    }
+
+    /// Where the product of a matrix goes, if the next operation is a norm of it that only products read: so
+    /// few tokens take no dispatch for the norm.
+    fn for_norm(&mut self, part: &MatMulPart) -> Result<Option<Out>, DeviceError> {
+        let Some(Op::RmsNorm {
+            x,
+            weight: norm,
+            eps,
+            out,
+        }) = self.program.ops().get(self.op + 1)
+        else {
+            return Ok(None);
+        };
+        let weight = self.program.weight(part.weight).clone();
+        let is_whole = *x == part.out && self.program.weight(*norm).row_len() == weight.n_rows();
+        let is_by_bytes = self.abilities.form_of_few(weight.dtype()) == Form::Bytes;
+        if !is_whole || !is_by_bytes || self.layout(*out) != Layout::Bytes {
+            return Ok(None);
+        }
+        let has_blocks = |chunk: &Chunk| (chunk.first_row | chunk.n_rows).is_multiple_of(32);
+        if !self.chunks(&[weight])?.iter().all(has_blocks) {
+            return Ok(None);
+        }
+        let normed = self.write(*out);
+        self.layout_of[normed] = Layout::BytesBeforeNorm(eps.to_bits());
+        Ok(Some(Out::ForNorm {
+            rows: self.slot(part.out),
+            normed,
+            weight: self.floats(*norm),
+        }))
+    }
+
+    /// Whether what becomes of gate and up is made by the product, as bytes.
+    pub(super) fn gated_has_bytes(&self, gate: Biased, up: Biased) -> bool {
+        let weight = self.program.weight(gate.0);
+        self.can_stack(&[gate, up])
+            && self.abilities.form_of_few(weight.dtype()) == Form::Bytes
+            && weight.n_rows().is_multiple_of(32)
     }
 
     /// Gate and up in one dispatch, which for a few tokens makes one of both as well.
@@ -270,24 +323,35 @@ impl Lowering<'_> {
                 ..Numbers::default()
             };
             let numbers = numbers.with_parts(&parts);
-            let read = |x: Slot| {
+            let read = |x: Slot, of_answer: Source| {
                 [
                     Source::Upload(chunk.upload),
                     Source::Slot(x),
                     bias.unwrap_or(Source::Nothing),
                     residual.map_or(Source::Nothing, Source::Slot),
                     grid,
-                    Source::Nothing,
+                    of_answer,
                 ]
             };
             let (answer, of_few, outs) = self.of_few(out, numbers);
+            let of_few = Numbers {
+                norm: match self.layout_of[x] {
+                    Layout::BytesBeforeNorm(eps) => Some(eps),
+                    _ => None,
+                },
+                ..of_few
+            };
+            let norm = match out {
+                Out::ForNorm { weight, .. } => weight,
+                _ => Source::Nothing,
+            };
             for (tokens, range, n_at_once) in
                 [(Tokens::One, 1..2, 1), (Tokens::Four, 2..MUL_MM_FROM, 4)]
             {
                 let kernel =
                     Kernel::MulMv(dtype, tokens, answer, self.abilities.form_of_few(dtype));
                 let n_tiles = self.n_tiles(kernel, &of_few);
-                let bindings: Vec<Source> = read(few).into_iter().chain(outs).collect();
+                let bindings: Vec<Source> = read(few, norm).into_iter().chain(outs).collect();
                 self.push(kernel, &bindings, move |b| {
                     let n_tokens = b.n_rows(rows);
                     if !range.contains(&n_tokens) {
@@ -299,7 +363,10 @@ impl Lowering<'_> {
                 });
             }
             for kernel in self.of_many(dtype) {
-                let bindings: Vec<Source> = read(many).into_iter().chain(out.of_many()).collect();
+                let bindings: Vec<Source> = read(many, Source::Nothing)
+                    .into_iter()
+                    .chain(out.of_many())
+                    .collect();
                 self.push(kernel, &bindings, move |b| {
                     let n_tokens = b.n_rows(rows);
                     if n_tokens < MUL_MM_FROM || !kernel.is_for(numbers.n_rows, n_tokens) {
@@ -330,6 +397,10 @@ impl Lowering<'_> {
     ) -> (Answer, Numbers, [Source; MAX_STACKED]) {
         match out {
             Out::Each(slots) => (Answer::Rows, numbers, slots.map(Source::Slot)),
+            Out::ForNorm { rows, normed, .. } => {
+                let outs = [rows, normed, normed].map(Source::Slot);
+                (Answer::RowsForNorm, numbers, outs)
+            }
             Out::Gated {
                 both, activation, ..
             } => {
@@ -340,7 +411,11 @@ impl Lowering<'_> {
                     function_numbers,
                     ..numbers
                 };
-                (Answer::Gated, numbers, [both; 3].map(Source::Slot))
+                let answer = match self.has_bytes(both) {
+                    true => Answer::GatedBytes,
+                    false => Answer::Gated,
+                };
+                (answer, numbers, [both; 3].map(Source::Slot))
             }
         }
     }
@@ -376,7 +451,7 @@ impl Lowering<'_> {
         is_wanted: impl Fn(u32) -> bool + Send + 'static,
     ) -> Slot {
         let is_read = self.abilities.form_of_few(weight.dtype()) == Form::F32;
-        if is_read || self.layout_of[x] == Layout::Bytes {
+        if is_read || self.has_bytes(x) {
             return x;
         }
         let row_len = weight.row_len();
@@ -449,11 +524,10 @@ impl Lowering<'_> {
     /// Workgroups that a matrix-vector kernel takes for its rows.
     pub(super) fn n_tiles(&self, kernel: Kernel, numbers: &Numbers) -> u32 {
         let n_rows = match kernel {
-            Kernel::MulMv(_, _, Answer::Gated, _) => numbers.second_at,
+            Kernel::MulMv(_, _, answer, _) if answer.is_gated() => numbers.second_at,
             _ => numbers.n_rows,
         };
-        let n_groups = WORKGROUP / self.abilities.reduction.group();
-        n_rows.div_ceil(n_groups)
+        n_rows.div_ceil(kernel.rows_per_workgroup(self.abilities.reduction))
     }
 }
 

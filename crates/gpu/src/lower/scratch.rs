@@ -20,6 +20,9 @@ pub(super) enum Layout {
     Interleaved,
     /// Those of a few tokens as bytes (`wgsl/bytes.wgsl`), of many plain.
     Bytes,
+    /// The same, but that what reads those of a few tokens has to divide them by their norm, whose epsilon
+    /// has these bits: the product before the norm wrote them.
+    BytesBeforeNorm(u32),
 }
 
 impl Lowering<'_> {
@@ -30,6 +33,9 @@ impl Lowering<'_> {
 
     /// A slot for a buffer.
     pub(super) fn write(&mut self, id: BufId) -> Slot {
+        if let Some(slot) = self.slot_of[id.index()] {
+            return slot; // of a norm, that the product before began
+        }
         let shape = self.program.shape(id);
         let slot = self.take(shape.rows, 1, shape.width);
         self.slot_of[id.index()] = Some(slot);
@@ -70,7 +76,7 @@ impl Lowering<'_> {
 
     /// How the rows of a buffer lie: as products with blocks read them best, if nothing else reads it and
     /// a kernel writes it that can.
-    fn layout(&self, id: BufId) -> Layout {
+    pub(super) fn layout(&self, id: BufId) -> Layout {
         let program = self.program;
         let read = |weight| reads_groups(program.weight(weight).dtype());
         let is_fit = |op: &Op| match op {
@@ -93,7 +99,8 @@ impl Lowering<'_> {
                 let together = if has_dots { 32 } else { 4 };
                 attention.head_dim.is_multiple_of(together)
             }
-            Op::GatedMatMul { .. } => !has_dots,
+            Op::GatedMatMul { gate, up, .. } if has_dots => self.gated_has_bytes(*gate, *up),
+            Op::GatedMatMul { .. } => true,
             _ => false,
         };
         let is_best = id != program.result()
@@ -109,12 +116,22 @@ impl Lowering<'_> {
     /// What kernels write a slot's rows in, for what numbers of them.
     pub(super) fn forms(&self, slot: Slot) -> Vec<(Form, Range<u32>)> {
         match self.layout_of[slot] {
+            // Those of a few tokens are written.
+            Layout::BytesBeforeNorm(_) => vec![(Form::F32, MUL_MM_FROM..u32::MAX)],
             Layout::Bytes => vec![
                 (Form::Bytes, 1..MUL_MM_FROM),
                 (Form::F32, MUL_MM_FROM..u32::MAX),
             ],
             Layout::Plain | Layout::Interleaved => vec![(Form::F32, 1..u32::MAX)],
         }
+    }
+
+    /// Whether rows of a few tokens are bytes.
+    pub(super) fn has_bytes(&self, slot: Slot) -> bool {
+        matches!(
+            self.layout_of[slot],
+            Layout::Bytes | Layout::BytesBeforeNorm(_)
+        )
     }
 
     /// Whether the rows of a slot are interleaved, for the numbers of a kernel.

@@ -3,6 +3,7 @@
 use minerva_compute::{Biased, DType, DeviceError, Weight, WeightId};
 
 use super::{Lowering, PAD_BYTES, Source};
+use crate::dtypes::alignment;
 use crate::in_place::Pages;
 
 /// Bytes that the device is given once.
@@ -59,8 +60,8 @@ impl Place {
             false => 0,
         };
         let is_even = (0..weights.len()).all(|i| at(i) == at(i % n) + i / n * step);
-        // Kernels read whole words.
-        let is_aligned = (0..weights.len()).all(|i| at(i).is_multiple_of(4));
+        let alignment = alignment(weights[0].dtype());
+        let is_aligned = (0..weights.len()).all(|i| at(i).is_multiple_of(alignment));
         let gap = |i: usize| match i < n {
             true => at(i).wrapping_sub(at(i - 1) + n_bytes(i - 1)) as u32,
             false => 0,
@@ -127,6 +128,11 @@ impl Lowering<'_> {
             return Err(self.too_large(weight, weight.row_bytes() as u64));
         }
         let rows_at_once = usize::try_from(rows_at_once).unwrap_or(usize::MAX);
+        // Whole blocks of rows, which become bytes together.
+        let rows_at_once = match rows_at_once {
+            0..32 => rows_at_once,
+            rows => rows / 32 * 32,
+        };
         let mut chunks = Vec::new();
         let mut first_row = 0;
         while first_row < weight.n_rows() {

@@ -2,7 +2,8 @@
 // factor, and the others are whole multiples of it, 256 * high + low. Each 32 groups have four vec4 of
 // each one behind the other: the first sixteen elements' high bytes, the others', and the same of the low
 // ones, so that lanes with a group each read neighbours. Behind a row's groups there is a vec4 for each:
-// the factor, and the sum of the first sixteen elements and of the others.
+// the factor, the sum of the first sixteen elements and of the others, and where a norm follows the sum
+// of their squares.
 const MOST = 32639.0; // 127 * 256 + 127
 
 #include eight_lanes
@@ -12,7 +13,7 @@ fn bytes_stride(n_groups: u32) -> u32 {
     return 5u * n_groups;
 }
 
-// Writes the i-th four elements of a row that begins at a word of out. Eight lanes with a group must call
+// Writes the i-th four elements of a row that begins at a word of $out. Eight lanes with a group must call
 // it together, and all of the workgroup; those behind the row's end write nothing.
 fn write_bytes(row: u32, n_groups: u32, i: u32, v: vec4<f32>, lid: u32) {
     let bits = bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu);
@@ -31,14 +32,14 @@ fn write_bytes(row: u32, n_groups: u32, i: u32, v: vec4<f32>, lid: u32) {
         let k = i % 8u;
         let n = min(n_groups - g / 32u * 32u, 32u);
         let at = row + (g / 32u * 128u + k / 4u * n + g % 32u) * 4u + k % 4u;
-        out[at] = pack4xI8(high);
-        out[at + 8u * n] = pack4xI8(low);
+        $out[at] = pack4xI8(high);
+        $out[at + 8u * n] = pack4xI8(low);
         if k == 0u {
             let factor = select(top, top / MOST, is_finite);
             let factors = row + (4u * n_groups + g) * 4u;
-            out[factors] = bitcast<u32>(factor);
-            out[factors + 1u] = bitcast<u32>(factor * f32(sums.x));
-            out[factors + 2u] = bitcast<u32>(factor * f32(sums.y));
+            $out[factors] = bitcast<u32>(factor);
+            $out[factors + 1u] = bitcast<u32>(factor * f32(sums.x));
+            $out[factors + 2u] = bitcast<u32>(factor * f32(sums.y));
         }
     }
 }

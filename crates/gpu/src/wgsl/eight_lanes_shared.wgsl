@@ -1,6 +1,7 @@
 // Eight neighbouring lanes, through workgroup memory.
 var<workgroup> lane_tops: array<u32, LANES>;
 var<workgroup> lane_sums: array<i32, LANES>;
+var<workgroup> lane_parts: array<f32, LANES>;
 
 // The largest of them.
 fn eight_max(value: u32, lid: u32) -> u32 {
@@ -26,4 +27,17 @@ fn half_sums(value: i32, lid: u32) -> vec2<i32> {
 #end
     workgroupBarrier();
     return sums;
+}
+
+// The sum of them.
+fn eight_sum(value: f32, lid: u32) -> f32 {
+    lane_parts[lid] = value;
+    workgroupBarrier();
+    let first = lid / 8u * 8u;
+    var sum = 0.0;
+#for k 8
+    sum += lane_parts[first + $ku];
+#end
+    workgroupBarrier();
+    return sum;
 }

@@ -14,3 +14,10 @@ fn half_sums(value: i32, lid: u32) -> vec2<i32> {
     let other = subgroupShuffleXor(sum, 4u);
     return select(vec2<i32>(sum, other), vec2<i32>(other, sum), (lid & 4u) != 0u);
 }
+
+// The sum of them.
+fn eight_sum(value: f32, lid: u32) -> f32 {
+    var sum = value + subgroupShuffleXor(value, 1u);
+    sum += subgroupShuffleXor(sum, 2u);
+    return sum + subgroupShuffleXor(sum, 4u);
+}

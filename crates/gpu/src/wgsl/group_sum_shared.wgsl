@@ -1,5 +1,5 @@
 // The sum over the lanes of a group, through workgroup memory.
-var<workgroup> group_values: array<f32, 64>;
+var<workgroup> group_values: array<f32, LANES>;
 
 fn group_sum(value: f32, lid: u32) -> f32 {
     group_values[lid] = value;

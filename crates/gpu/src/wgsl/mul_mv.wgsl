@@ -7,36 +7,37 @@
 // 1. GROUP lanes share a row; of gate and up a row of each, so that one of both can be made at once.
 // 2. Bytes are read as they lie in the file; a lane reads whole words of neighbouring blocks, and of
 //    numbers of their own the next four.
+// 3. A workgroup has the 32 rows that become a group of bytes, where it answers with them.
 #include product
 #include group_sum
 #include gated
+#include block
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let lane = lid % GROUP;
     let tile = wid.x + wid.z * 32768u;
-    let row = tile * (64u / GROUP) + lid / GROUP;
     let token = wid.y * NT;
-    var expert_at = 0u;
-    var expert = 0u;
-    var is_mine = true;
-    if HAS_EXPERTS {
-        expert = experts[token];
-        is_mine = expert >= p.first_expert && expert < p.first_expert + p.n_experts;
-        expert_at = select(0u, (expert - p.first_expert) * p.expert_bytes, is_mine);
-    }
+#include own_matrix
+    let is_first = lane == 0u && is_mine;
+#for turn TURNS
+    {
+        let row_of_tile = $turnu * (LANES / GROUP) + lid / GROUP;
+        let row = tile * (TURNS * (LANES / GROUP)) + row_of_tile;
 #for r NR
-    let row$r = expert_at + w_row(min(row + $ru * p.second_at, p.n_rows - 1u));
+        let row$r = expert_at + w_row(min(row + $ru * p.second_at, p.n_rows - 1u));
 #end
 #for t NT
-    let x$t = x_row(min(token + $tu, p.n_tokens - 1u));
+        let x$t = x_row(min(token + $tu, p.n_tokens - 1u));
 #end
 #for r NR
 #for t NT
-    var sum$r_$t = 0.0;
+        var sum$r_$t = 0.0;
 #end
 #end
 #include terms
-    let is_first = lane == 0u && is_mine;
 #include answer
+    }
+#end
+#include write_block
 }

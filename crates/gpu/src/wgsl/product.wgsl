@@ -27,18 +27,17 @@ struct Params {
     function: u32, // of these
     first: f32, // its numbers
     second: f32,
+    x_has_norm: u32, // whether rows of x are to be divided by theirs
+    eps: f32, // of this
 }
 
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> w: array<u32>;
+#include words
 #include rows
 @group(0) @binding(2) var<storage, read> bias: array<f32>; // [n_experts][out_len]
 @group(0) @binding(3) var<storage, read> residual: array<f32>;
 @group(0) @binding(4) var<storage, read> grid: array<u32>;
-@group(0) @binding(5) var<storage, read> experts: array<u32>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
-@group(0) @binding(7) var<storage, read_write> second_out: array<f32>;
-@group(0) @binding(8) var<storage, read_write> third_out: array<f32>;
 
 #include interleave
 #include weight
@@ -64,22 +63,4 @@ fn with_bias(expert: u32, row: u32, sum: f32) -> f32 {
     return sum + bias[expert * p.out_len + row];
 }
 
-// The product of a row of w and a token.
-fn store(row_of_w: u32, expert: u32, token: u32, sum: f32) {
-    if row_of_w >= p.n_rows || token >= p.n_tokens {
-        return;
-    }
-    let row = p.first_row + row_of_w;
-    var y = with_bias(expert, row, sum);
-    if row >= p.third_at {
-        third_out[token * stride(p.out_len - p.third_at) + row - p.third_at] = y;
-    } else if row >= p.second_at {
-        second_out[token * stride(p.third_at - p.second_at) + row - p.second_at] = y;
-    } else {
-        let at = token * stride(p.second_at) + row;
-        if p.has_residual != 0u {
-            y += residual[at];
-        }
-        out[at] = y;
-    }
-}
+#include store

@@ -11,31 +11,31 @@ struct Codes {
     d: vec2<f32>, m: vec2<f32>,
 }
 
-// The word at a byte that is a multiple of four.
+// The word that a byte is in.
 fn word(at: u32) -> u32 {
-    return w[at >> 2u];
+    return nth_word(at >> 2u);
 }
 
 // The four bytes from any byte on. Shifting the upper word by one first keeps both shifts below 32.
 fn bytes4(at: u32) -> u32 {
     let i = at >> 2u;
     let s = (at & 3u) * 8u;
-    return (w[i] >> s) | ((w[i + 1u] << 1u) << (31u - s));
+    return (nth_word(i) >> s) | ((nth_word(i + 1u) << 1u) << (31u - s));
 }
 
 // The same from an even byte on.
 fn halves4(at: u32) -> u32 {
     let i = at >> 2u;
-    return select(w[i], (w[i] >> 16u) | (w[i + 1u] << 16u), (at & 2u) != 0u);
+    return select(nth_word(i), (nth_word(i) >> 16u) | (nth_word(i + 1u) << 16u), (at & 2u) != 0u);
 }
 
 fn byte_at(at: u32) -> u32 {
-    return (w[at >> 2u] >> ((at & 3u) * 8u)) & 0xffu;
+    return (word(at) >> ((at & 3u) * 8u)) & 0xffu;
 }
 
 // The 16 bits at an even byte.
 fn half_at(at: u32) -> u32 {
-    return (w[at >> 2u] >> ((at & 2u) * 8u)) & 0xffffu;
+    return (word(at) >> ((at & 2u) * 8u)) & 0xffffu;
 }
 
 fn f16_at(at: u32) -> f32 {

@@ -168,6 +168,43 @@ fn tensors_above_the_binding_limit_are_cut() {
 }
 
 #[test]
+fn matrices_before_a_norm_are_cut_between_groups_of_rows() {
+    let options = GpuOptions {
+        // What attention's answer is multiplied with takes 139,264.
+        max_binding_bytes: Some(120_000),
+        integer_dots: Some(true),
+        ..GpuOptions::default()
+    };
+    let Some(backend) = open(&options) else {
+        return;
+    };
+    let shape = Shape { dim: 1024, ..SHAPE };
+    let program = decoder(DType::Q8_0, &shape, Pairing::Halves);
+    let limits = Limits {
+        max_tokens: 3,
+        kv_types: KvTypes::both(KvType::F32),
+        ..LIMITS
+    };
+    let mut reference = ReferenceBackend.load(program.clone(), limits).unwrap();
+    let mut model = backend.load(program, limits).unwrap();
+    for n_tokens in [1, 3] {
+        let batch = Batch {
+            tokens: &[3, 1, 2][..n_tokens],
+            sequences: &[Sequence {
+                n_tokens,
+                start: 0,
+                blocks: &[2],
+            }],
+            outputs: &[0],
+            input: &[],
+        };
+        let want = reference.run(&batch).unwrap().to_vec();
+        let error = error(model.run(&batch).unwrap(), &want);
+        assert!(error < TOLERANCE, "{n_tokens} tokens: error {error:e}");
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_numbers() {
     let options = GpuOptions {
         memory_bytes: Some(1 << 20),

@@ -1,0 +1,3 @@
+#include bytes
+
+var<workgroup> block: array<f32, 32u * NT>; // [token][row]

@@ -1,0 +1,3 @@
+    let expert = 0u;
+    let expert_at = 0u;
+    let is_mine = true;
