@@ -3,17 +3,22 @@
 //! For one output: sixteen partial sums, lane i adding the products of elements i, i + 16, … in
 //! order with fused multiply-adds, then the lanes' sum.
 //!
-//! 1. Some rows are turned into f32, a strip of columns at a time that stays in the first cache,
-//!    and multiplied with some tokens at a time; as many of both as there are registers for sums, so
-//!    that each number that is loaded feeds several products.
-//!    Meanwhile those of the next tokens are asked for, a tenth more speed, their sums, and the next
-//!    strip of rows: with 8192 columns another 8 % on Zen 4.
-//! 2. Partial sums wait in memory for the next strip.
-//! 3. Tokens are taken in groups whose activations stay in the second cache while all rows of the
-//!    product go by.
-//! 4. For few tokens rows are turned in registers.
-
-use std::ops::Range;
+//! ```text
+//! for some tokens, some rows, a strip of columns:
+//!     for a few of the tokens:
+//!         sums += rows * tokens
+//! ```
+//!
+//! 1. A strip of rows stays in the first cache, in f32, and is multiplied with some tokens at a time; as
+//!    many of both as there are registers for sums, so that each number that is loaded feeds several
+//!    products.
+//! 2. The first of these tokens are multiplied while rows are turned into f32, so that the multiplications
+//!    hide the work.
+//! 3. In a strip, vectors that are multiplied together lie beside each other: one address leads to all
+//!    of them. With an address for each row half the addresses wait in memory.
+//! 4. Partial sums wait in memory for the next strip, which is asked for meanwhile.
+//! 5. Tokens are taken in groups, the larger the fewer times rows are read and turned.
+//! 6. For few tokens rows are turned in registers.
 
 use crate::cpu::simd::{LANES, Simd};
 use crate::cpu::threads::Tile;
@@ -31,32 +36,33 @@ pub(crate) enum FloatKind {
 
 /// Rows that share a load of activations, for few tokens.
 const ROWS: usize = 4;
-/// Columns of a strip.
+/// Columns of a strip: of all rows of a tile they take half of a first cache of 32 KiB.
 const STRIP: usize = 512;
-/// Tokens of a group: whole tiles of every size.
-const GROUP: usize = 60;
+/// The most tokens of a group: whole tiles of every size.
+const GROUP: usize = 132;
 /// The most rows of a tile.
 const MAX_ROWS: usize = 8;
 
 /// What one thread needs beside its operands.
 pub(crate) struct FloatScratch {
-    rows: Vec<Row>,
+    /// A strip, `[vector][row]`.
+    strip: Vec<Vector>,
     /// Partial sums, `[token][row]`.
-    sums: Vec<[[f32; LANES]; MAX_ROWS]>,
+    sums: Vec<Vector>,
 }
 
-/// A strip of a row, and a vector more: else rows would all want the same places of the first cache.
+/// In one line of a cache: a load that crosses two takes twice as long.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Row([f32; STRIP + LANES]);
+struct Vector([f32; LANES]);
 
 impl FloatScratch {
-    pub(crate) const BYTES: usize = 4 * MAX_ROWS * (STRIP + LANES + GROUP * LANES);
+    pub(crate) const BYTES: usize = 4 * MAX_ROWS * (STRIP + GROUP * LANES);
 
     pub(crate) fn new() -> FloatScratch {
         FloatScratch {
-            rows: vec![Row([0.0; STRIP + LANES]); MAX_ROWS],
-            sums: vec![[[0.0; LANES]; MAX_ROWS]; GROUP],
+            strip: vec![Vector([0.0; LANES]); MAX_ROWS * STRIP / LANES],
+            sums: vec![Vector([0.0; LANES]); MAX_ROWS * GROUP],
         }
     }
 }
@@ -66,6 +72,22 @@ impl FloatScratch {
 pub(crate) fn float_matmul<S: Simd>(
     s: S,
     (kind, rows): (FloatKind, &[u8]),
+    x: (&[f32], usize),
+    scratch: &mut FloatScratch,
+    out: &mut Tile<'_, f32>,
+) {
+    match kind {
+        FloatKind::F32 => product(s, (Singles, rows), x, scratch, out),
+        FloatKind::F16 => product(s, (Halves, rows), x, scratch, out),
+        FloatKind::Bf16 => product(s, (UpperHalves, rows), x, scratch, out),
+        FloatKind::Other(dtype) => product(s, (dtype, rows), x, scratch, out),
+    }
+}
+
+#[inline(always)]
+fn product<S: Simd, N: Numbers>(
+    s: S,
+    weight: (N, &[u8]),
     (x, width): (&[f32], usize),
     scratch: &mut FloatScratch,
     out: &mut Tile<'_, f32>,
@@ -76,152 +98,176 @@ pub(crate) fn float_matmul<S: Simd>(
     }
     let n_rows = out.row(0).len();
     if n_tokens < 4 && width.is_multiple_of(LANES) && n_rows.is_multiple_of(ROWS) {
-        match kind {
-            FloatKind::F32 => return few_tokens::<S, Singles>(s, rows, (x, width), out),
-            FloatKind::F16 => return few_tokens::<S, Halves>(s, rows, (x, width), out),
-            FloatKind::Bf16 => return few_tokens::<S, UpperHalves>(s, rows, (x, width), out),
-            FloatKind::Other(_) => {}
-        }
+        return few_tokens(s, weight, (x, width), out);
     }
-    let weight = (kind, rows);
     match S::N_SUMS {
-        16.. => groups::<S, MAX_ROWS, 3>(s, weight, (x, width), scratch, out),
-        4.. => groups::<S, 2, 2>(s, weight, (x, width), scratch, out),
-        _ => groups::<S, 1, 1>(s, weight, (x, width), scratch, out),
+        16.. => groups::<S, N, MAX_ROWS, 3>(s, weight, (x, width), scratch, out),
+        4.. => groups::<S, N, 2, 2>(s, weight, (x, width), scratch, out),
+        _ => groups::<S, N, 1, 1>(s, weight, (x, width), scratch, out),
     }
 }
 
-/// Tiles of `R` rows and `T` tokens, and what is left at the edges row by row and token by token.
+/// Tiles of `R` rows and `T` tokens, and the tokens that are left one by one. Where rows are left, the
+/// last one stands for those that a tile lacks.
 #[inline(always)]
-fn groups<S: Simd, const R: usize, const T: usize>(
+fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
     s: S,
-    (kind, rows): (FloatKind, &[u8]),
+    (numbers, rows): (N, &[u8]),
     (x, width): (&[f32], usize),
     scratch: &mut FloatScratch,
     out: &mut Tile<'_, f32>,
 ) {
     let (n_tokens, n_rows) = (out.n_rows(), out.row(0).len());
-    let row_bytes = rows.len() / n_rows;
-    let bytes_each = row_bytes / width;
-    for first_token in (0..n_tokens).step_by(GROUP) {
-        let group = first_token..n_tokens.min(first_token + GROUP);
+    let bytes_each = numbers.bytes();
+    let row_bytes = width * bytes_each;
+    // Groups are about as large as each other, so that rows are not turned for a few tokens.
+    let even = n_tokens.div_ceil(n_tokens.div_ceil(GROUP));
+    let group_len = even.next_multiple_of(T);
+    for first_token in (0..n_tokens).step_by(group_len) {
+        let len = group_len.min(n_tokens - first_token);
+        let x = &x[first_token * width..][..len * width];
+        let sums = &mut scratch.sums.as_chunks_mut::<R>().0[..len];
         for first_row in (0..n_rows).step_by(R) {
-            let n = R.min(n_rows - first_row);
-            for from in (0..width).step_by(STRIP) {
-                let columns = from..width.min(from + STRIP);
-                for r in 0..n {
-                    let bytes = &rows[(first_row + r) * row_bytes..][..row_bytes];
-                    let bytes = &bytes[columns.start * bytes_each..columns.end * bytes_each];
-                    widen(s, kind, bytes, &mut scratch.rows[r].0[..columns.len()]);
-                }
-                let (next_row, next_byte) = match columns.end < width {
-                    true => (first_row, columns.end * bytes_each),
+            for start in (0..width).step_by(STRIP) {
+                let end = width.min(start + STRIP);
+                let whole = (end - start) / LANES;
+                let strip = &mut scratch.strip.as_chunks_mut::<R>().0[..whole];
+                let fresh_rows: [&[u8]; R] = std::array::from_fn(|r| {
+                    let row = (first_row + r).min(n_rows - 1) * row_bytes;
+                    &rows[row + start * bytes_each..row + end * bytes_each]
+                });
+                let (next_row, next_column) = match end < width {
+                    true => (first_row, end),
                     false => (first_row + R, 0),
                 };
-                // A row each time as many tokens are done as keep them even.
-                let mut n_asked = 0;
-                let mut t = group.start;
-                while t < group.end {
-                    while n_asked * group.len() < (t + T - group.start) * R && n_asked < R {
-                        let at = (next_row + n_asked) * row_bytes + next_byte;
-                        ask(s, rows.as_ptr().wrapping_add(at), STRIP * bytes_each);
-                        n_asked += 1;
+                let next = next_row * row_bytes + next_column * bytes_each;
+                let mut asking = Asking {
+                    at: rows.as_ptr().wrapping_add(next),
+                    row_bytes,
+                    row_lines: STRIP * bytes_each / LINE,
+                    n_asked: 0,
+                };
+                let mut t = 0;
+                while t < len {
+                    let n = if len - t >= T { T } else { 1 };
+                    asking.ask(s, R * asking.row_lines * (t + n) / len);
+                    let x = (&x[t * width + start..], width);
+                    let sums = (&mut sums[t..], start == 0);
+                    let fresh = Fresh {
+                        numbers,
+                        rows: &fresh_rows,
+                        strip: &mut *strip,
+                    };
+                    match (t == 0, n == T) {
+                        (true, true) => tile::<S, _, R, T>(s, fresh, x, sums),
+                        (true, false) => tile::<S, _, R, 1>(s, fresh, x, sums),
+                        (false, true) => tile::<S, _, R, T>(s, Wide(strip), x, sums),
+                        (false, false) => tile::<S, _, R, 1>(s, Wide(strip), x, sums),
                     }
-                    let x = &x[t * width..];
-                    let sums = &mut scratch.sums[t - group.start..];
-                    let part = (&scratch.rows[..n], columns.clone());
-                    if n == R && group.end - t >= T {
-                        tile::<S, R, T>(s, part, (x, width), sums);
-                        t += T;
-                    } else if n == R {
-                        tile::<S, R, 1>(s, part, (x, width), sums);
-                        t += 1;
-                    } else {
-                        for (r, sums) in sums[0][..n].iter_mut().enumerate() {
-                            let row = (&scratch.rows[r..=r], columns.clone());
-                            let mut sum = [[[0.0; LANES]; MAX_ROWS]];
-                            sum[0][0] = *sums;
-                            tile::<S, 1, 1>(s, row, (x, width), &mut sum);
-                            *sums = sum[0][0];
-                        }
-                        t += 1;
-                    }
+                    t += n;
                 }
-                let n_rest = columns.len() % LANES;
-                if n_rest > 0 {
-                    let first = columns.len() - n_rest;
-                    for (t, sums) in group.clone().zip(&mut scratch.sums) {
-                        let x = &x[t * width..][columns.start + first..columns.end];
-                        add_rest(s, &scratch.rows[..n], first, x, sums);
+                let rest = start + whole * LANES..end;
+                if !rest.is_empty() {
+                    let mut weights = [s.splat(0.0); R];
+                    for (w, row) in weights.iter_mut().zip(fresh_rows) {
+                        *w = numbers.load(s, &row[whole * LANES * bytes_each..]);
+                    }
+                    for (x, sums) in x.chunks_exact(width).zip(&mut *sums) {
+                        add_rest(s, &weights, &x[rest.clone()], sums);
                     }
                 }
             }
-            for (t, sums) in group.clone().zip(&scratch.sums) {
-                let out = &mut out.row(t)[first_row..first_row + n];
-                for (out, sums) in out.iter_mut().zip(sums) {
-                    *out = s.sum(s.load(sums));
-                }
+            let n = R.min(n_rows - first_row);
+            for (t, sums) in sums.iter().enumerate() {
+                let out = &mut out.row(first_token + t)[first_row..first_row + n];
+                out.copy_from_slice(&lane_sums(s, sums)[..n]);
             }
         }
     }
 }
 
-/// Asks for bytes from `at` on, which need not be there.
-#[inline(always)]
-fn ask<S: Simd>(s: S, at: *const u8, n_bytes: usize) {
-    for i in (0..n_bytes).step_by(LINE) {
-        s.prefetch(at.wrapping_add(i));
+/// Asks for a strip of rows a few lines at a time: all at once they would be in the way of tokens. Into
+/// the first cache, as in the second alone they gain nothing on Zen 4.
+struct Asking {
+    /// The first row's, which need not be there.
+    at: *const u8,
+    row_bytes: usize,
+    row_lines: usize,
+    n_asked: usize,
+}
+
+impl Asking {
+    /// Asks until so many lines were.
+    #[inline(always)]
+    fn ask<S: Simd>(&mut self, s: S, n_lines: usize) {
+        for i in self.n_asked..n_lines {
+            let (row, line) = (i / self.row_lines, i % self.row_lines);
+            s.prefetch_near(self.at.wrapping_add(row * self.row_bytes + line * LINE));
+        }
+        self.n_asked = n_lines;
     }
 }
 
 /// Adds the products of the last columns, fewer than a vector has, to a token's sums.
 #[inline(always)]
-fn add_rest<S: Simd>(s: S, rows: &[Row], first: usize, x: &[f32], sums: &mut [[f32; LANES]]) {
-    let padded = |rest: &[f32]| {
-        let mut all = [0.0; LANES];
-        all[..rest.len()].copy_from_slice(rest);
-        all
-    };
-    let token = padded(x);
-    for (row, sums) in rows.iter().zip(sums) {
-        let row = padded(&row.0[first..][..x.len()]);
-        let sum = s.fma(s.load(&row), s.load(&token), s.load(sums));
-        s.store(sum, sums);
+fn add_rest<S: Simd, const R: usize>(s: S, weights: &[S::F; R], x: &[f32], sums: &mut [Vector; R]) {
+    let mut token = [0.0; LANES];
+    token[..x.len()].copy_from_slice(x);
+    for (w, sum) in weights.iter().zip(sums) {
+        let added = s.fma(*w, s.load(&token), s.load(&sum.0));
+        s.store(added, &mut sum.0);
     }
 }
 
-/// Adds the products of the whole vectors of some columns to the partial sums of `R` rows and `T` tokens,
-/// or begins them.
+/// The sum of each vector's lanes.
 #[inline(always)]
-fn tile<S: Simd, const R: usize, const T: usize>(
+fn lane_sums<S: Simd, const R: usize>(s: S, vectors: &[Vector; R]) -> [f32; R] {
+    let mut sums = [0.0; R];
+    let ((eights, rest), (sums_of_eights, sums_of_rest)) =
+        (vectors.as_chunks::<8>(), sums.as_chunks_mut::<8>());
+    for (sums, eight) in sums_of_eights.iter_mut().zip(eights) {
+        let mut all = [s.splat(0.0); 8];
+        for (all, vector) in all.iter_mut().zip(eight) {
+            *all = s.load(&vector.0);
+        }
+        *sums = s.sum_eight(all);
+    }
+    for (sum, vector) in sums_of_rest.iter_mut().zip(rest) {
+        *sum = s.sum(s.load(&vector.0));
+    }
+    sums
+}
+
+/// Adds the products of a strip's whole vectors to the partial sums of `R` rows and `T` tokens, or
+/// begins them; `x` is from the first token's first column on.
+#[inline(always)]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "weights are read by the same indices"
+)]
+fn tile<S: Simd, W: Weights<S, R>, const R: usize, const T: usize>(
     s: S,
-    (rows, columns): (&[Row], Range<usize>),
+    mut weights: W,
     (x, width): (&[f32], usize),
-    sums: &mut [[[f32; LANES]; MAX_ROWS]],
+    (sums, begins): (&mut [[Vector; R]], bool),
 ) {
-    let whole = columns.len() / LANES;
-    let rows: [&[[f32; LANES]]; R] = std::array::from_fn(|r| &rows[r].0.as_chunks().0[..whole]);
-    let tokens: [&[[f32; LANES]]; T] =
-        std::array::from_fn(|t| &x[t * width + columns.start..].as_chunks().0[..whole]);
+    let n = weights.n_vectors();
+    let tokens: [&[[f32; LANES]]; T] = std::array::from_fn(|t| &x[t * width..].as_chunks().0[..n]);
     let mut acc = [[s.splat(0.0); R]; T];
-    if columns.start > 0 {
+    if !begins {
         for t in 0..T {
             for r in 0..R {
-                acc[t][r] = s.load(&sums[t][r]);
+                acc[t][r] = s.load(&sums[t][r].0);
             }
         }
     }
-    let next_sums = sums.as_ptr().wrapping_add(T).cast::<[f32; LANES]>();
-    for i in 0..whole {
-        s.prefetch_near(next_sums.wrapping_add(i).cast());
+    for i in 0..n {
         let mut token = [s.splat(0.0); T];
         for t in 0..T {
-            let at = tokens[t][i].as_ptr();
             token[t] = s.load(&tokens[t][i]);
-            s.prefetch_near(at.wrapping_add(T * width).cast());
         }
         for r in 0..R {
-            let w = s.load(&rows[r][i]);
+            let w = weights.load(s, i, r);
             for t in 0..T {
                 acc[t][r] = s.fma(w, token[t], acc[t][r]);
             }
@@ -229,25 +275,77 @@ fn tile<S: Simd, const R: usize, const T: usize>(
     }
     for t in 0..T {
         for r in 0..R {
-            s.store(acc[t][r], &mut sums[t][r]);
+            s.store(acc[t][r], &mut sums[t][r].0);
         }
     }
 }
 
-/// How sixteen numbers are read.
-trait Numbers {
-    const BYTES: usize;
-    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F;
+/// Where a tile has a strip of `R` rows from.
+trait Weights<S: Simd, const R: usize> {
+    fn n_vectors(&self) -> usize;
+    /// Vector `i` of row `r`.
+    fn load(&mut self, s: S, i: usize, r: usize) -> S::F;
 }
 
+/// A strip in f32.
+struct Wide<'a, const R: usize>(&'a [[Vector; R]]);
+
+impl<S: Simd, const R: usize> Weights<S, R> for Wide<'_, R> {
+    #[inline(always)]
+    fn n_vectors(&self) -> usize {
+        self.0.len()
+    }
+    #[inline(always)]
+    fn load(&mut self, s: S, i: usize, r: usize) -> S::F {
+        s.load(&self.0[i][r].0)
+    }
+}
+
+/// Rows as the model has them, which become a strip in f32 as they are loaded.
+struct Fresh<'a, N, const R: usize> {
+    numbers: N,
+    rows: &'a [&'a [u8]; R],
+    strip: &'a mut [[Vector; R]],
+}
+
+impl<S: Simd, N: Numbers, const R: usize> Weights<S, R> for Fresh<'_, N, R> {
+    #[inline(always)]
+    fn n_vectors(&self) -> usize {
+        self.strip.len()
+    }
+    #[inline(always)]
+    fn load(&mut self, s: S, i: usize, r: usize) -> S::F {
+        let n_bytes = LANES * self.numbers.bytes();
+        let w = self
+            .numbers
+            .load(s, &self.rows[r][i * n_bytes..][..n_bytes]);
+        s.store(w, &mut self.strip[i][r].0);
+        w
+    }
+}
+
+/// How numbers are read.
+trait Numbers: Copy {
+    /// Of one number.
+    fn bytes(self) -> usize;
+    /// Sixteen numbers; those that are missing are zero.
+    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F;
+}
+
+#[derive(Clone, Copy)]
 struct Singles;
+#[derive(Clone, Copy)]
 struct Halves;
+#[derive(Clone, Copy)]
 struct UpperHalves;
 
 impl Numbers for Singles {
-    const BYTES: usize = 4;
     #[inline(always)]
-    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F {
+    fn bytes(self) -> usize {
+        4
+    }
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F {
         let mut x = [0.0; LANES];
         for (x, bytes) in x.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *x = f32::from_le_bytes(*bytes);
@@ -257,18 +355,37 @@ impl Numbers for Singles {
 }
 
 impl Numbers for Halves {
-    const BYTES: usize = 2;
     #[inline(always)]
-    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F {
+    fn bytes(self) -> usize {
+        2
+    }
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F {
         s.load_f16(&words(bytes))
     }
 }
 
 impl Numbers for UpperHalves {
-    const BYTES: usize = 2;
     #[inline(always)]
-    fn load<S: Simd>(s: S, bytes: &[u8]) -> S::F {
+    fn bytes(self) -> usize {
+        2
+    }
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F {
         s.load_bf16(&words(bytes))
+    }
+}
+
+impl Numbers for crate::DType {
+    #[inline(always)]
+    fn bytes(self) -> usize {
+        self.row_bytes(1).expect("numbers of their own")
+    }
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F {
+        let mut x = [0.0; LANES];
+        self.dequantize_row(bytes, &mut x[..bytes.len() / self.bytes()]);
+        s.load(&x)
     }
 }
 
@@ -286,11 +403,11 @@ fn words(bytes: &[u8]) -> [u16; LANES] {
 #[inline(always)]
 fn few_tokens<S: Simd, N: Numbers>(
     s: S,
-    rows: &[u8],
+    (numbers, rows): (N, &[u8]),
     (x, width): (&[f32], usize),
     out: &mut Tile<'_, f32>,
 ) {
-    let row_bytes = width * N::BYTES;
+    let row_bytes = width * numbers.bytes();
     for (i, rows) in rows.chunks_exact(ROWS * row_bytes).enumerate() {
         for t in 0..out.n_rows() {
             let x = x[t * width..][..width].as_chunks::<LANES>().0;
@@ -298,11 +415,11 @@ fn few_tokens<S: Simd, N: Numbers>(
             for (j, x) in x.iter().enumerate() {
                 let x = s.load(x);
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    let at = r * row_bytes + j * LANES * N::BYTES;
+                    let at = r * row_bytes + j * LANES * numbers.bytes();
                     if t == 0 {
                         s.prefetch(rows.as_ptr().wrapping_add(at + ROWS * row_bytes));
                     }
-                    let w = N::load(s, &rows[at..][..LANES * N::BYTES]);
+                    let w = numbers.load(s, &rows[at..][..LANES * numbers.bytes()]);
                     *acc = s.fma(w, x, *acc);
                 }
             }
@@ -310,46 +427,6 @@ fn few_tokens<S: Simd, N: Numbers>(
                 out.row(t)[i * ROWS + r] = s.sum(acc);
             }
         }
-    }
-}
-
-#[inline(always)]
-fn widen<S: Simd>(s: S, kind: FloatKind, bytes: &[u8], out: &mut [f32]) {
-    match kind {
-        FloatKind::F32 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *out = f32::from_le_bytes(*bytes);
-            }
-        }
-        FloatKind::F16 | FloatKind::Bf16 => {
-            let (chunks, rest) = bytes.as_chunks::<{ 2 * LANES }>();
-            let (outs, out_rest) = out.as_chunks_mut::<LANES>();
-            let is_f16 = kind == FloatKind::F16;
-            for (out, bytes) in outs.iter_mut().zip(chunks) {
-                let x = words(bytes);
-                s.store(
-                    if is_f16 {
-                        s.load_f16(&x)
-                    } else {
-                        s.load_bf16(&x)
-                    },
-                    out,
-                );
-            }
-            if !rest.is_empty() {
-                let (x, mut all) = (words(rest), [0.0; LANES]);
-                s.store(
-                    if is_f16 {
-                        s.load_f16(&x)
-                    } else {
-                        s.load_bf16(&x)
-                    },
-                    &mut all,
-                );
-                out_rest.copy_from_slice(&all[..out_rest.len()]);
-            }
-        }
-        FloatKind::Other(dtype) => dtype.dequantize_row(bytes, out),
     }
 }
 
@@ -396,14 +473,16 @@ mod tests {
         ] {
             let x: Vec<f32> = (0..n_tokens * width).map(|_| number()).collect();
             let halves: Vec<u16> = (0..n_rows * width)
-                .map(|_| 0x3000 | (number().to_bits() >> 8) as u16 & 0x8bff)
+                .map(|_| 0x3000 | (number().to_bits() >> 8) as u16 & 0x8bf8) // exact in bf16
                 .collect();
             let rows: Vec<f32> = halves.iter().map(|half| f16_to_f32(*half)).collect();
             let f16 = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+            let bf16 = rows.iter().flat_map(|w| w.to_le_bytes()[2..].to_vec());
             let f32 = rows.iter().flat_map(|w| w.to_le_bytes()).collect();
             let f64 = rows.iter().flat_map(|w| f64::from(*w).to_le_bytes());
-            let weights: [(FloatKind, Vec<u8>); 3] = [
+            let weights: [(FloatKind, Vec<u8>); 4] = [
                 (FloatKind::F16, f16),
+                (FloatKind::Bf16, bf16.collect()),
                 (FloatKind::F32, f32),
                 (FloatKind::Other(DType::F64), f64.collect()),
             ];

@@ -68,6 +68,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// The sum of the lanes: lane i and i + 8 first, then i and i + 4, 2, 1.
     fn sum(self, x: Self::F) -> f32;
+    /// The sums of eight vectors' lanes, each as [`Simd::sum`] has it.
+    #[inline(always)]
+    fn sum_eight(self, x: [Self::F; 8]) -> [f32; 8] {
+        let mut sums = [0.0; 8];
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum = self.sum(x);
+        }
+        sums
+    }
 
     /// The larger of `a` and |x| in each lane; NaN in `x` is passed over.
     fn max_abs(self, a: Self::F, x: Self::F) -> Self::F;

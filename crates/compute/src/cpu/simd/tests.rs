@@ -161,6 +161,13 @@ fn floats<S: Simd>(s: S, all: &mut Answers) {
         all.push((format!("mul {i}"), bits(s, s.mul(a, b))));
         all.push((format!("fma {i}"), bits(s, s.fma(a, b, c))));
         all.push((format!("sum {i}"), bits(s, s.splat(s.sum(a)))));
+        let mut eight = [a; 8];
+        for x in &mut eight[1..] {
+            *x = s.load(&numbers());
+        }
+        for (row, sum) in s.sum_eight(eight).into_iter().enumerate() {
+            all.push((format!("sum_eight {i}, {row}"), bits(s, s.splat(sum))));
+        }
         let least = s.load(&finite.map(f32::abs));
         all.push((format!("max_abs {i}"), bits(s, s.max_abs(least, b))));
         let max = s.max(s.load(&finite));

@@ -156,6 +156,37 @@ macro_rules! common {
             }
         }
         #[inline(always)]
+        fn sum_eight(self, x: [Self::F; 8]) -> [f32; 8] {
+            let mut sums = [0.0; 8];
+            unsafe {
+                // Each time two vectors with some numbers of each become one, its halves added: of
+                // vectors 0 and 4, …
+                let mut fours = [_mm512_setzero_ps(); 4];
+                for (i, four) in fours.iter_mut().enumerate() {
+                    let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(x[i], x[i + 4]);
+                    let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(x[i], x[i + 4]);
+                    *four = _mm512_add_ps(low, high);
+                }
+                // … then of 0, 4, 2 and 6, of 1, 5, 3 and 7, …
+                let mut twos = [_mm512_setzero_ps(); 2];
+                for (i, two) in twos.iter_mut().enumerate() {
+                    let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(fours[i], fours[i + 2]);
+                    let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(fours[i], fours[i + 2]);
+                    *two = _mm512_add_ps(low, high);
+                }
+                let [a, b] = twos;
+                // … then two numbers of 0, of 1, of 4, of 5, of 2, 3, 6 and 7.
+                let low = _mm512_shuffle_ps::<0b01_00_01_00>(a, b);
+                let high = _mm512_shuffle_ps::<0b11_10_11_10>(a, b);
+                let pairs = _mm512_add_ps(low, high);
+                let all = _mm512_add_ps(pairs, _mm512_movehdup_ps(pairs));
+                let order = _mm512_setr_epi32(0, 2, 8, 10, 4, 6, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+                let all = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, all));
+                _mm256_storeu_ps(sums.as_mut_ptr(), all);
+            }
+            sums
+        }
+        #[inline(always)]
         fn max_abs(self, a: Self::F, x: Self::F) -> Self::F {
             // Where one is NaN the second operand is taken.
             unsafe { _mm512_max_ps(_mm512_abs_ps(x), a) }
