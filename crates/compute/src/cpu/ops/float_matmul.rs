@@ -141,16 +141,17 @@ fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
                     false => (first_row + R, 0),
                 };
                 let next = next_row * row_bytes + next_column * bytes_each;
-                let mut asking = Asking {
+                let mut next_strip = NextStrip {
                     at: rows.as_ptr().wrapping_add(next),
                     row_bytes,
                     row_lines: STRIP * bytes_each / LINE,
                     n_asked: 0,
+                    is_near: bytes_each <= 2,
                 };
                 let mut t = 0;
                 while t < len {
                     let n = if len - t >= T { T } else { 1 };
-                    asking.ask(s, R * asking.row_lines * (t + n) / len);
+                    next_strip.ask(s, R * next_strip.row_lines * (t + n) / len);
                     let x = (&x[t * width + start..], width);
                     let sums = (&mut sums[t..], start == 0);
                     let fresh = Fresh {
@@ -187,22 +188,27 @@ fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
 }
 
 /// Asks for a strip of rows a few lines at a time: all at once they would be in the way of tokens. Into
-/// the first cache, as in the second alone they gain nothing on Zen 4.
-struct Asking {
+/// the first cache, as in the second alone they gain nothing on Zen 4, unless they would fill it.
+struct NextStrip {
     /// The first row's, which need not be there.
     at: *const u8,
     row_bytes: usize,
     row_lines: usize,
     n_asked: usize,
+    is_near: bool,
 }
 
-impl Asking {
+impl NextStrip {
     /// Asks until so many lines were.
     #[inline(always)]
     fn ask<S: Simd>(&mut self, s: S, n_lines: usize) {
         for i in self.n_asked..n_lines {
             let (row, line) = (i / self.row_lines, i % self.row_lines);
-            s.prefetch_near(self.at.wrapping_add(row * self.row_bytes + line * LINE));
+            let at = self.at.wrapping_add(row * self.row_bytes + line * LINE);
+            match self.is_near {
+                true => s.prefetch_near(at),
+                false => s.prefetch(at),
+            }
         }
         self.n_asked = n_lines;
     }
