@@ -217,7 +217,30 @@ pub fn cases() -> Vec<Case> {
         head_dim: 16,
     };
     let program = decoder(DType::Q8_0, &wide, Pairing::Halves);
-    add("wide rows".into(), program, f32_cache, &[1, 3, 9, 140]);
+    add("wide rows".into(), program, f32_cache, &[1, 3, 7, 9, 140]);
+    // Products whose answers are what other products read.
+    let layer = Shape {
+        dim: 256,
+        ffn: 512,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 64,
+    };
+    for dtype in [
+        DType::Q4_1,
+        DType::Q4K,
+        DType::Q5K,
+        DType::Q6K,
+        DType::IQ4XS,
+    ] {
+        let program = decoder(dtype, &layer, Pairing::Halves);
+        add(
+            format!("a layer of {dtype}"),
+            program,
+            f32_cache,
+            &[1, 7, 9],
+        );
+    }
     for dtype in [DType::F32, DType::Q8_0] {
         for (window, n) in [(1, 40), (5, 40), (300, 600), (256, 600)] {
             let name = format!("every operation, {dtype}, window {window}");
@@ -239,6 +262,8 @@ pub fn cases() -> Vec<Case> {
     add("mixed types".into(), mixed_types(), f32_cache, &[1, 5, 20]);
     for (name, program) in [
         ("Q4_0", one_type(DType::Q4_0)),
+        ("Q4_K", one_type(DType::Q4K)),
+        ("Q5_K", one_type(DType::Q5K)),
         ("every operation", every_operation(DType::Q8_0, 5)),
         ("experts", experts(DType::Q8_0, 96, true, true)),
         ("other experts", experts(DType::F32, 64, false, false)),
@@ -395,7 +420,8 @@ pub fn decoder(dtype: DType, shape: &Shape, pairing: Pairing) -> Program {
     let up = matrix(&mut b, ffn, dim);
     let down = matrix(&mut b, dim, ffn);
     let output = matrix(&mut b, VOCAB, dim);
-    let norm = b.weight(Weight::from_f32("norm", (1, dim), &vec![1.25; dim]));
+    let norm: Vec<f32> = (0..dim).map(|i| 1.0 + 0.0625 * (i % 9) as f32).collect();
+    let norm = b.weight(Weight::from_f32("norm", (1, dim), &norm));
     let bias = b.weight(Weight::from_f32("bias", (1, dim), &vec![0.125; dim]));
     let inv_freq = (0..head_dim / 2).map(|i| 0.5f32.powi(i as i32)).collect();
     let rope = b.rope(Rope {
@@ -420,7 +446,7 @@ pub fn decoder(dtype: DType, shape: &Shape, pairing: Pairing) -> Program {
     };
     let a = b.attention(qkv, &spec);
     let x = b.matmul_add(a, wo, Some(bias), x);
-    let h = b.rms_norm(x, norm, 1e-5);
+    let h = b.rms_norm(x, norm, 0.25);
     let h = b.gated_matmul(h, (gate, None), (up, None), Activation::Silu);
     let x = b.matmul_add(h, down, None, x);
     let x = b.outputs(x);

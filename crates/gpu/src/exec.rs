@@ -551,6 +551,38 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_16_bytes_are_read_in_place_where_they_lie_so() {
+        use minerva_compute::conformance::{Paged, Random, weight};
+        use minerva_compute::{Bytes, DType};
+        let Some(device) = open() else { return };
+        let in_vector = weight(&mut Random(1), DType::Q4K, (64, 256));
+        let run_at = |at: usize| {
+            let file = [&vec![0; at], in_vector.bytes(), &[0; 600]].concat();
+            let range = at..at + in_vector.bytes().len();
+            let bytes = Bytes::new(Arc::new(Paged::new(&file)), range).unwrap();
+            let mut b = Builder::new();
+            let matrix = b.weight(Weight::new("matrix", DType::Q4K, (64, 256), bytes).unwrap());
+            let x = b.embed(matrix);
+            let x = b.outputs(x);
+            let logits = b.matmul(x, matrix);
+            let program = b.finish(logits);
+            let told = std::sync::atomic::AtomicU64::new(0);
+            let tell = |_, total| told.store(total, std::sync::atomic::Ordering::Relaxed);
+            let mut model = Loaded::load(device.clone(), &program, LIMITS, 0, &tell).unwrap();
+            run(&mut model).unwrap();
+            (
+                told.load(std::sync::atomic::Ordering::Relaxed),
+                model.rows.clone(),
+            )
+        };
+        let (in_place, rows) = run_at(48);
+        let (copied, same_rows) = run_at(40);
+        assert_eq!(in_place == 0, device.abilities.page_bytes.is_some());
+        assert_eq!(copied, in_vector.bytes().len() as u64);
+        assert_eq!(rows, same_rows);
+    }
+
+    #[test]
     fn subgroups_of_a_fixed_size_are_used() {
         use crate::kernels::Reduction;
         let Some(device) = open() else { return };

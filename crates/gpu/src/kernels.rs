@@ -306,8 +306,9 @@ impl Reduction {
 pub(crate) const MAX_LANES: u32 = 1024;
 /// Lanes of most kernels' workgroup.
 pub(crate) const WORKGROUP: u32 = 64;
-/// The most bytes of workgroup memory that a kernel without matrix units takes: attention of four rows.
-pub(crate) const WORKGROUP_BYTES: u32 = 24 * 1024;
+/// The most bytes of workgroup memory that a kernel without matrix units takes: attention of four rows, which
+/// become bytes without subgroups.
+pub(crate) const WORKGROUP_BYTES: u32 = 26 * 1024;
 /// Workgroups in the first dimension of a dispatch, before the third is used.
 pub(crate) const MAX_TILES: u32 = 32768;
 /// Bytes of every kernel's immediates.

@@ -2,8 +2,8 @@
 // factor, and the others are whole multiples of it, 256 * high + low. Each 32 groups have four vec4 of
 // each one behind the other: the first sixteen elements' high bytes, the others', and the same of the low
 // ones, so that lanes with a group each read neighbours. Behind a row's groups there is a vec4 for each:
-// the factor, the sum of the first sixteen elements and of the others, and where a norm follows the sum
-// of their squares.
+// the factor, the sum of the first sixteen elements and of the others, and, where what reads them divides
+// by the norm, the sum of squares of what the elements were before the norm's weights.
 const MOST = 32639.0; // 127 * 256 + 127
 
 #include eight_lanes

@@ -3,7 +3,7 @@
 
 // The product of a row of w and a token, which it returns.
 fn store(row_of_w: u32, expert: u32, token: u32, sum: f32) -> f32 {
-    if token >= p.n_tokens {
+    if row_of_w >= p.n_rows || token >= p.n_tokens {
         return 0.0;
     }
     let row = p.first_row + row_of_w;

@@ -170,26 +170,26 @@ fn tensors_above_the_binding_limit_are_cut() {
 #[test]
 fn matrices_before_a_norm_are_cut_between_groups_of_rows() {
     let options = GpuOptions {
-        // What attention's answer is multiplied with takes 139,264.
-        max_binding_bytes: Some(120_000),
+        // What attention's answer is multiplied with takes 557,056.
+        max_binding_bytes: Some(300_000),
         integer_dots: Some(true),
         ..GpuOptions::default()
     };
     let Some(backend) = open(&options) else {
         return;
     };
-    let shape = Shape { dim: 1024, ..SHAPE };
+    let shape = Shape { dim: 4096, ..SHAPE };
     let program = decoder(DType::Q8_0, &shape, Pairing::Halves);
     let limits = Limits {
-        max_tokens: 3,
+        max_tokens: 7,
         kv_types: KvTypes::both(KvType::F32),
         ..LIMITS
     };
     let mut reference = ReferenceBackend.load(program.clone(), limits).unwrap();
     let mut model = backend.load(program, limits).unwrap();
-    for n_tokens in [1, 3] {
+    for n_tokens in [1, 3, 7] {
         let batch = Batch {
-            tokens: &[3, 1, 2][..n_tokens],
+            tokens: &[3, 1, 2, 5, 4, 3, 8][..n_tokens],
             sequences: &[Sequence {
                 n_tokens,
                 start: 0,
