@@ -4,7 +4,7 @@
     check_deploy.py MINERVA [--envoy ENVOY] [--haproxy HAPROXY]
 
 Needs helm-python-sdk, kubernetes-validate, PyYAML and systemd-analyze. A conversation must stay on one replica,
-conversations must be spread over both, and a replica that is killed must cost no request.
+conversations must be spread over both, and a replica that is killed, or dies over a request, must cost none.
 """
 
 import argparse
@@ -13,9 +13,11 @@ import json
 import pathlib
 import re
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import helm_python
@@ -43,6 +45,7 @@ def check_chart(minerva, folder):
         "keys": {"secret": "minerva-keys"},
         "models": {"persistentVolumeClaim": "models"},
         "settings": {"auth": {"mode": "required"}, "listen": {"allowed_hosts": ["llm.example"]},
+                     "models": [{"name": "a", "load": True, "context": 4096}, {"name": "b", "aliases": ["c"]}],
                      "limits": {"body_bytes": 1 << 20}, "timeouts": {"drain_seconds": 7}},
         "nodeSelector": {"a": "b"},
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
@@ -153,6 +156,22 @@ class Replicas:
             process.wait()
 
 
+class Dying(socketserver.StreamRequestHandler):
+    """A replica that is well, and gone when it has read a request."""
+
+    n_read = 0
+
+    def handle(self):
+        lines = iter(lambda: self.rfile.readline().strip(), b"")
+        first, *headers = lines
+        length = [int(line.split(b":")[1]) for line in headers if line.lower().startswith(b"content-length:")]
+        self.rfile.read(sum(length))
+        if first.startswith(b"GET /health"):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        else:
+            Dying.n_read += 1
+
+
 def check_proxy(name, minerva, folder, command, config, reads_bodies):
     replicas = Replicas(minerva, folder)
     port = free_port()
@@ -184,6 +203,21 @@ def check_proxy(name, minerva, folder, command, config, reads_bodies):
         for i in range(N_SESSIONS):
             status, _, text = ask(port, Replicas.PATH, {"X-Session-Id": f"conversation-{i}"})
             assert status == 404 and "unknown_url" in text, (i, status, text)
+        socketserver.ThreadingTCPServer.allow_reuse_address = True
+        with socketserver.ThreadingTCPServer(("127.0.0.1", replicas.ports[0]), Dying) as dying:
+            threading.Thread(target=dying.serve_forever, daemon=True).start()
+            Dying.n_read = 0
+            # Until the proxy has seen that it is well again.
+            for turn in range(200):
+                for i in range(N_SESSIONS):
+                    headers = {"X-Session-Id": f"conversation-{i}"}
+                    status, _, text = ask(port, Replicas.PATH, headers, {"messages": []})
+                    assert status == 404 and "unknown_url" in text, (i, status, text)
+                if Dying.n_read > 0:
+                    break
+                time.sleep(0.1)
+            assert Dying.n_read > 0, "no request reached the replica that dies over it"
+            dying.shutdown()
         print(f"{name}: ok, {N_SESSIONS} conversations stay, none is lost with a replica")
     finally:
         proxy.terminate()
