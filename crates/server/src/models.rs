@@ -117,6 +117,7 @@ pub(crate) fn configs(settings: &ServerConfig) -> Result<Vec<ModelConfig>, Model
 pub(crate) async fn load_first(state: &AppState) -> Result<(), ModelsSetupError> {
     let settings = state.settings();
     for model in settings.config.models.iter().filter(|model| model.load) {
+        tracing::info!(model = model.name, "loading");
         let loaded = state.models().get(&model.name).await;
         let loaded = loaded.map_err(|error| match error {
             ModelsError::DoesNotFit { .. } => ModelsSetupError::DoesNotFit {
