@@ -461,6 +461,18 @@ impl Kernel {
         }
     }
 
+    /// The type of the weights that it reads as they are in the file.
+    fn weights_dtype(self) -> DType {
+        match self {
+            Kernel::Embed(dtype)
+            | Kernel::MulMv(dtype, ..)
+            | Kernel::MulMm(dtype, _)
+            | Kernel::MulMmCoop(dtype, _)
+            | Kernel::MulMmHalf(dtype, _) => dtype,
+            _ => unreachable!("{self} has none"),
+        }
+    }
+
     fn half_tile(self) -> HalfTile {
         match self {
             Kernel::MulMmHalf(_, tile) => tile,

@@ -168,26 +168,13 @@ impl Kernel {
                 }
                 text + "    return a;\n}\n"
             }
-            (
-                "words",
-                Kernel::Embed(dtype)
-                | Kernel::MulMv(dtype, ..)
-                | Kernel::MulMm(dtype, _)
-                | Kernel::MulMmCoop(dtype, _)
-                | Kernel::MulMmHalf(dtype, _),
-            ) => match alignment(dtype) {
+            ("words", _) => match alignment(self.weights_dtype()) {
                 16 => include_str!("../wgsl/words_of_16_bytes.wgsl").into(),
                 _ => include_str!("../wgsl/words.wgsl").into(),
             },
             ("weight", _) => include_str!("../wgsl/weight.wgsl").into(),
-            (
-                "unpack",
-                Kernel::Embed(dtype)
-                | Kernel::MulMv(dtype, ..)
-                | Kernel::MulMm(dtype, _)
-                | Kernel::MulMmCoop(dtype, _)
-                | Kernel::MulMmHalf(dtype, _),
-            ) => {
+            ("unpack", _) => {
+                let dtype = self.weights_dtype();
                 let snippet = snippet(dtype);
                 let unpack = match snippet.is_plain {
                     true => include_str!("../dtypes/plain.wgsl"),
