@@ -14,7 +14,7 @@ use super::ops::attention::{self, HeadCache, QueryRow};
 use super::ops::experts;
 use super::ops::float_matmul::{self, FloatKind, FloatScratch};
 use super::ops::group_matmul::{
-    self, GroupKernel, Operands, Panel, Panels, Rows, Streams, offsets,
+    self, GroupKernel, Operands, Panel, Panels, Rows, Streams, Sums, offsets,
 };
 use super::ops::kv_tile;
 use super::ops::peak;
@@ -29,7 +29,7 @@ use super::threads::Tile;
 /// [`rows::layer_norm`].
 pub(crate) type LayerNorm = fn(&[f32], (&[f32], &[f32]), f32, &mut [f32]);
 /// [`group_matmul::multiply`] for one form of weights.
-type Multiply = fn(&Operands<'_>, &mut Tile<'_, f32>);
+type Multiply = fn(&Operands<'_>, &mut Sums);
 /// [`float_matmul::float_matmul`].
 pub(crate) type FloatMatMul =
     fn((FloatKind, &[u8]), (&[f32], usize), &mut FloatScratch, &mut Tile<'_, f32>);
@@ -167,8 +167,8 @@ macro_rules! multiply {
         ]
     };
     ($isa:ident, [$($feature:meta)?], $group_len:literal, $has_min:literal, $offset:path) => {
-        enter!($isa, [$($feature)?], |operands: &Operands<'_>, out: &mut Tile<'_, f32>| s =>
-            group_matmul::multiply::<_, $group_len, $has_min, { $offset }>(s, operands, out))
+        enter!($isa, [$($feature)?], |operands: &Operands<'_>, sums: &mut Sums| s =>
+            group_matmul::multiply::<_, $group_len, $has_min, { $offset }>(s, operands, sums))
     };
 }
 
@@ -406,9 +406,13 @@ mod tests {
     #[test]
     fn a_row_is_the_same_among_any_others() {
         const WIDTH: usize = 512;
-        let x = QuantBuf::zeroed(9, WIDTH).unwrap();
-        for t in 0..9 {
-            let row: Vec<f32> = (0..WIDTH).map(|i| ((i * (t + 7)) as f32).sin()).collect();
+        // More than are summed at a time.
+        const MANY: usize = group_matmul::TOKENS + 3;
+        let x = QuantBuf::zeroed(MANY, WIDTH).unwrap();
+        for t in 0..MANY {
+            let row: Vec<f32> = (0..WIDTH)
+                .map(|i| ((i * (t % 9 + 7)) as f32).sin())
+                .collect();
             let kernels = Kernels::get(Isa::available()[0]).unwrap();
             // SAFETY: nobody else uses it.
             (kernels.quantize)(&row, &mut unsafe { x.span(t, 0, WIDTH) });
@@ -437,15 +441,24 @@ mod tests {
                 rows.collect::<Vec<_>>()
             };
             let want: Vec<_> = (0..103).map(|row| product(row..row + 1, 9)).collect();
-            for n in [5, 16, 40, 64, 103] {
-                for (t, got) in [1, 2, 3, 8, 9]
-                    .iter()
-                    .flat_map(|t| product(0..n, *t).into_iter().enumerate())
-                {
-                    for (row, got) in got.iter().enumerate() {
-                        let want: f32 = want[row][t][0];
-                        let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
-                        assert!(same, "{dtype}, {isa}, row {row} of {n}, token {t}");
+            let same = |got: f32, row: usize, t: usize| {
+                let want = want[row][t % 9][0];
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan()
+            };
+            let mut sizes: Vec<_> = [5, 16, 40, 64, 103]
+                .into_iter()
+                .flat_map(|n| [1, 2, 3, 8, 9].map(|n_tokens| (n, n_tokens)))
+                .collect();
+            if dtype == DType::Q4K {
+                sizes.push((40, MANY));
+            }
+            for (n, n_tokens) in sizes {
+                for (t, got) in product(0..n, n_tokens).into_iter().enumerate() {
+                    for (row, got) in got.into_iter().enumerate() {
+                        assert!(
+                            same(got, row, t),
+                            "{dtype}, {isa}, row {row} of {n}, token {t}"
+                        );
                     }
                 }
             }

@@ -199,6 +199,11 @@ impl Ahead {
         }
     }
 
+    /// The last `n_bytes` will be read once more.
+    pub(super) fn read_again(&mut self, n_bytes: usize) {
+        self.read -= n_bytes;
+    }
+
     /// The rest of the part that is asked for: address and bytes. Behind all parts, nothing is.
     fn rest(&self) -> (usize, usize) {
         let Order { parts, starts, .. } = self.order();

@@ -15,8 +15,9 @@
 //! 2. A lane is a row, so nothing is ever summed across lanes, and the order above is the same
 //!    for one token and for many.
 //! 3. A panel is [`STRIP`] columns long, so that it stays in a near cache between its unpacking and
-//!    its use; sums wait in the output for the next strip. Half the length reads weights in pieces too
-//!    short for the memory: a fifth less speed with one token.
+//!    its use; sums wait beside each other for the next strip ([`Sums`]), and not in the output, whose
+//!    rows are so far apart that they push each other out of the caches: a tenth less speed. Half the
+//!    length reads weights in pieces too short for the memory: a fifth less speed with one token.
 //! 4. A panel is used for all tokens of the batch, four or six at a time, so that each load of weights
 //!    feeds several products. Where the registers suffice two panels are multiplied at once, so that
 //!    each load of an activation feeds two.
@@ -67,14 +68,28 @@ pub(crate) struct Panel {
     pub(super) mins: [[f32; LANES]; STRIP / 16], // the same, or unused
 }
 
-/// The panels of one thread, and what it will read.
+/// Tokens whose sums are kept at a time: with more, weights are unpacked again.
+pub(crate) const TOKENS: usize = 512;
+/// Tokens that are multiplied at a time, at most.
+const AT_ONCE: usize = 6;
+
+/// Sums of one thread, while strips are added to them.
+#[repr(align(64))]
+pub(crate) struct Sums {
+    rows: [[f32; ROWS]; TOKENS],
+    /// Of a few tokens, where integer sums of a strip's groups begin.
+    starts: [[i32; STRIP / 16]; AT_ONCE],
+}
+
+/// The panels of one thread, its sums, and what it will read.
 pub(crate) struct Panels {
     pub(super) panels: Box<[Panel; 2]>,
+    sums: Box<Sums>,
     pub(crate) ahead: Ahead,
 }
 
 impl Panels {
-    pub(crate) const BYTES: usize = 2 * size_of::<Panel>();
+    pub(crate) const BYTES: usize = 2 * size_of::<Panel>() + size_of::<Sums>();
 
     pub(crate) fn new(ahead: Ahead) -> Panels {
         let panel = || Panel {
@@ -84,16 +99,21 @@ impl Panels {
         };
         Panels {
             panels: Box::new([panel(), panel()]),
+            sums: Box::new(Sums {
+                rows: [[0.0; ROWS]; TOKENS],
+                starts: [[0; STRIP / 16]; AT_ONCE],
+            }),
             ahead,
         }
     }
 }
 
-/// Panels and the columns of all tokens that they are multiplied with.
+/// Panels and the columns of some tokens that they are multiplied with.
 pub(crate) struct Operands<'a> {
     panels: &'a [Panel],
     columns: Range<usize>,
     x: &'a QuantRows<'a>,
+    tokens: Range<usize>,
     offset: u8,
     max: u8,
 }
@@ -108,7 +128,7 @@ pub(crate) struct GroupKernel {
     /// [`unpack`] for the type.
     pub(crate) unpack: fn(&Rows<'_>, &mut Panel, &mut Ahead),
     /// [`multiply`] for the type's form.
-    pub(crate) multiply: fn(&Operands<'_>, &mut Tile<'_, f32>),
+    pub(crate) multiply: fn(&Operands<'_>, &mut Sums),
     /// [`direct`] for the type and one or two tokens, where rows are unpacked side by side. Two is what
     /// one output's activations are ([`super::quantize`]), so that it counts in every decoded token:
     /// with AVX2 a panel between would cost half as much again, and of Q6_K twice as much with
@@ -168,28 +188,42 @@ impl GroupKernel {
         panels: &mut Panels,
         out: &mut Tile<'_, f32>,
     ) {
-        let Panels { panels, ahead } = panels;
+        let Panels {
+            panels,
+            sums,
+            ahead,
+        } = panels;
         ahead.begin_rows(rows.as_ptr_range().end.addr(), ROWS * row_bytes);
-        let n_panels = rows.len().div_ceil(PANEL * row_bytes);
-        for first in (0..x.width).step_by(STRIP) {
-            let columns = first..x.width.min(first + STRIP);
-            let parts = rows.chunks(PANEL * row_bytes);
-            for (bytes, panel) in parts.zip(panels.iter_mut()) {
-                let rows = Rows {
-                    bytes,
-                    row_bytes,
-                    columns: columns.clone(),
-                };
-                (self.unpack)(&rows, panel, ahead);
+        let n_rows = rows.len() / row_bytes;
+        for first_token in (0..x.n_rows).step_by(TOKENS) {
+            let tokens = first_token..x.n_rows.min(first_token + TOKENS);
+            if first_token > 0 {
+                ahead.read_again(rows.len());
             }
-            let operands = Operands {
-                panels: &panels[..n_panels],
-                columns,
-                x,
-                offset: self.offset,
-                max: self.max,
-            };
-            (self.multiply)(&operands, out);
+            for first in (0..x.width).step_by(STRIP) {
+                let columns = first..x.width.min(first + STRIP);
+                let parts = rows.chunks(PANEL * row_bytes);
+                for (bytes, panel) in parts.zip(panels.iter_mut()) {
+                    let rows = Rows {
+                        bytes,
+                        row_bytes,
+                        columns: columns.clone(),
+                    };
+                    (self.unpack)(&rows, panel, ahead);
+                }
+                let operands = Operands {
+                    panels: &panels[..n_rows.div_ceil(PANEL)],
+                    columns,
+                    x,
+                    tokens: tokens.clone(),
+                    offset: self.offset,
+                    max: self.max,
+                };
+                (self.multiply)(&operands, sums);
+            }
+            for (token, sums) in tokens.zip(&sums.rows) {
+                out.row(token).copy_from_slice(&sums[..n_rows]);
+            }
         }
     }
 }
@@ -492,46 +526,47 @@ pub(crate) mod offsets {
     pub(crate) const SIGNED: u8 = 2;
 }
 
-/// Adds the product of some columns to `out`, or begins with it, for weights in groups of `G`;
-/// `out` is `[n_tokens, n_rows]`. `O` is one of [`offsets`].
+/// Adds the product of some columns to the sums, or begins with it, for weights in groups of `G`.
+/// `O` is one of [`offsets`].
 #[inline(always)]
 pub(crate) fn multiply<S: Simd, const G: usize, const HAS_MIN: bool, const O: u8>(
     s: S,
     operands: &Operands<'_>,
-    out: &mut Tile<'_, f32>,
+    sums: &mut Sums,
 ) {
     match operands.panels {
-        [a, b] if S::N_PANELS == 2 => panels::<S, G, HAS_MIN, O, 2>(s, operands, ([a, b], 0), out),
+        [a, b] if S::N_PANELS == 2 => panels::<S, G, HAS_MIN, O, 2>(s, operands, ([a, b], 0), sums),
         all => {
             for (i, panel) in all.iter().enumerate() {
-                panels::<S, G, HAS_MIN, O, 1>(s, operands, ([panel], i * PANEL), out);
+                panels::<S, G, HAS_MIN, O, 1>(s, operands, ([panel], i), sums);
             }
         }
     }
 }
 
-/// `P` panels, whose first row is row `at` of the tile.
+/// `P` panels, of which the first is panel `at`.
 #[inline(always)]
 fn panels<S: Simd, const G: usize, const HAS_MIN: bool, const O: u8, const P: usize>(
     s: S,
     operands: &Operands<'_>,
     panels: ([&Panel; P], usize),
-    out: &mut Tile<'_, f32>,
+    sums: &mut Sums,
 ) {
+    let n_tokens = operands.tokens.len();
     let mut token = 0;
-    while token < operands.x.n_rows {
-        token += match operands.x.n_rows - token {
-            6.. if const { S::N_PANELS == 2 } => {
-                tokens::<S, G, HAS_MIN, O, P, 6>(s, operands, panels, token, out)
+    while token < n_tokens {
+        token += match n_tokens - token {
+            AT_ONCE.. if const { S::N_PANELS == 2 } => {
+                tokens::<S, G, HAS_MIN, O, P, AT_ONCE>(s, operands, panels, token, sums)
             }
-            4.. => tokens::<S, G, HAS_MIN, O, P, 4>(s, operands, panels, token, out),
-            2.. => tokens::<S, G, HAS_MIN, O, P, 2>(s, operands, panels, token, out),
-            _ => tokens::<S, G, HAS_MIN, O, P, 1>(s, operands, panels, token, out),
+            4.. => tokens::<S, G, HAS_MIN, O, P, 4>(s, operands, panels, token, sums),
+            2.. => tokens::<S, G, HAS_MIN, O, P, 2>(s, operands, panels, token, sums),
+            _ => tokens::<S, G, HAS_MIN, O, P, 1>(s, operands, panels, token, sums),
         };
     }
 }
 
-/// `N` tokens from `first` on; answers `N`.
+/// `N` tokens from `first` on, of those of the operands; answers `N`.
 #[inline(always)]
 fn tokens<
     S: Simd,
@@ -545,7 +580,7 @@ fn tokens<
     operands: &Operands<'_>,
     (panels, at): ([&Panel; P], usize),
     first: usize,
-    out: &mut Tile<'_, f32>,
+    Sums { rows, starts }: &mut Sums,
 ) -> usize {
     let (x, columns) = (operands.x, operands.columns.clone());
     let (sums, ns) = if G == 32 {
@@ -554,7 +589,9 @@ fn tokens<
         (x.sum16, x.n16)
     };
     let (n32, n_groups) = (columns.len() / 32, columns.len() / G);
-    let start = |t: usize, len: usize| ((first + t) * x.width + columns.start) / len;
+    let start = |t: usize, len: usize| {
+        ((operands.tokens.start + first + t) * x.width + columns.start) / len
+    };
     let q: [TokenPart<'_>; N] =
         std::array::from_fn(|t| x.q[start(t, 1)..][..columns.len()].as_chunks().0);
     let d: [&[f32]; N] = std::array::from_fn(|t| &x.d[start(t, 32)..][..n32]);
@@ -563,26 +600,22 @@ fn tokens<
     let weights: [PanelPart<'_>; P] = panels.map(|panel| &panel.q[..columns.len() / 4]);
     let scales: [&[[f32; LANES]]; P] = panels.map(|panel| &panel.scales[..n_groups]);
     let mins: [&[[f32; LANES]]; P] = panels.map(|panel| &panel.mins[..n_groups]);
+    let rows: &mut [[f32; ROWS]; N] = rows[first..].first_chunk_mut().expect("within the sums");
+    let rows = rows
+        .each_mut()
+        .map(|row| &mut row.as_chunks_mut::<LANES>().0[at..at + P]);
 
     let mut acc = [[s.splat(0.0); P]; N];
     if columns.start > 0 {
-        for (t, acc) in acc.iter_mut().enumerate() {
-            let row = out.row(first + t);
-            for (p, acc) in acc.iter_mut().enumerate() {
-                let row = &row[row.len().min(at + p * PANEL)..];
-                *acc = if let Some(row) = row.first_chunk() {
-                    s.load(row)
-                } else {
-                    let mut all = [0.0; LANES];
-                    all[..row.len()].copy_from_slice(row);
-                    s.load(&all)
-                };
+        for t in 0..N {
+            for p in 0..P {
+                acc[t][p] = s.load(&rows[t][p]);
             }
         }
     }
     // Where integer sums begin, all at once: in the loop below multiplications have no time for it.
     let has_starts = O != offsets::NONE && !(O == offsets::SIGNED && S::SIGNED_OFFSET == 0);
-    let mut starts = [[0; STRIP / 16]; N];
+    let starts: &mut [[i32; STRIP / 16]; N] = starts.first_chunk_mut().expect("of so many tokens");
     if has_starts {
         for (starts, ns) in starts.iter_mut().zip(ns) {
             for (start, n) in starts.iter_mut().zip(ns) {
@@ -614,18 +647,9 @@ fn tokens<
             }
         }
     }
-    for (t, acc) in acc.into_iter().enumerate() {
-        let row = out.row(first + t);
-        for (p, acc) in acc.into_iter().enumerate() {
-            let from = row.len().min(at + p * PANEL);
-            let row = &mut row[from..];
-            if let Some(row) = row.first_chunk_mut() {
-                s.store(acc, row);
-            } else {
-                let mut all = [0.0; LANES];
-                s.store(acc, &mut all);
-                row.copy_from_slice(&all[..row.len()]);
-            }
+    for (acc, row) in acc.into_iter().zip(rows) {
+        for (acc, row) in acc.into_iter().zip(row) {
+            s.store(acc, row);
         }
     }
     N
@@ -664,7 +688,7 @@ mod tests {
                 let beside = if isa == Isa::NeonI8mm { 8 } else { 4 };
                 for columns in [0..STRIP, STRIP..row_len] {
                     let mut panels = Panels::new(Ahead::new(Default::default()));
-                    let Panels { panels, ahead } = &mut panels;
+                    let Panels { panels, ahead, .. } = &mut panels;
                     let panel = &mut panels[0];
                     let rows = Rows {
                         bytes: &bytes[..n_rows * row_bytes],
