@@ -28,7 +28,8 @@ def logical_cpus():
 
 def cores():
     """Physical cores that this process may use."""
-    siblings = {read(path) for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")}
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else []
+    siblings = {read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in allowed} - {""}
     return min(len(siblings) or logical_cpus(), logical_cpus())
 
 

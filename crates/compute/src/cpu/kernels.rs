@@ -405,8 +405,8 @@ mod tests {
 
     #[test]
     fn a_row_is_the_same_among_any_others() {
-        const WIDTH: usize = 512;
-        // More than are summed at a time.
+        // More than one strip, and more tokens than are summed at a time.
+        const WIDTH: usize = 1280;
         const MANY: usize = group_matmul::TOKENS + 3;
         let x = QuantBuf::zeroed(MANY, WIDTH).unwrap();
         for t in 0..MANY {
@@ -449,7 +449,7 @@ mod tests {
                 .into_iter()
                 .flat_map(|n| [1, 2, 3, 8, 9].map(|n_tokens| (n, n_tokens)))
                 .collect();
-            if dtype == DType::Q4K {
+            if let DType::Q4K | DType::Q6K | DType::Q8_0 = dtype {
                 sizes.push((40, MANY));
             }
             for (n, n_tokens) in sizes {

@@ -14,6 +14,7 @@ mod roofline;
 pub(crate) mod simd;
 mod threads;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::{Backend, BackendError, Executable, Limits, Memory};
@@ -169,18 +170,56 @@ impl Backend for CpuBackend {
 /// library counts; hyper-threads of one core share its vector units, so they count once.
 fn default_threads() -> usize {
     let logical = std::thread::available_parallelism().map_or(1, usize::from);
-    physical_cores().map_or(logical, |cores| cores.min(logical))
+    physical_cores(Path::new("/")).map_or(logical, |cores| cores.min(logical))
 }
 
-/// Distinct cores that Linux lists for the processors of this machine.
-fn physical_cores() -> Option<usize> {
+/// Distinct cores of the processors that Linux lets this thread use; `root` is the system's.
+fn physical_cores(root: &Path) -> Option<usize> {
+    let status = std::fs::read_to_string(root.join("proc/thread-self/status")).ok()?;
+    let mut lines = status.lines();
+    let allowed = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     let mut cores = std::collections::BTreeSet::new();
-    for cpu in 0..1024 {
-        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-        match std::fs::read_to_string(path) {
-            Ok(siblings) => cores.insert(siblings),
-            Err(_) => break,
-        };
+    for range in allowed.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        for cpu in first.parse::<usize>().ok()?..=last.parse().ok()? {
+            let cpu = root.join(format!("sys/devices/system/cpu/cpu{cpu}"));
+            // Processors that are off, which may be among them, have none.
+            cores.extend(std::fs::read_to_string(cpu.join("topology/thread_siblings_list")).ok());
+        }
     }
     (!cores.is_empty()).then_some(cores.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_counted_once_of_the_processors_that_are_allowed() {
+        let root = std::env::temp_dir().join(format!("minerva-cores-{}", std::process::id()));
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(physical_cores(&root), None);
+        // Processors 1 and 5 are off.
+        for (cpu, siblings) in [(0, "0"), (2, "2-3"), (3, "2-3"), (4, "4")] {
+            let path = format!("sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+            write(&path, &format!("{siblings}\n"));
+        }
+        for (allowed, n_cores) in [
+            ("0-7", Some(3)),
+            ("2-3", Some(1)),
+            ("0,2,4", Some(3)),
+            ("3", Some(1)),
+            ("1,5", None),
+            ("", None),
+        ] {
+            let status = format!("Name:\tminerva\nCpus_allowed_list:\t{allowed}\n");
+            write("proc/thread-self/status", &status);
+            assert_eq!(physical_cores(&root), n_cores, "{allowed:?}");
+        }
+        std::fs::remove_dir_all(root).unwrap();
+    }
 }

@@ -185,7 +185,8 @@ fn last_cache_bytes(folder: &Path) -> Option<u64> {
         // Caches are listed from the nearest on, at most two for each of four levels.
         let last = (0..8).rev().map(|i| cpu.join(format!("index{i}")));
         let Some(last) = last.into_iter().find(|path| path.exists()) else {
-            break;
+            // None, or one that is off.
+            continue;
         };
         let read = |file| std::fs::read_to_string(last.join(file)).ok();
         let size = read("size")?;
@@ -238,7 +239,8 @@ mod tests {
             std::fs::write(folder.join("shared_cpu_list"), shared).unwrap();
         };
         assert_eq!(last_cache_bytes(&folder), None);
-        for (cpu, shared) in ["0-1\n", "0-1\n", "2-3\n", "2-3\n"].into_iter().enumerate() {
+        // One in between is off.
+        for (cpu, shared) in [(0, "0-1\n"), (1, "0-1\n"), (3, "3-4\n"), (4, "3-4\n")] {
             write(cpu, 0, "48K\n", "0\n");
             write(cpu, 3, "32768K\n", shared);
         }

@@ -195,8 +195,10 @@ impl GroupKernel {
         } = panels;
         ahead.begin_rows(rows.as_ptr_range().end.addr(), ROWS * row_bytes);
         let n_rows = rows.len() / row_bytes;
-        for first_token in (0..x.n_rows).step_by(TOKENS) {
-            let tokens = first_token..x.n_rows.min(first_token + TOKENS);
+        // As many each time, so that rows are not unpacked for a few.
+        let n_tokens = x.n_rows.div_ceil(x.n_rows.div_ceil(TOKENS).max(1));
+        for first_token in (0..x.n_rows).step_by(n_tokens.max(1)) {
+            let tokens = first_token..x.n_rows.min(first_token + n_tokens);
             if first_token > 0 {
                 ahead.read_again(rows.len());
             }
