@@ -137,7 +137,9 @@ fn requests(
     };
     let model = Arc::new(Model::open(path)?);
     let known = known(&model)?;
-    let before = gpu.and_then(GpuBackend::allocated_bytes);
+    // With what stays: kernels, and buffers for uploads.
+    drop(Engine::start(model.clone(), backend.clone(), &options)?);
+    let before = gpu.map(GpuBackend::held).transpose()?;
     let engine = Engine::start(model, backend, &options)?;
     let outcomes = Outcomes::default();
     let is_over = AtomicBool::new(false);
@@ -238,11 +240,15 @@ fn requests(
     }
     check("memory", after < warm + (64 << 20))?;
     drop(engine);
-    let left = gpu.and_then(GpuBackend::allocated_bytes);
+    let left = gpu.map(GpuBackend::held).transpose()?;
     if let (Some(before), Some(left)) = (before, left) {
-        println!("on the device: {before} bytes before, {left} after");
-        // A device keeps some buffers for uploads.
-        check("device memory", left <= before + (64 << 20))?;
+        println!("on the device: {before:?} before, {left:?} after");
+        check("device memory", left.bytes <= before.bytes)?;
+        // A device that was lost and is used no more is gone with its kernels.
+        check(
+            "objects",
+            left.objects == before.objects || is_lost && left.objects < before.objects,
+        )?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use minerva_compute::{DeviceError, DeviceMemory, OnDevice};
@@ -155,10 +155,10 @@ fn list(names: &[String]) -> String {
 
 /// The adapters of this machine, the best first.
 pub fn adapters() -> Vec<AdapterInfo> {
-    enumerate().iter().map(describe).collect()
+    enumerate().1.iter().map(describe).collect()
 }
 
-fn enumerate() -> Vec<wgpu::Adapter> {
+fn enumerate() -> (wgpu::Instance, Vec<wgpu::Adapter>) {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::PRIMARY;
     // Validation layers, where a developer has them, are for debug builds of wgpu's users.
@@ -166,7 +166,7 @@ fn enumerate() -> Vec<wgpu::Adapter> {
     let instance = wgpu::Instance::new(descriptor);
     let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
     adapters.sort_by_key(|adapter| describe(adapter).kind);
-    adapters
+    (instance, adapters)
 }
 
 fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
@@ -220,12 +220,23 @@ pub(crate) struct Device {
     pub(crate) queue: wgpu::Queue,
     pub(crate) abilities: Abilities,
     pub(crate) max_binding_bytes: u64,
+    instance: wgpu::Instance,
     adapter: wgpu::Adapter,
     options: GpuOptions,
     /// Of programs that are loaded.
     taken_bytes: AtomicU64,
     pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
-    failure: Arc<Mutex<Option<DeviceError>>>,
+    /// Why it is lost, if it is.
+    loss: Arc<OnceLock<String>>,
+}
+
+/// What has been made on a device and not been given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Of its memory, where its interface tells.
+    pub bytes: Option<u64>,
+    /// Buffers, their bindings, kernels, commands, times. Kernels are kept for the next program.
+    pub objects: usize,
 }
 
 /// Memory that a program has.
@@ -249,7 +260,7 @@ pub(crate) struct Pipeline {
 
 impl Device {
     pub(crate) fn open(options: &GpuOptions) -> Result<Device, OpenError> {
-        let adapters = enumerate();
+        let (instance, adapters) = enumerate();
         let infos: Vec<AdapterInfo> = adapters.iter().map(describe).collect();
         let is_wanted = |info: &AdapterInfo| match &options.choice {
             Choice::Best => true,
@@ -350,16 +361,17 @@ impl Device {
                 format!("{MAX_LANES} for integer dots"),
             ));
         }
-        let failure = Arc::new(Mutex::new(None));
-        let handler = failure.clone();
-        device.on_uncaptured_error(Arc::new(move |error| {
-            note_failure(&handler, from_wgpu(&error));
+        let loss = Arc::new(OnceLock::new());
+        let handler = loss.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            // Nobody waits for it, so that nobody knows what it has spoiled: all is made anew.
+            _ = handler.set(error.to_string());
         }));
-        let handler = failure.clone();
+        let handler = loss.clone();
         device.set_device_lost_callback(move |reason, message| {
             // Dropping it is no failure.
             if !matches!(reason, wgpu::DeviceLostReason::Destroyed) {
-                note_failure(&handler, DeviceError::Lost(message));
+                _ = handler.set(message);
             }
         });
         let wgpu_info = adapter.get_info();
@@ -381,11 +393,12 @@ impl Device {
             max_binding_bytes: options
                 .max_binding_bytes
                 .map_or(max_binding_bytes, |bytes| bytes.min(max_binding_bytes)),
+            instance,
             adapter: adapter.clone(),
             options: options.clone(),
             taken_bytes: AtomicU64::new(0),
             pipelines: Mutex::default(),
-            failure,
+            loss,
         };
         if features.contains(wgpu::Features::SUBGROUP) && !options.without_subgroups {
             // Where a driver chooses the size anew for each kernel, that of the probe says nothing.
@@ -444,8 +457,38 @@ impl Device {
         })
     }
 
+    /// What is held once all is done that was submitted.
+    pub(crate) fn held(&self) -> Result<Held, DeviceError> {
+        self.wait(self.submit(None)?)?;
+        let report = self.device.generate_allocator_report();
+        let objects = self.instance.generate_report().map_or(0, |report| {
+            let hub = report.hub;
+            let registries = [
+                hub.bind_group_layouts,
+                hub.bind_groups,
+                hub.buffers,
+                hub.command_buffers,
+                hub.command_encoders,
+                hub.compute_passes,
+                hub.compute_pipelines,
+                hub.pipeline_layouts,
+                hub.query_sets,
+                hub.shader_modules,
+            ];
+            registries.iter().map(|all| all.num_kept_from_user).sum()
+        });
+        Ok(Held {
+            bytes: report.map(|report| report.total_allocated_bytes),
+            objects,
+        })
+    }
+
     /// The size of subgroups, where they divide a workgroup in the order of its lanes and add up.
     fn probe(&self) -> Result<Option<u32>, DeviceError> {
+        self.attempt(|| self.probed())
+    }
+
+    fn probed(&self) -> Result<Option<u32>, DeviceError> {
         let pipeline = self.compile("probe", include_str!("wgsl/probe.wgsl"), &[true])?;
         let n_bytes = u64::from(WORKGROUP) * 12;
         let out = self.buffer(
@@ -468,7 +511,7 @@ impl Device {
             pass.dispatch_workgroups(1, 1, 1);
         }
         encoder.copy_buffer_to_buffer(&out, 0, &read, 0, n_bytes);
-        let submission = self.queue.submit([encoder.finish()]);
+        let submission = self.submit(Some(encoder.finish()))?;
         let mut words = Vec::new();
         self.read(&read, n_bytes, submission, &mut |bytes| {
             let numbers = bytes.chunks_exact(4);
@@ -508,7 +551,17 @@ impl Device {
         source: &str,
         bindings: &[bool],
     ) -> Result<Pipeline, DeviceError> {
-        self.check()?;
+        self.attempt(|| Ok(self.compiled(name, source, bindings)))
+            .map_err(|error| match error {
+                DeviceError::Refused(reason) => DeviceError::Kernel {
+                    name: name.into(),
+                    reason,
+                },
+                other => other,
+            })
+    }
+
+    fn compiled(&self, name: &str, source: &str, bindings: &[bool]) -> Pipeline {
         let entries: Vec<_> = bindings
             .iter()
             .enumerate()
@@ -568,14 +621,7 @@ impl Device {
                 },
                 cache: None,
             });
-        self.check().map_err(|error| match error {
-            DeviceError::Refused(reason) => DeviceError::Kernel {
-                name: name.into(),
-                reason,
-            },
-            other => other,
-        })?;
-        Ok(Pipeline { pipeline, layout })
+        Pipeline { pipeline, layout }
     }
 
     pub(crate) fn buffer(
@@ -608,6 +654,37 @@ impl Device {
         })
     }
 
+    /// Calls the device's interface. What that reports in this thread meanwhile is the caller's error, not
+    /// that of another program on the same device.
+    pub(crate) fn attempt<T>(
+        &self,
+        call: impl FnOnce() -> Result<T, DeviceError>,
+    ) -> Result<T, DeviceError> {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        self.check()?;
+        let scopes =
+            [OutOfMemory, Validation, Internal].map(|filter| self.device.push_error_scope(filter));
+        let result = call();
+        let mut reported = None;
+        for scope in scopes.into_iter().rev() {
+            // Of several, lack of memory is the cause.
+            reported = pollster::block_on(scope.pop()).or(reported);
+        }
+        self.check()?;
+        match reported {
+            Some(error) => Err(from_wgpu(&error)),
+            None => result,
+        }
+    }
+
+    /// Submits commands, or nothing but what was written to buffers.
+    pub(crate) fn submit(
+        &self,
+        commands: Option<wgpu::CommandBuffer>,
+    ) -> Result<wgpu::SubmissionIndex, DeviceError> {
+        self.attempt(|| Ok(self.queue.submit(commands)))
+    }
+
     /// Waits for a submission, and gives the first bytes of a buffer that it filled.
     pub(crate) fn read(
         &self,
@@ -616,15 +693,18 @@ impl Device {
         submission: wgpu::SubmissionIndex,
         use_bytes: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DeviceError> {
-        buffer.map_async(wgpu::MapMode::Read, 0..n_bytes, |_| {});
-        self.wait(submission)?;
-        let mapped = buffer
-            .get_mapped_range(0..n_bytes)
-            .map_err(|error| self.lost(error.to_string()))?;
-        use_bytes(&mapped);
-        drop(mapped);
-        buffer.unmap();
-        Ok(())
+        self.attempt(|| {
+            buffer.map_async(wgpu::MapMode::Read, 0..n_bytes, |_| {});
+            let read = self.wait(submission).and_then(|()| {
+                let mapped = buffer.get_mapped_range(0..n_bytes);
+                let mapped = mapped.map_err(|error| self.lost(error.to_string()))?;
+                use_bytes(&mapped);
+                Ok(())
+            });
+            // Whatever failed: nothing that copies to it is submitted while it is mapped.
+            buffer.unmap();
+            read
+        })
     }
 
     /// Waits for a submission.
@@ -651,27 +731,15 @@ impl Device {
 
     /// Notes that it is lost: nothing that is under way will end.
     fn lost(&self, reason: String) -> DeviceError {
-        let error = DeviceError::Lost(reason);
-        note_failure(&self.failure, error.clone());
-        error
+        DeviceError::Lost(self.loss.get_or_init(|| reason).clone())
     }
 
-    /// What has failed since it was last asked. A device that is lost stays lost.
+    /// Whether it is lost, as it stays then.
     pub(crate) fn check(&self) -> Result<(), DeviceError> {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*failure {
+        match self.loss.get() {
             None => Ok(()),
-            Some(DeviceError::Lost(reason)) => Err(DeviceError::Lost(reason.clone())),
-            Some(_) => Err(failure.take().expect("just seen")),
+            Some(reason) => Err(DeviceError::Lost(reason.clone())),
         }
-    }
-}
-
-fn note_failure(failure: &Mutex<Option<DeviceError>>, error: DeviceError) {
-    let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-    // The first is the cause of the others; only the loss says more.
-    if failure.is_none() || matches!(error, DeviceError::Lost(_)) {
-        *failure = Some(error);
     }
 }
 

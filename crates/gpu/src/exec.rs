@@ -133,6 +133,17 @@ impl Loaded {
         kv_block_bytes: usize,
         on_upload: OnUpload<'_>,
     ) -> Result<Loaded, DeviceError> {
+        let opened = device.clone();
+        opened.attempt(|| Loaded::made(device, program, limits, kv_block_bytes, on_upload))
+    }
+
+    fn made(
+        device: Arc<Device>,
+        program: &Program,
+        limits: Limits,
+        kv_block_bytes: usize,
+        on_upload: OnUpload<'_>,
+    ) -> Result<Loaded, DeviceError> {
         let max_binding = device.max_binding_bytes;
         let over = |pages: &Pages| in_place::buffer(&device.device, pages);
         let (plan, in_place) = lower_onto(&device, program, &limits, &over)?;
@@ -157,7 +168,7 @@ impl Loaded {
                 });
                 layers.collect()
             };
-        let (keys, values) = (cache_sizes(k)?, cache_sizes(v)?);
+        let (key_sizes, value_sizes) = (cache_sizes(k)?, cache_sizes(v)?);
 
         let mut steps = Vec::with_capacity(plan.steps.len());
         for step in plan.steps {
@@ -184,12 +195,15 @@ impl Loaded {
             );
             rest + 4 * limits.n_kv_blocks
         };
-        let grids = grids.collect();
-        let slots = plan.slots.iter().map(scratch).collect();
-        let keys: Vec<_> = keys.iter().map(cache).collect();
-        let values: Vec<_> = values.iter().map(cache).collect();
-        let batch = device.buffer("batch", 4 * n_words as u64, STORAGE);
-        device.check()?;
+        // By itself, so that nothing is uploaded where there is no memory for the rest.
+        let (grids, slots, keys, values, batch) = device.attempt(|| {
+            let grids = grids.collect();
+            let slots = plan.slots.iter().map(scratch).collect();
+            let keys: Vec<_> = key_sizes.iter().map(cache).collect();
+            let values: Vec<_> = value_sizes.iter().map(cache).collect();
+            let batch = device.buffer("batch", 4 * n_words as u64, STORAGE);
+            Ok((grids, slots, keys, values, batch))
+        })?;
         let uploads = upload(&device, &plan.uploads, in_place, on_upload)?;
         let largest_block = keys.iter().chain(&values).map(|(_, block)| *block).max();
         let spare_block = device.buffer("block", largest_block.unwrap_or(4), STORAGE);
@@ -231,7 +245,6 @@ impl Loaded {
             profile: None,
         };
         loaded.bind();
-        loaded.device.check()?;
         Ok(loaded)
     }
 
@@ -299,7 +312,21 @@ impl Loaded {
     }
 
     fn step(&mut self, batch: &Batch<'_>) -> Result<(), DeviceError> {
-        self.device.check()?;
+        let device = self.device.clone();
+        let (layout, submission) = device.attempt(|| self.submit(batch))?;
+        self.read_answer(&layout, submission.clone())?;
+        if let Some(mut profile) = self.profile.take() {
+            self.measure(&mut profile, (batch, &layout), submission)?;
+            self.profile = Some(profile);
+        }
+        Ok(())
+    }
+
+    /// Submits a step, and records the next while the device computes.
+    fn submit(
+        &mut self,
+        batch: &Batch<'_>,
+    ) -> Result<(Layout, wgpu::SubmissionIndex), DeviceError> {
         let layout = lay_out(
             batch,
             self.program.ropes(),
@@ -331,8 +358,8 @@ impl Loaded {
             Some((_, commands)) => commands,
             None => self.record(&layout),
         };
-        let submission = self.device.queue.submit([commands]);
-        // While the device computes. What a step is told of its tokens, its blocks and their places is
+        let submission = self.device.submit(Some(commands))?;
+        // What a step is told of its tokens, its blocks and their places is
         // in a buffer, and not in the commands. What is measured has the device to itself.
         let ahead = match self.profile {
             None => layout_ahead(batch, self.program.ropes(), &self.shared_heads),
@@ -342,12 +369,7 @@ impl Loaded {
             let commands = self.record(&ahead);
             (ahead, commands)
         });
-        self.read_answer(&layout, submission.clone())?;
-        if let Some(mut profile) = self.profile.take() {
-            self.measure(&mut profile, (batch, &layout), submission)?;
-            self.profile = Some(profile);
-        }
-        Ok(())
+        Ok((layout, submission))
     }
 
     /// Waits for a step, and reads what it answers.
@@ -400,18 +422,18 @@ impl Executable for Loaded {
 
     fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
         assert!((from.max(to) as usize) < self.limits.n_kv_blocks, "block");
-        let mut encoder = self
-            .device
-            .device
-            .create_command_encoder(&Default::default());
-        // Not from a buffer to itself, which the interface forbids.
-        for (cache, block) in self.buffers.keys.iter().chain(&self.buffers.values) {
-            let (from, to) = (u64::from(from) * block, u64::from(to) * block);
-            encoder.copy_buffer_to_buffer(cache, from, &self.spare_block, 0, *block);
-            encoder.copy_buffer_to_buffer(&self.spare_block, 0, cache, to, *block);
-        }
-        self.device.queue.submit([encoder.finish()]);
-        self.device.check()
+        let Device { device, queue, .. } = &*self.device;
+        self.device.attempt(|| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            // Not from a buffer to itself, which the interface forbids.
+            for (cache, block) in self.buffers.keys.iter().chain(&self.buffers.values) {
+                let (from, to) = (u64::from(from) * block, u64::from(to) * block);
+                encoder.copy_buffer_to_buffer(cache, from, &self.spare_block, 0, *block);
+                encoder.copy_buffer_to_buffer(&self.spare_block, 0, cache, to, *block);
+            }
+            queue.submit([encoder.finish()]);
+            Ok(())
+        })
     }
 
     fn limits(&self) -> Limits {
@@ -428,7 +450,8 @@ mod tests {
     use minerva_compute::{Builder, KvType, Sequence, Weight};
 
     use super::*;
-    use crate::device::{GpuOptions, OpenError};
+    use crate::device::{GpuOptions, Held};
+    use crate::testing;
 
     const LIMITS: Limits = Limits {
         max_tokens: 4,
@@ -438,18 +461,8 @@ mod tests {
         kv_types: KvTypes::both(KvType::F32),
     };
 
-    /// A device, or `None` with a note where there is none and none is required.
     fn open() -> Option<Arc<Device>> {
-        match Device::open(&GpuOptions::default()) {
-            Ok(device) => Some(Arc::new(device)),
-            Err(error @ OpenError::NoAdapter { .. }) => {
-                let is_required = std::env::var_os("MINERVA_REQUIRE_GPU").is_some();
-                assert!(!is_required, "{error}, and MINERVA_REQUIRE_GPU is set");
-                println!("skipped: {error}");
-                None
-            }
-            Err(error) => panic!("{error}"),
-        }
+        testing::opened(Device::open(&GpuOptions::default())).map(Arc::new)
     }
 
     fn program() -> Program {
@@ -479,25 +492,24 @@ mod tests {
     #[test]
     fn everything_is_given_back() {
         let Some(device) = open() else { return };
-        let n_bytes = || {
-            let submission = device.queue.submit([]);
-            device.wait(submission).unwrap();
-            let report = device.device.generate_allocator_report();
-            report.map(|report| report.total_allocated_bytes)
-        };
-        let mut before = None;
+        let mut before: Option<Held> = None;
         for i in 0..6 {
             let mut model =
                 Loaded::load(device.clone(), &program(), LIMITS, 0, &|_, _| {}).unwrap();
             run(&mut model).unwrap();
-            let during = n_bytes();
+            let during = device.held().unwrap();
             drop(model);
-            let after = n_bytes();
-            assert!(during.is_none() || during > after);
-            // What the first leaves behind stays: buffers for uploads that are used again.
+            let after = device.held().unwrap();
+            assert!(during.bytes.is_none() || during.bytes > after.bytes);
+            assert!(during.objects > after.objects);
+            // What the first leaves behind stays: its kernels, and buffers for uploads.
             match i {
-                0 => before = after,
-                _ => assert!(after <= before, "{after:?} after {before:?}"),
+                0 => before = Some(after),
+                _ => {
+                    let before = before.expect("of the first");
+                    assert!(after.bytes <= before.bytes, "{after:?} after {before:?}");
+                    assert_eq!(after.objects, before.objects);
+                }
             }
         }
     }
@@ -546,7 +558,7 @@ mod tests {
         assert!(plan.uploads.iter().all(is_copied) && in_place.is_empty());
         drop(plan);
         drop(model);
-        device.wait(device.queue.submit([])).unwrap();
+        device.wait(device.submit(None).unwrap()).unwrap();
         assert_eq!(Arc::strong_count(&file), 1);
     }
 
@@ -637,6 +649,56 @@ mod tests {
         }
         let loaded = Loaded::load(device, &program(), LIMITS, 0, &|_, _| {});
         assert!(matches!(loaded.err(), Some(DeviceError::Lost(_))));
+    }
+
+    #[test]
+    fn a_step_that_is_refused_spoils_no_other() {
+        let Some(device) = open() else { return };
+        let load = || Loaded::load(device.clone(), &program(), LIMITS, 0, &|_, _| {}).unwrap();
+        let (mut model, mut other) = (load(), load());
+        run(&mut model).unwrap();
+        let want = model.rows.clone();
+        // Writing to it fails, and submitting what reads it.
+        model.buffers.batch.destroy();
+        for _ in 0..2 {
+            let error = run(&mut model).unwrap_err();
+            assert!(matches!(error, DeviceError::Refused(_)), "{error}");
+            run(&mut other).unwrap();
+            assert_eq!(other.rows, want);
+        }
+        model.buffers.batch = device.buffer("batch", 4096, STORAGE);
+        model.bind();
+        run(&mut model).unwrap();
+        assert_eq!(model.rows, want);
+    }
+
+    #[test]
+    fn what_fails_is_the_error_of_who_asked_for_it() {
+        let Some(device) = open() else { return };
+        let both_are_in = std::sync::Barrier::new(2);
+        let attempt = |fails: bool| {
+            device.attempt(|| {
+                both_are_in.wait();
+                if fails {
+                    device.buffer("nobody's usage", 16, wgpu::BufferUsages::empty());
+                }
+                both_are_in.wait();
+                Ok(())
+            })
+        };
+        let [fails, other] = std::thread::scope(|scope| {
+            [true, false]
+                .map(|fails| scope.spawn(move || attempt(fails)))
+                .map(|thread| thread.join().unwrap())
+        });
+        assert!(matches!(fails, Err(DeviceError::Refused(_))), "{fails:?}");
+        assert_eq!(other, Ok(()));
+        let mut model = Loaded::load(device.clone(), &program(), LIMITS, 0, &|_, _| {}).unwrap();
+        run(&mut model).unwrap();
+        // What nobody attempts is nobody's error: then the device is lost.
+        device.buffer("nobody's usage", 16, wgpu::BufferUsages::empty());
+        let error = run(&mut model).unwrap_err();
+        assert!(matches!(error, DeviceError::Lost(_)), "{error}");
     }
 
     #[test]

@@ -260,24 +260,28 @@ pub fn copy_speed(backend: &GpuBackend, n_bytes: usize, size: Size) -> Result<f6
     let usage = wgpu::BufferUsages::STORAGE;
     let n = (size.bytes as u64 / (2 * copied)).max(2);
     // What every copy may write, so that each waits for the one before.
-    let shared = device.buffer("shared", 16, usage);
-    let binds: Vec<_> = (0..n)
-        .map(|_| {
+    let binds: Vec<_> = device.attempt(|| {
+        let shared = device.buffer("shared", 16, usage);
+        let bind = |_| {
             let [from, to] = ["from", "to"].map(|label| device.buffer(label, copied, usage));
             device.bind(&pipeline, &[&from, &to, &shared])
-        })
-        .collect();
+        };
+        Ok((0..n).map(bind).collect())
+    })?;
     let copies = |n: u64| -> Result<(), DeviceError> {
-        let mut encoder = device.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_pipeline(&pipeline.pipeline);
-            for bind in &binds[..n as usize] {
-                pass.set_bind_group(0, bind, &[]);
-                pass.dispatch_workgroups(workgroups as u32, 1, 1);
+        let submission = device.attempt(|| {
+            let mut encoder = device.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&pipeline.pipeline);
+                for bind in &binds[..n as usize] {
+                    pass.set_bind_group(0, bind, &[]);
+                    pass.dispatch_workgroups(workgroups as u32, 1, 1);
+                }
             }
-        }
-        device.wait(device.queue.submit([encoder.finish()]))
+            Ok(device.queue.submit([encoder.finish()]))
+        })?;
+        device.wait(submission)
     };
     let fewer = n.div_ceil(8);
     let [all, part] = least(size.duration, [&mut || copies(n), &mut || copies(fewer)])?;

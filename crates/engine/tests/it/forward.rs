@@ -5,7 +5,7 @@ use minerva_compute::{Backend, CpuBackend, KvType, KvTypes, ReferenceBackend};
 use minerva_engine::model::ARCHITECTURES;
 use minerva_engine::{Evaluator, EvaluatorOptions, Model};
 use minerva_gguf::{Gguf, Metadata};
-use minerva_gpu::{GpuBackend, GpuOptions, OpenError};
+use minerva_gpu::{GpuBackend, GpuOptions, testing};
 
 use crate::files::{TempFile, distance};
 use crate::tiny::{Tensor, Tiny, write};
@@ -98,18 +98,8 @@ fn the_cpu_backend_agrees_with_the_reference() {
     }
 }
 
-/// A GPU, or `None` with a note where there is none and `MINERVA_REQUIRE_GPU` asks for none.
 pub(crate) fn gpu() -> Option<GpuBackend> {
-    match GpuBackend::new(&GpuOptions::default()) {
-        Ok(backend) => Some(backend),
-        Err(error @ OpenError::NoAdapter { .. }) => {
-            let is_required = std::env::var_os("MINERVA_REQUIRE_GPU").is_some();
-            assert!(!is_required, "{error}, and MINERVA_REQUIRE_GPU is set");
-            println!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+    testing::opened(GpuBackend::new(&GpuOptions::default()))
 }
 
 #[test]

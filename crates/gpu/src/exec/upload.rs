@@ -66,20 +66,22 @@ pub(super) fn upload(
             continue;
         }
         let size = upload.n_bytes().next_multiple_of(4) + PAD_BYTES;
-        let buffer = device.buffer("weights", size, STORAGE);
+        let buffer = device.attempt(|| Ok(device.buffer("weights", size, STORAGE)))?;
         let mut at = 0;
         let mut send = |slice: &mut Vec<u8>| -> Result<(), DeviceError> {
             done += slice.len() as u64;
             underway += slice.len();
             // Whole words; what follows is padding.
             slice.resize(slice.len().next_multiple_of(4), 0);
-            device.queue.write_buffer(&buffer, at, slice);
+            device.attempt(|| {
+                device.queue.write_buffer(&buffer, at, slice);
+                Ok(())
+            })?;
             at += slice.len() as u64;
             slice.clear();
             if underway >= UNDERWAY_BYTES {
                 underway = 0;
-                let submission = device.queue.submit([]);
-                device.wait(submission)?;
+                device.wait(device.submit(None)?)?;
             }
             on_upload(done, total);
             Ok(())
@@ -111,7 +113,6 @@ pub(super) fn upload(
         send(&mut slice)?;
         buffers.push(buffer);
     }
-    let submission = device.queue.submit([]);
-    device.wait(submission)?;
+    device.wait(device.submit(None)?)?;
     Ok(buffers)
 }
