@@ -2,7 +2,7 @@
 """Minerva's speed beside llama.cpp's, in one run on one machine: one command, a report in Markdown.
 
     scripts/compare_speed.py MODEL… --llama-bin FOLDER [--tests prefill,decode,depth,parallel,busy,start]
-        [-p 512] [-n 64] [-d 4096] [--parallel 4,16] [-t THREADS] [--rounds 5]
+        [-p 512] [-n 64] [-d 4096] [--prompt TEXT] [--parallel 4,16] [-t THREADS] [--rounds 5]
         [--folder DIR] [--minerva PATH] [--synthesize PATH]
 
 A MODEL is a GGUF file, or SHAPE:TYPE such as 1B:Q4_K: random weights in the shape of a real model (tiny, 1B,
@@ -113,7 +113,7 @@ class Minerva:
 
     def measure(self, model, test, chosen):
         if test["kind"] == "start":
-            return started([self.program, "run", model, "--raw", PROMPT, "-c", 2048, "-n", test["generate"],
+            return started([self.program, "run", model, "--raw", test["text"], "-c", 2048, "-n", test["generate"],
                             "--temperature", 0, *self.options, *self.threads])
         options = bench(test) + (["-b", test["parallel"]] if test["kind"] == "parallel" else [])
         [result] = json.loads(run([self.program, "bench", model, *options, *self.options, *self.threads, "--format", "json"]))
@@ -137,7 +137,7 @@ class LlamaCpp:
         common = ["-m", model, "-t", chosen["threads"], "-fa", chosen["fa"]]
         not_repacked = [] if chosen["repack"] else ["--no-repack"]
         if test["kind"] == "start":
-            return started([self.folder / "llama-completion", *common, *not_repacked, "-p", PROMPT, "-c", 2048, "-n", test["generate"],
+            return started([self.folder / "llama-completion", *common, *not_repacked, "-p", test["text"], "-c", 2048, "-n", test["generate"],
                             "--temp", 0, "-no-cnv", "--no-display-prompt", "--no-warmup"])
         if test["kind"] == "parallel":
             n = test["parallel"]
@@ -173,7 +173,7 @@ def tests(a):
         elif kind == "busy":
             yield {"kind": kind, "name": f"decode {a.n} on a busy machine", "generate": a.n, "busy": 2}
         elif kind == "start":
-            yield {"kind": kind, "name": f"start, and decode {a.n}", "generate": a.n}
+            yield {"kind": kind, "name": f"start, and decode {a.n}", "generate": a.n, "text": a.prompt}
         else:
             sys.exit(f"error: test {kind!r}, expected prefill, decode, depth, parallel, busy or start")
 
@@ -257,6 +257,7 @@ def main():
     parser.add_argument("-p", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("-n", type=int, default=64, help="tokens decoded")
     parser.add_argument("-d", type=int, default=4096, help="tokens in the cache before, for the test depth")
+    parser.add_argument("--prompt", default=PROMPT, help="what the test start reads")
     parser.add_argument("--parallel", type=lambda text: [int(n) for n in text.split(",")], default=[4, 16])
     parser.add_argument("-t", type=int, help="threads of both; by default each program's best")
     parser.add_argument("--weights", choices=["mapped", "copied"], default="mapped", help="where Minerva reads them")

@@ -160,6 +160,12 @@ pub fn products(dtype: DType) -> Case {
     }
 }
 
+/// The data types whose elements share blocks.
+fn blocks() -> impl Iterator<Item = DType> {
+    let all = DType::ALL.iter().copied();
+    all.filter(|dtype| dtype.block_len() > 1)
+}
+
 /// Every case of a device that computes with activations of f32.
 pub fn cases() -> Vec<Case> {
     let f32_cache = KvTypes::both(KvType::F32);
@@ -226,13 +232,7 @@ pub fn cases() -> Vec<Case> {
         n_kv_heads: 2,
         head_dim: 64,
     };
-    for dtype in [
-        DType::Q4_1,
-        DType::Q4K,
-        DType::Q5K,
-        DType::Q6K,
-        DType::IQ4XS,
-    ] {
+    for dtype in blocks() {
         let program = decoder(dtype, &layer, Pairing::Halves);
         add(
             format!("a layer of {dtype}"),
@@ -258,6 +258,11 @@ pub fn cases() -> Vec<Case> {
         let program = experts(dtype, inner, normalizes, is_plain);
         // Few and many rows for each expert, also more than one tile of them.
         add(name, program, f32_cache, &[1, 70, 3, 7]);
+    }
+    for dtype in blocks() {
+        let name = format!("experts of {dtype}");
+        let inner = 96usize.next_multiple_of(dtype.block_len());
+        add(name, experts(dtype, inner, true, true), f32_cache, &[1, 20]);
     }
     add("mixed types".into(), mixed_types(), f32_cache, &[1, 5, 20]);
     for (name, program) in [
@@ -595,7 +600,7 @@ fn mixed_types() -> Program {
 pub fn experts(dtype: DType, inner: usize, normalizes: bool, is_plain: bool) -> Program {
     let random = &mut Random(21);
     let mut b = Builder::new();
-    let (dim, n_experts) = (64, 5);
+    let (dim, n_experts) = (64usize.next_multiple_of(dtype.block_len()), 5);
     let embd = b.weight(weight(random, DType::F32, (VOCAB, dim)));
     let mut router: Vec<f32> = (0..n_experts * dim).map(|_| random.unit()).collect();
     router.copy_within(dim..2 * dim, 2 * dim);
