@@ -1,6 +1,7 @@
 //! Adapters and devices: which there are, what they can do, and the kernels compiled for them.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -709,24 +710,27 @@ impl Device {
 
     /// Waits for a submission.
     pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), DeviceError> {
-        let polled = self.device.poll(wgpu::PollType::Wait {
+        let wait = wgpu::PollType::Wait {
             submission_index: Some(submission),
             timeout: Some(match self.info.kind {
                 AdapterKind::Software => PATIENCE_WITH_SOFTWARE,
                 _ => PATIENCE,
             }),
-        });
+        };
+        // A device that is lost meanwhile is no error of wgpu's, but a panic.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(wait)));
         self.check()?;
         match polled {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.lost(error.to_string())),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.lost(error.to_string())),
+            Err(_) => Err(self.lost("it failed while it was waited for".into())),
         }
     }
 
     /// Goes as a device goes that is taken away.
     pub(crate) fn lose(&self, reason: &str) {
-        self.device.destroy();
         self.lost(reason.into());
+        self.device.destroy();
     }
 
     /// Notes that it is lost: nothing that is under way will end.

@@ -134,7 +134,11 @@ impl Loaded {
         on_upload: OnUpload<'_>,
     ) -> Result<Loaded, DeviceError> {
         let opened = device.clone();
-        opened.attempt(|| Loaded::made(device, program, limits, kv_block_bytes, on_upload))
+        let made = || Loaded::made(device, program, limits, kv_block_bytes, on_upload);
+        opened.attempt(made).inspect_err(|_| {
+            // What was to be written to its buffers holds them until something is submitted.
+            _ = opened.submit(None).and_then(|written| opened.wait(written));
+        })
     }
 
     fn made(
@@ -145,7 +149,10 @@ impl Loaded {
         on_upload: OnUpload<'_>,
     ) -> Result<Loaded, DeviceError> {
         let max_binding = device.max_binding_bytes;
-        let over = |pages: &Pages| in_place::buffer(&device.device, pages);
+        let over = |pages: &Pages| {
+            let over = device.attempt(|| Ok(in_place::buffer(&device.device, pages)));
+            over.ok().flatten()
+        };
         let (plan, in_place) = lower_onto(&device, program, &limits, &over)?;
         let memory = memory(&plan, program, &limits, kv_block_bytes);
         let share = device.take(&memory.device)?;
@@ -195,32 +202,28 @@ impl Loaded {
             );
             rest + 4 * limits.n_kv_blocks
         };
-        // By itself, so that nothing is uploaded where there is no memory for the rest.
-        let (grids, slots, keys, values, batch) = device.attempt(|| {
-            let grids = grids.collect();
-            let slots = plan.slots.iter().map(scratch).collect();
-            let keys: Vec<_> = key_sizes.iter().map(cache).collect();
-            let values: Vec<_> = value_sizes.iter().map(cache).collect();
-            let batch = device.buffer("batch", 4 * n_words as u64, STORAGE);
-            Ok((grids, slots, keys, values, batch))
+        let all_sizes = key_sizes.iter().chain(&value_sizes);
+        let largest_block = all_sizes.map(|(_, block)| *block).max().unwrap_or(4);
+        // By themselves, so that nothing is uploaded where there is no memory for them.
+        let (mut buffers, spare_block, read) = device.attempt(|| {
+            let buffers = Buffers {
+                slots: plan.slots.iter().map(scratch).collect(),
+                uploads: Vec::new(),
+                grids: grids.collect(),
+                batch: device.buffer("batch", 4 * n_words as u64, STORAGE),
+                keys: key_sizes.iter().map(cache).collect(),
+                values: value_sizes.iter().map(cache).collect(),
+                nothing: device.buffer("nothing", 16, STORAGE),
+            };
+            let spare_block = device.buffer("block", largest_block, STORAGE);
+            let read = device.buffer(
+                "result",
+                result_bytes(program, &limits),
+                wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            );
+            Ok((buffers, spare_block, read))
         })?;
-        let uploads = upload(&device, &plan.uploads, in_place, on_upload)?;
-        let largest_block = keys.iter().chain(&values).map(|(_, block)| *block).max();
-        let spare_block = device.buffer("block", largest_block.unwrap_or(4), STORAGE);
-        let read = device.buffer(
-            "result",
-            result_bytes(program, &limits),
-            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        );
-        let buffers = Buffers {
-            slots,
-            uploads,
-            grids,
-            batch,
-            keys,
-            values,
-            nothing: device.buffer("nothing", 16, STORAGE),
-        };
+        buffers.uploads = upload(&device, &plan.uploads, in_place, on_upload)?;
         let weights = plan.uploads.iter().map(|upload| upload.weights().to_vec());
         let mut loaded = Loaded {
             device,
@@ -322,6 +325,23 @@ impl Loaded {
         Ok(())
     }
 
+    /// Writes what is new of a batch.
+    fn write(&self, batch: &Batch<'_>) {
+        let queue = &self.device.queue;
+        let bytes: Vec<u8> = self.words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        queue.write_buffer(&self.buffers.batch, 0, &bytes);
+        if let Some(slot) = self.input_slot {
+            let width = self.widths.input;
+            let padding = vec![0; 4 * (stride(width) - width)];
+            let mut bytes = Vec::with_capacity(4 * stride(width) * batch.tokens.len());
+            for row in batch.input.chunks(width) {
+                bytes.extend(row.iter().flat_map(|x| x.to_le_bytes()));
+                bytes.extend_from_slice(&padding);
+            }
+            queue.write_buffer(&self.buffers.slots[slot], 0, &bytes);
+        }
+    }
+
     /// Submits a step, and records the next while the device computes.
     fn submit(
         &mut self,
@@ -335,24 +355,16 @@ impl Loaded {
         );
         let n_bytes = 4 * self.words.len() as u64;
         if n_bytes > self.buffers.batch.size() {
-            self.buffers.batch = self
-                .device
-                .buffer("batch", n_bytes.next_power_of_two(), STORAGE);
+            let size = n_bytes.next_power_of_two();
+            let larger = || Ok(self.device.buffer("batch", size, STORAGE));
+            // Where there is no memory for it, the next step has what was there.
+            self.buffers.batch = self.device.attempt(larger)?;
             self.bind();
         }
-        let bytes: Vec<u8> = self.words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let queue = &self.device.queue;
-        queue.write_buffer(&self.buffers.batch, 0, &bytes);
-        if let Some(slot) = self.input_slot {
-            let width = self.widths.input;
-            let padding = vec![0; 4 * (stride(width) - width)];
-            let mut bytes = Vec::with_capacity(4 * stride(width) * batch.tokens.len());
-            for row in batch.input.chunks(width) {
-                bytes.extend(row.iter().flat_map(|x| x.to_le_bytes()));
-                bytes.extend_from_slice(&padding);
-            }
-            queue.write_buffer(&self.buffers.slots[slot], 0, &bytes);
-        }
+        self.device.attempt(|| {
+            self.write(batch);
+            Ok(())
+        })?;
         let recorded = self.ahead.take().filter(|(ahead, _)| *ahead == layout);
         let commands = match recorded {
             Some((_, commands)) => commands,

@@ -571,20 +571,22 @@ impl Worker {
         step: &Step,
         run: impl FnOnce(&mut dyn Executable) -> Result<T, DeviceError>,
     ) -> Result<T, EngineError> {
-        self.load()?;
-        let executable = &mut **self.executable.as_mut().expect("loaded above");
         let run = || {
+            self.load()?;
+            let executable = &mut **self.executable.as_mut().expect("loaded above");
             for &(from, to) in &step.copies {
-                executable.copy_block(from, to)?;
+                executable
+                    .copy_block(from, to)
+                    .map_err(EngineError::Device)?;
             }
-            run(executable)
+            run(executable).map_err(EngineError::Device)
         };
-        let logits = catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-            EngineError::Failed(text.unwrap_or("panic without a message").to_owned())
-        })?;
-        logits.map_err(EngineError::Device)
+            let text = text.unwrap_or("panic without a message");
+            Err(EngineError::Failed(text.to_owned()))
+        })
     }
 
     /// Deals with the logits of a step, or fails its requests; whether it was computed.
