@@ -26,6 +26,8 @@ struct Faults {
     next: Option<(usize, DeviceError)>,
     /// Fails every attempt to load.
     is_gone: bool,
+    /// Panics with every attempt to load, as a driver's library may.
+    is_broken: bool,
     n_loads: usize,
 }
 
@@ -57,6 +59,8 @@ impl Backend for Device {
     }
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
+        let is_broken = self.0.lock().unwrap().is_broken;
+        assert!(!is_broken, "a broken driver");
         let mut faults = self.0.lock().unwrap();
         if faults.is_gone {
             return Err(BackendError::Device {
@@ -246,6 +250,13 @@ fn a_device_that_stays_away_fails_requests_until_it_is_back() {
         assert_eq!(answer(&engine, 0), Err(EngineError::Device(lost())));
     }
     device.set_gone(false);
+    let set_broken = |is_broken| device.0.lock().unwrap().is_broken = is_broken;
+    set_broken(true);
+    for _ in 0..2 {
+        let failed = EngineError::Failed("a broken driver".into());
+        assert_eq!(answer(&engine, 0), Err(failed));
+    }
+    set_broken(false);
     assert_eq!(answer(&engine, 0).unwrap(), wanted[0]);
     assert_eq!(engine.stats().n_reloads, 1);
     is_clean(&engine);
