@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::bail;
-use minerva_compute::cpu::CpuOptions;
+use minerva_compute::cpu::{self, CpuOptions};
 use minerva_compute::{
     Backend, CpuBackend, DeviceLayers, KvType, KvTypes, ReferenceBackend, SplitBackend,
 };
@@ -47,6 +47,8 @@ enum WeightsPlace {
     /// In the model's file, where the device can
     #[default]
     Mapped,
+    /// In the model's file, whose pages the system then keeps in memory; for processors
+    Locked,
     /// In memory of the device; on a processor that takes longer to load, and has large pages
     Copied,
 }
@@ -113,9 +115,13 @@ impl BackendArgs {
         }
     }
 
-    /// Whether weights are copied that could be read in place.
-    pub(crate) fn copies_weights(&self) -> bool {
-        self.weights == WeightsPlace::Copied
+    /// Where a processor reads weights.
+    pub(crate) fn weights(&self) -> cpu::WeightsPlace {
+        match self.weights {
+            WeightsPlace::Mapped => cpu::WeightsPlace::Mapped,
+            WeightsPlace::Locked => cpu::WeightsPlace::Locked,
+            WeightsPlace::Copied => cpu::WeightsPlace::Copied,
+        }
     }
 
     /// Opens the backend; without a number of threads, the CPU takes one per core.
@@ -126,7 +132,7 @@ impl BackendArgs {
             gpu_memory_bytes: self.gpu_memory_budget,
             cpu: CpuOptions {
                 threads: n_threads.map(NonZeroUsize::get),
-                copies_weights: self.copies_weights(),
+                weights: self.weights(),
                 uses_tiles: self.batches == Batches::Fast,
                 ..CpuOptions::default()
             },
@@ -152,16 +158,26 @@ impl Placement {
         match &self.device {
             Device::Auto => match self.hardware()? {
                 Some(gpu) => self.split(gpu),
-                None => cpu(&self.cpu),
+                None => processor(&self.cpu),
             },
             Device::Cpu => {
                 self.check_no_gpu("the processor")?;
-                cpu(&self.cpu)
+                processor(&self.cpu)
             }
             Device::Reference => {
                 self.check_no_gpu("the reference backend")?;
-                if self.cpu.copies_weights {
-                    bail!("weights: copied, expected mapped: the reference backend copies nothing");
+                match self.cpu.weights {
+                    cpu::WeightsPlace::Mapped => {}
+                    cpu::WeightsPlace::Locked => {
+                        bail!(
+                            "weights: locked, expected mapped: the reference backend locks nothing"
+                        )
+                    }
+                    cpu::WeightsPlace::Copied => {
+                        bail!(
+                            "weights: copied, expected mapped: the reference backend copies nothing"
+                        )
+                    }
                 }
                 self.check_exact("the reference backend")?;
                 Ok(Opened {
@@ -184,6 +200,11 @@ impl Placement {
     fn split(&self, gpu: Arc<dyn Backend>) -> anyhow::Result<Opened> {
         if self.layers == DeviceLayers::All {
             self.check_exact("a GPU")?;
+            if self.cpu.weights == cpu::WeightsPlace::Locked {
+                bail!(
+                    "weights: locked, expected mapped or copied: a GPU computes, and locks nothing"
+                );
+            }
             return Ok(Opened {
                 backend: gpu,
                 cpu: None,
@@ -191,7 +212,7 @@ impl Placement {
                 n_threads: 1,
             });
         }
-        let processor = cpu(&self.cpu)?;
+        let processor = processor(&self.cpu)?;
         Ok(Opened {
             backend: Arc::new(SplitBackend::new(gpu, processor.backend, self.layers)),
             cpu: None,
@@ -231,7 +252,7 @@ impl Placement {
 }
 
 /// The processor.
-pub(crate) fn cpu(options: &CpuOptions) -> anyhow::Result<Opened> {
+pub(crate) fn processor(options: &CpuOptions) -> anyhow::Result<Opened> {
     let backend = CpuBackend::new(options)?;
     let progress = crate::progress::UploadProgress::new("into memory");
     let backend = Arc::new(backend.on_copy(move |done, total| progress.show(done, total)));
@@ -272,7 +293,7 @@ impl Placement {
         let options = minerva_gpu::GpuOptions {
             choice,
             memory_bytes: self.gpu_memory_bytes,
-            copies_weights: self.cpu.copies_weights,
+            copies_weights: self.cpu.weights == cpu::WeightsPlace::Copied,
             ..minerva_gpu::GpuOptions::default()
         };
         let progress = crate::progress::UploadProgress::new("to the GPU");

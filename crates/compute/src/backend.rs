@@ -283,6 +283,13 @@ pub enum BackendError {
         /// How much was asked for.
         bytes: usize,
     },
+    /// The system does not keep weights in memory.
+    NotLocked {
+        /// Of all weights.
+        bytes: usize,
+        /// What it says.
+        problem: String,
+    },
     /// A cache type does not go with a layer's heads.
     KvType {
         /// Keys or values.
@@ -374,6 +381,11 @@ impl std::fmt::Display for BackendError {
             BackendError::OutOfMemory { what, bytes } => {
                 write!(f, "no memory for {what}: {bytes} bytes wanted")
             }
+            BackendError::NotLocked { bytes, problem } => write!(
+                f,
+                "weights: {bytes} bytes cannot be locked in memory ({problem}), expected a limit of \
+                 as many for this process (`ulimit -l`), or weights that are mapped"
+            ),
             BackendError::Device { device, error } => write!(f, "{device}: {error}"),
             BackendError::KvType {
                 what,

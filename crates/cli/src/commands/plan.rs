@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Context;
+use minerva_compute::cpu::WeightsPlace;
 use minerva_compute::{Backend, KvType, KvTypes};
 use minerva_engine::{EngineOptions, MemoryPlan, Model, memory_limit};
 use serde_json::{Value, json};
@@ -99,9 +100,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Format::Json => print_json(&to_json(&plan, &options, &budget, &savings)),
         Format::Text => {
             let n_layers = model.hparams().n_layers;
-            let weights = match args.backend.copies_weights() {
-                true => "copied from the file",
-                false => "used in place from the file",
+            let weights = match args.backend.weights() {
+                WeightsPlace::Mapped => "used in place from the file",
+                WeightsPlace::Locked => "used in place from the file, and locked",
+                WeightsPlace::Copied => "copied from the file",
             };
             print_text(&plan, &options, &budget, &savings, (n_layers, weights))
         }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 
 use minerva_compute::DeviceLayers;
-use minerva_compute::cpu::CpuOptions;
+use minerva_compute::cpu::{self, CpuOptions};
 use minerva_engine::Backends;
 use minerva_server::{Batches, DeviceFallback, EngineSettings, WeightsPlace};
 
@@ -52,13 +52,17 @@ fn backends(
     let device: Device = settings.device.parse().map_err(anyhow::Error::msg)?;
     let cpu = CpuOptions {
         threads: n_threads.map(NonZeroUsize::get),
-        copies_weights: settings.weights == WeightsPlace::Copied,
+        weights: match settings.weights {
+            WeightsPlace::Mapped => cpu::WeightsPlace::Mapped,
+            WeightsPlace::Locked => cpu::WeightsPlace::Locked,
+            WeightsPlace::Copied => cpu::WeightsPlace::Copied,
+        },
         uses_tiles: settings.batches == Batches::Fast,
         ..CpuOptions::default()
     };
     let fallback = match settings.device_fallback {
         DeviceFallback::None => None,
-        DeviceFallback::Cpu => Some(backend::cpu(&cpu)?.backend),
+        DeviceFallback::Cpu => Some(backend::processor(&cpu)?.backend),
     };
     let layers = settings.gpu_layers.0;
     // A GPU that computes everything needs no threads and has one way to compute; what takes over for it
@@ -72,6 +76,10 @@ fn backends(
         cpu: CpuOptions {
             threads: cpu.threads.filter(|_| !is_for_fallback),
             uses_tiles: cpu.uses_tiles && !is_for_fallback,
+            weights: match cpu.weights {
+                cpu::WeightsPlace::Locked if is_for_fallback => cpu::WeightsPlace::Mapped,
+                other => other,
+            },
             ..cpu
         },
     };

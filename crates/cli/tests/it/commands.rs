@@ -440,6 +440,16 @@ fn devices_are_listed_and_unknown_ones_refused() {
         assert_eq!(on_gpu, answer(&["--device", "reference"]));
         let copied = ["--device", "gpu", "--weights", "copied"];
         assert_eq!(on_gpu, answer(&copied));
+        let locked = [
+            "run",
+            &model,
+            "hello",
+            "--device",
+            "gpu",
+            "--weights",
+            "locked",
+        ];
+        minerva(&folder, &locked).fails(&["weights: locked, expected mapped or copied"]);
     }
     minerva(
         &folder,
@@ -459,6 +469,10 @@ fn devices_are_listed_and_unknown_ones_refused() {
         minerva(&folder, &[&usual[..], &["--weights", place]].concat()).ok()
     };
     assert_eq!(on_processor("copied"), on_processor("mapped"));
+    assert_eq!(on_processor("locked"), on_processor("mapped"));
+    let locked = ["run", &model, "hello", "--weights", "locked", "--device"];
+    minerva(&folder, &[&locked[..], &["reference"]].concat())
+        .fails(&["weights: locked, expected mapped"]);
 }
 
 #[test]

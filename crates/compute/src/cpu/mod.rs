@@ -8,6 +8,7 @@ mod copied;
 mod exec;
 mod isa;
 mod kernels;
+mod locked;
 mod lower;
 mod ops;
 mod roofline;
@@ -27,6 +28,18 @@ pub use roofline::{Peak, Roofline};
 use kernels::{Kernels, TileKernels};
 use threads::Pool;
 
+/// Where the CPU reads weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightsPlace {
+    /// Where they are: in the pages of a mapped file.
+    #[default]
+    Mapped,
+    /// There too, and the system keeps the pages in memory until they are unmapped.
+    Locked,
+    /// In memory of its own, in huge pages where the system has them.
+    Copied,
+}
+
 /// How the CPU is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
@@ -34,8 +47,8 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// The instruction set; `None` for the best, or what `MINERVA_ISA` names.
     pub isa: Option<Isa>,
-    /// Copies the weights of programs into memory of its own, in huge pages where the system has them.
-    pub copies_weights: bool,
+    /// Where weights are read.
+    pub weights: WeightsPlace,
     /// Multiplies 32 tokens or more in tiles of bf16, which is faster; a token's bits then depend on how
     /// many are computed with it. For processors with AMX, and for [`Isa::Scalar`], where it is slow.
     pub uses_tiles: bool,
@@ -47,7 +60,7 @@ pub struct CpuBackend {
     kernels: &'static Kernels,
     tiles: Option<&'static TileKernels>,
     pool: Arc<Pool>,
-    copies_weights: bool,
+    weights: WeightsPlace,
     on_copy: Box<dyn Fn(u64, u64) + Send + Sync>,
 }
 
@@ -101,12 +114,12 @@ impl CpuBackend {
             kernels,
             tiles,
             pool,
-            copies_weights: options.copies_weights,
+            weights: options.weights,
             on_copy: Box::new(|_, _| {}),
         })
     }
 
-    /// Tells how many bytes of weights are copied, of how many.
+    /// Tells how many bytes of weights are copied or locked, of how many.
     pub fn on_copy(mut self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> CpuBackend {
         self.on_copy = Box::new(tell);
         self
@@ -130,10 +143,10 @@ impl Backend for CpuBackend {
             "CPU, {}, {n} {}{}{}",
             self.isa,
             if n == 1 { "thread" } else { "threads" },
-            if self.copies_weights {
-                ", weights copied"
-            } else {
-                ""
+            match self.weights {
+                WeightsPlace::Mapped => "",
+                WeightsPlace::Locked => ", weights locked",
+                WeightsPlace::Copied => ", weights copied",
             },
             if self.tiles.is_some() {
                 ", fast batches"
@@ -158,9 +171,13 @@ impl Backend for CpuBackend {
     }
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
-        let program = match self.copies_weights {
-            true => copied::with_copied_weights(program, &*self.on_copy)?,
-            false => program,
+        let program = match self.weights {
+            WeightsPlace::Mapped => program,
+            WeightsPlace::Locked => {
+                locked::lock_weights(&program, &*self.on_copy)?;
+                program
+            }
+            WeightsPlace::Copied => copied::with_copied_weights(program, &*self.on_copy)?,
         };
         exec::load(self, &program, limits)
     }

@@ -149,6 +149,8 @@ pub enum WeightsPlace {
     /// In the model's file, where the device can.
     #[default]
     Mapped,
+    /// There too, and the system keeps the pages in memory; for processors.
+    Locked,
     /// In memory of the device.
     Copied,
 }

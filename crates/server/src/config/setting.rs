@@ -227,9 +227,9 @@ pub const SETTINGS: &[Setting] = &[
         key: "engine.weights",
         flag: "weights",
         value_name: "WHERE",
-        help: "Where weights are read: mapped (in the model's file, where the device can), copied (in memory of the device, which on a processor takes longer to load and has large pages)",
+        help: "Where weights are read: mapped (in the model's file, where the device can), locked (there too, and the system keeps its pages in memory; for processors), copied (in memory of the device, which on a processor takes longer to load and has large pages)",
         is_reloaded: false,
-        kind: Kind::Word(&["mapped", "copied"]),
+        kind: Kind::Word(&["mapped", "locked", "copied"]),
     },
     Setting {
         key: "engine.batches",
