@@ -180,7 +180,8 @@ async def reload():
 
 async def drain():
     with serve() as service:
-        streams = [await Request(service, max_tokens=400).send() for _ in range(8)]
+        # Long enough that they outlast the signal and what is asked then, on a busy machine too.
+        streams = [await Request(service, max_tokens=1200).send() for _ in range(8)]
         assert [await stream.head() for stream in streams] == [200] * 8
         service.process.send_signal(signal.SIGTERM)
         late = await Request(service, max_tokens=1).send()
