@@ -51,27 +51,32 @@ impl Block for Q6K {
         }
         for half in 0..2 {
             for quarter in 0..2 {
-                // Bits of columns 32 c + 16 quarter to 32 c + 16 quarter + 16, c in 0..4.
-                let low = s.load_rows(&rows[64 * half + 16 * quarter..], stride);
-                let next = s.load_rows(&rows[64 * half + 32 + 16 * quarter..], stride);
-                let high = s.load_rows(&rows[128 + 32 * half + 16 * quarter..], stride);
-                let mut codes = [
-                    low_nibbles(s, low),
-                    low_nibbles(s, next),
-                    high_nibbles(s, low),
-                    high_nibbles(s, next),
-                ];
-                for (i, high) in high.into_iter().enumerate() {
-                    let upper = s.splat_i8(0x30);
-                    codes[0][i] = s.or(codes[0][i], s.and(s.shl(high, 4), upper));
-                    codes[1][i] = s.or(codes[1][i], s.and(s.shl(high, 2), upper));
-                    codes[2][i] = s.or(codes[2][i], s.and(high, upper));
-                    codes[3][i] = s.or(codes[3][i], s.and(s.shr(high, 2), upper));
-                }
-                for (c, codes) in codes.into_iter().enumerate() {
-                    out.put(s, 8 * half + 2 * c + quarter, codes);
-                }
+                // Columns 32 c + 16 quarter to 32 c + 16 quarter + 16 of the half, c in 0..4. Each c is written
+                // out: in a loop over them codes would go through memory, which costs a fifth of all.
+                let (first, c) = (16 * quarter, 8 * half + quarter);
+                let high = s.load_rows(&rows[128 + 32 * half + first..], stride);
+                let low = s.load_rows(&rows[64 * half + first..], stride);
+                out.put(s, c, with_upper(s, low_nibbles(s, low), high, 0));
+                out.put(s, c + 4, with_upper(s, high_nibbles(s, low), high, 2));
+                let low = s.load_rows(&rows[64 * half + 32 + first..], stride);
+                out.put(s, c + 2, with_upper(s, low_nibbles(s, low), high, 1));
+                out.put(s, c + 6, with_upper(s, high_nibbles(s, low), high, 3));
             }
         }
     }
+}
+
+/// The lower four bits of codes and, of four pairs in each byte of `high`, pair `c`.
+#[inline(always)]
+fn with_upper<S: Simd>(s: S, mut low: [S::I; 4], high: [S::I; 4], c: usize) -> [S::I; 4] {
+    for (low, high) in low.iter_mut().zip(high) {
+        let pair = match c {
+            0 => s.shl(high, 4),
+            1 => s.shl(high, 2),
+            2 => high,
+            _ => s.shr(high, 2),
+        };
+        *low = s.or(*low, s.and(pair, s.splat_i8(0x30)));
+    }
+    low
 }
