@@ -46,6 +46,9 @@ impl Block for IQ4XS {
             out.put_scale(s, g as usize, s.mul(d, scale));
         }
         for g in 0..8 {
+            if g % 2 == 0 {
+                out.part(s, Self::BYTES / 4);
+            }
             let codes = s.load_rows(&rows[8 + 16 * g..], stride);
             out.put_signed(s, 2 * g, look_up(s, &UNEVEN_STEPS, low_nibbles(s, codes)));
             out.put_signed(

@@ -34,6 +34,7 @@ impl Block for Q4K {
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         unpack_scales_rows(s, rows, stride, out);
         for pair in 0..4 {
+            out.part(s, Self::BYTES / 4);
             for half in 0..2 {
                 let codes = s.load_rows(&rows[16 + 32 * pair + 16 * half..], stride);
                 out.put(s, 4 * pair + half, low_nibbles(s, codes));

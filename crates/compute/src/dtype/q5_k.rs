@@ -41,6 +41,9 @@ impl Block for Q5K {
         for half in 0..2 {
             let fifths = s.load_rows(&rows[16 + 16 * half..], stride);
             for pair in 0..4 {
+                if pair % 2 == 0 {
+                    out.part(s, Self::BYTES / 4);
+                }
                 let codes = s.load_rows(&rows[48 + 32 * pair + 16 * half..], stride);
                 let (mut low, mut high) = (low_nibbles(s, codes), high_nibbles(s, codes));
                 for (i, fifths) in fifths.into_iter().enumerate() {

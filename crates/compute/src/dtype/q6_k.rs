@@ -53,6 +53,7 @@ impl Block for Q6K {
             for quarter in 0..2 {
                 // Columns 32 c + 16 quarter to 32 c + 16 quarter + 16 of the half, c in 0..4. Each c is written
                 // out: in a loop over them codes would go through memory, which costs a fifth of all.
+                out.part(s, Self::BYTES / 4);
                 let (first, c) = (16 * quarter, 8 * half + quarter);
                 let high = s.load_rows(&rows[128 + 32 * half + first..], stride);
                 let low = s.load_rows(&rows[64 * half + first..], stride);

@@ -36,6 +36,9 @@ impl Block for Q8K {
             out.put_scale(s, g, d);
         }
         for c in 0..16 {
+            if c % 4 == 0 {
+                out.part(s, Self::BYTES / 4);
+            }
             let q = s.load_rows(&rows[4 + 16 * c..], stride);
             out.put_signed(s, c, q);
         }

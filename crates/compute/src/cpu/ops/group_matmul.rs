@@ -414,26 +414,29 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
     // Filled for each block anew: to make them anew costs a fifth of all.
     let mut products = Products::<S, B, N> {
         q: [&[]; N],
+        ns: [&[]; N],
         dots: [[s.splat_i32(0); N]; MAX_GROUPS],
         scales: [s.splat(0.0); MAX_GROUPS],
         mins: [s.splat(0.0); MAX_GROUPS],
         asking: ahead.begin_streams(bytes.as_ptr().addr(), (row, n_rows, row_bytes)),
+        n_told: 0,
         ahead,
         _type: PhantomData,
     };
     for block in 0..x.width / B::LEN {
-        if const { !asks_in_parts::<B>() } {
-            products.asking.read(s, B::BYTES, products.ahead);
-        }
         for t in 0..N {
             products.q[t] = &q[t][block * (B::LEN / 4)..][..B::LEN / 4];
-            let ns = &row_ns[t][block * n_groups..][..n_groups];
-            for (dots, n) in products.dots[..n_groups].iter_mut().zip(ns) {
-                dots[t] = s.splat_i32(start_of(*n, offset::<S, B>()));
+            products.ns[t] = &row_ns[t][block * n_groups..][..n_groups];
+            if group_len == 32 {
+                for (dots, n) in products.dots[..n_groups].iter_mut().zip(products.ns[t]) {
+                    dots[t] = s.splat_i32(start_of(*n, offset::<S, B>()));
+                }
             }
         }
         let bytes = &bytes[row * row_bytes + block * B::BYTES..];
         B::unpack_rows(s, bytes, n_rows * row_bytes, &mut products);
+        let n_left = B::BYTES - std::mem::take(&mut products.n_told);
+        products.asking.read(s, n_left, products.ahead);
         for t in 0..N {
             let d = &d[t][block * (B::LEN / 32)..][..B::LEN / 32];
             let sums = &row_sums[t][block * n_groups..][..n_groups];
@@ -452,42 +455,44 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
     }
 }
 
-/// Whether a few lines are asked for with each quarter of a block, in whatever order its sixteens come (one of
-/// 0, 5, 10 and 15 is in each), and not all of them before it: those of sixteen long blocks are more than a
-/// processor keeps on their way, and what it reads then waits for them. Two threads of Zen 4 read Q6_K at 25
-/// GB/s so, else at 17.
-const fn asks_in_parts<B: Block>() -> bool {
-    B::LEN == 256 && B::BYTES > 128
-}
-
 /// The most groups of a block.
 const MAX_GROUPS: usize = 16;
 
 /// A block of sixteen rows, multiplied as it is taken apart.
 struct Products<'a, S: Simd, B, const N: usize> {
     q: [&'a [[i8; 4]]; N],
+    ns: [&'a [i32]; N],
     dots: [[S::I; N]; MAX_GROUPS],
     scales: [S::F; MAX_GROUPS],
     mins: [S::F; MAX_GROUPS],
     asking: Asking,
+    /// Bytes that parts of the block told of.
+    n_told: usize,
     ahead: &'a mut Ahead,
     _type: PhantomData<B>,
 }
 
 impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
     #[inline(always)]
+    fn part(&mut self, s: S, n_bytes: usize) {
+        self.n_told += n_bytes;
+        self.asking.read(s, n_bytes, self.ahead);
+    }
+    #[inline(always)]
     fn put(&mut self, s: S, c: usize, q: [S::I; 4]) {
         let Form::Groups { group_len, .. } = B::FORM else {
             unreachable!("chosen by form")
         };
-        if const { asks_in_parts::<B>() } && c % 4 == c / 4 {
-            self.asking.read(s, B::BYTES.div_ceil(4), self.ahead);
-        }
-        let dots = &mut self.dots[16 * c / group_len];
-        for (t, sum) in dots.iter_mut().enumerate() {
+        let g = 16 * c / group_len;
+        for (t, sum) in self.dots[g].iter_mut().enumerate() {
             let x = self.q[t][4 * c..].first_chunk::<4>();
             let max = const { max::<B>() };
-            *sum = s.dot16(*sum, q, x.expect("sixteen elements"), max);
+            // Of two sixteens either may be the first, so their group's sum has been started.
+            let start = match group_len {
+                16 => s.splat_i32(start_of(self.ns[t][g], offset::<S, B>())),
+                _ => *sum,
+            };
+            *sum = s.dot16(start, q, x.expect("sixteen elements"), max);
         }
     }
     #[inline(always)]
