@@ -242,7 +242,7 @@ pub(super) enum Asking {
 }
 
 impl Asking {
-    /// Asks for as much as is read now: `n_bytes` of each row.
+    /// Asks for as much as is read: `n_bytes` of each row.
     #[inline(always)]
     pub(super) fn read<S: Simd>(&mut self, s: S, n_bytes: usize, ahead: &mut Ahead) {
         match self {
@@ -288,7 +288,7 @@ impl Streams {
     }
 }
 
-/// What lies behind what is read, in the order of memory; kept in registers.
+/// What lies behind what is read, in the order of memory.
 pub(super) struct Behind {
     at: usize,
     left: usize,
@@ -297,7 +297,7 @@ pub(super) struct Behind {
 }
 
 impl Behind {
-    /// Asks for as much as is read now.
+    /// Asks for as much as is read.
     #[inline(always)]
     pub(super) fn read<S: Simd>(&mut self, s: S, n_bytes: usize, ahead: &mut Ahead) {
         self.owed += n_bytes * self.factor;

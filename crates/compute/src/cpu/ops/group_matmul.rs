@@ -411,7 +411,7 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
         row,
         n_rows,
     } = *rows;
-    // Filled for each block anew: to make them anew costs a fifth of all.
+    // Kept from block to block: to make them anew costs a fifth of all.
     let mut products = Products::<S, B, N> {
         q: [&[]; N],
         ns: [&[]; N],
@@ -435,7 +435,9 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
         }
         let bytes = &bytes[row * row_bytes + block * B::BYTES..];
         B::unpack_rows(s, bytes, n_rows * row_bytes, &mut products);
-        let n_left = B::BYTES - std::mem::take(&mut products.n_told);
+        let n_told = std::mem::take(&mut products.n_told);
+        debug_assert!(n_told <= B::BYTES, "parts are of a block");
+        let n_left = B::BYTES.saturating_sub(n_told);
         products.asking.read(s, n_left, products.ahead);
         for t in 0..N {
             let d = &d[t][block * (B::LEN / 32)..][..B::LEN / 32];
