@@ -160,10 +160,10 @@ pub fn products(dtype: DType) -> Case {
     }
 }
 
-/// The data types whose elements share blocks.
-fn blocks() -> impl Iterator<Item = DType> {
+/// The data types that the matrices of models have: those whose elements share blocks, and numbers of two bytes.
+fn of_matrices() -> impl Iterator<Item = DType> {
     let all = DType::ALL.iter().copied();
-    all.filter(|dtype| dtype.block_len() > 1)
+    all.filter(|dtype| dtype.block_len() > 1 || matches!(dtype, DType::F16 | DType::BF16))
 }
 
 /// Every case of a device that computes with activations of f32.
@@ -222,8 +222,22 @@ pub fn cases() -> Vec<Case> {
         n_kv_heads: 2,
         head_dim: 16,
     };
-    let program = decoder(DType::Q8_0, &wide, Pairing::Halves);
-    add("wide rows".into(), program, f32_cache, &[1, 3, 7, 9, 140]);
+    let wide_blocks = Shape {
+        dim: 256,
+        ffn: 6144,
+        head_dim: 64,
+        ..wide
+    };
+    for (dtype, shape) in [
+        (DType::Q8_0, &wide),
+        (DType::Q4_0, &wide),
+        (DType::F16, &wide),
+        (DType::Q4K, &wide_blocks),
+    ] {
+        let program = decoder(dtype, shape, Pairing::Halves);
+        let name = format!("wide rows of {dtype}");
+        add(name, program, f32_cache, &[1, 3, 7, 9, 140]);
+    }
     // Products whose answers are what other products read.
     let layer = Shape {
         dim: 256,
@@ -232,7 +246,7 @@ pub fn cases() -> Vec<Case> {
         n_kv_heads: 2,
         head_dim: 64,
     };
-    for dtype in blocks() {
+    for dtype in of_matrices() {
         let program = decoder(dtype, &layer, Pairing::Halves);
         add(
             format!("a layer of {dtype}"),
@@ -259,7 +273,7 @@ pub fn cases() -> Vec<Case> {
         // Few and many rows for each expert, also more than one tile of them.
         add(name, program, f32_cache, &[1, 70, 3, 7]);
     }
-    for dtype in blocks() {
+    for dtype in of_matrices() {
         let name = format!("experts of {dtype}");
         let inner = 96usize.next_multiple_of(dtype.block_len());
         add(name, experts(dtype, inner, true, true), f32_cache, &[1, 20]);

@@ -79,7 +79,7 @@ pub enum Choice {
     /// The best.
     #[default]
     Best,
-    /// The best of those whose name contains this, in upper or lower case.
+    /// The best that has this name, or else of those whose name contains it, in upper or lower case.
     Named(String),
 }
 
@@ -268,7 +268,13 @@ impl Device {
             Choice::Hardware => info.kind != AdapterKind::Software,
             Choice::Named(name) => info.name.to_lowercase().contains(&name.to_lowercase()),
         };
-        let Some(idx) = infos.iter().position(is_wanted) else {
+        // A name may be a part of another.
+        let is_named = |info: &AdapterInfo| match &options.choice {
+            Choice::Named(name) => info.name.to_lowercase() == name.to_lowercase(),
+            _ => false,
+        };
+        let exact = infos.iter().position(is_named);
+        let Some(idx) = exact.or_else(|| infos.iter().position(is_wanted)) else {
             return Err(OpenError::NoAdapter {
                 wanted: match &options.choice {
                     Choice::Best => "adapter".into(),
@@ -406,7 +412,12 @@ impl Device {
             // On Metal the range is a constant of wgpu's and not the adapter's.
             let is_fixed = wgpu_info.subgroup_min_size == wgpu_info.subgroup_max_size
                 || wgpu_info.backend == wgpu::Backend::Metal;
-            if let Some(size) = opened.probe().map_err(failed)?.filter(|_| is_fixed) {
+            let size = match opened.probe() {
+                // A driver that refuses this kernel may take those that do without.
+                Err(DeviceError::Kernel { .. } | DeviceError::Refused(_)) => None,
+                probed => probed.map_err(failed)?,
+            };
+            if let Some(size) = size.filter(|_| is_fixed) {
                 opened.abilities.reduction = Reduction::Subgroup(size);
                 // A tile is cut for subgroups of 32.
                 if size == 32 {

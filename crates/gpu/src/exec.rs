@@ -77,8 +77,6 @@ pub(crate) struct Loaded {
     device: Arc<Device>,
     limits: Limits,
     memory: Memory,
-    /// Given back with the program.
-    _share: Share,
     program: Program,
     /// Those of each upload.
     weights: Vec<Vec<Weight>>,
@@ -98,6 +96,8 @@ pub(crate) struct Loaded {
     ahead: Option<(Layout, wgpu::CommandBuffer)>,
     /// Where dispatches are measured.
     profile: Option<Profile>,
+    /// Given back last, when all that it is for has been dropped.
+    _share: Share,
 }
 
 /// Everything that a step can bind.

@@ -24,7 +24,8 @@ enum Shape {
 /// The options of `selftest`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The GPU: gpu for the best adapter, or a part of an adapter's name
+    /// The GPU: gpu for the best adapter, auto for the best that is not the processor itself, or a part of an
+    /// adapter's name
     #[arg(long, value_name = "DEVICE", default_value = "gpu")]
     device: String,
 
@@ -45,6 +46,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let choice = match args.device.as_str() {
         "gpu" => Choice::Best,
+        "auto" => Choice::Hardware,
+        "cpu" => anyhow::bail!("--device: found cpu, expected a GPU: this tests a GPU's kernels"),
         name => Choice::Named(name.into()),
     };
     let types = match &args.speed {
