@@ -73,6 +73,33 @@ struct BoundStep {
     pipeline: Arc<Pipeline>,
 }
 
+/// Bytes of each layer's keys and of its values, and of a block of them.
+pub(crate) fn cache_sizes(
+    program: &Program,
+    limits: &Limits,
+    max_binding: u64,
+) -> Result<[Vec<(u64, u64)>; 2], DeviceError> {
+    let of_type = |kv_type: minerva_compute::KvType| -> Result<Vec<(u64, u64)>, DeviceError> {
+        let layers = program.kv().iter().map(|shape| {
+            let head_bytes = kv_type.head_bytes(shape.head_dim);
+            let head_bytes = head_bytes.expect("checked for every layer");
+            let block = (KV_BLOCK_LEN * shape.n_kv_heads * head_bytes) as u64;
+            let all = block.saturating_mul(limits.n_kv_blocks as u64);
+            match all <= max_binding {
+                true => Ok((all, block)),
+                false => Err(DeviceError::NoRoom {
+                    what: "the cache of a layer in one buffer".into(),
+                    wanted_bytes: all,
+                    available_bytes: max_binding,
+                }),
+            }
+        });
+        layers.collect()
+    };
+    let KvTypes { k, v } = limits.kv_types;
+    Ok([of_type(k)?, of_type(v)?])
+}
+
 pub(crate) struct Loaded {
     device: Arc<Device>,
     limits: Limits,
@@ -156,26 +183,7 @@ impl Loaded {
         let (plan, in_place) = lower_onto(&device, program, &limits, &over)?;
         let memory = memory(&plan, program, &limits, kv_block_bytes);
         let share = device.take(&memory.device)?;
-        let KvTypes { k, v } = limits.kv_types;
-        let cache_sizes =
-            |kv_type: minerva_compute::KvType| -> Result<Vec<(u64, u64)>, DeviceError> {
-                let layers = program.kv().iter().map(|shape| {
-                    let head_bytes = kv_type.head_bytes(shape.head_dim);
-                    let head_bytes = head_bytes.expect("checked for every layer");
-                    let block = (KV_BLOCK_LEN * shape.n_kv_heads * head_bytes) as u64;
-                    let all = block.saturating_mul(limits.n_kv_blocks as u64);
-                    match all <= max_binding {
-                        true => Ok((all, block)),
-                        false => Err(DeviceError::NoRoom {
-                            what: "the cache of a layer in one buffer".into(),
-                            wanted_bytes: all,
-                            available_bytes: max_binding,
-                        }),
-                    }
-                });
-                layers.collect()
-            };
-        let (key_sizes, value_sizes) = (cache_sizes(k)?, cache_sizes(v)?);
+        let [key_sizes, value_sizes] = cache_sizes(program, &limits, max_binding)?;
 
         let mut steps = Vec::with_capacity(plan.steps.len());
         for step in plan.steps {

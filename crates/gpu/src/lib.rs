@@ -31,7 +31,7 @@ use minerva_compute::{
 pub use device::{AdapterInfo, AdapterKind, Choice, GpuOptions, Held, OpenError, adapters};
 
 use device::Device;
-use exec::{Loaded, memory};
+use exec::{Loaded, cache_sizes, memory};
 use kernels::{Abilities, Form, MatrixUnits, Reduction};
 use lower::lower;
 
@@ -199,6 +199,7 @@ impl Backend for GpuBackend {
         // Known even while the device is lost.
         let plan = lower(program, &limits, self.abilities, self.max_binding_bytes)
             .map_err(|error| self.error(error))?;
+        cache_sizes(program, &limits, self.max_binding_bytes).map_err(|error| self.error(error))?;
         Ok(memory(&plan, program, &limits, block_bytes))
     }
 

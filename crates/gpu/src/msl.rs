@@ -9,11 +9,10 @@ use crate::kernels::{Form, Kernel, Reduction};
 /// From macOS 11 to 26.
 const VERSIONS: [(u8, u8); 4] = [(2, 3), (3, 0), (3, 2), (4, 0)];
 
-/// A kernel, checked.
-fn module(kernel: Kernel, reduction: Reduction) -> (naga::Module, naga::valid::ModuleInfo) {
-    let source = kernel.source(reduction);
-    let module = naga::front::wgsl::parse_str(&source)
-        .unwrap_or_else(|error| panic!("{kernel}: {}", error.emit_to_string(&source)));
+/// A kernel's text, checked.
+fn module(name: &str, source: &str) -> (naga::Module, naga::valid::ModuleInfo) {
+    let module = naga::front::wgsl::parse_str(source)
+        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(source)));
     let capabilities = Capabilities::IMMEDIATES
         | Capabilities::SUBGROUP
         | Capabilities::SHADER_FLOAT16_IN_FLOAT32
@@ -24,13 +23,13 @@ fn module(kernel: Kernel, reduction: Reduction) -> (naga::Module, naga::valid::M
     validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
     let info = validator
         .validate(&module)
-        .unwrap_or_else(|error| panic!("{kernel}: {}", error.emit_to_string(&source)));
+        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(source)));
     (module, info)
 }
 
-/// A kernel in each of these versions.
-fn translate(kernel: Kernel, versions: &[(u8, u8)], reduction: Reduction) -> Vec<String> {
-    let (module, info) = module(kernel, reduction);
+/// A kernel in each version.
+fn translate(name: &str, source: &str) -> Vec<String> {
+    let (module, info) = module(name, source);
     let unchecked = BoundsCheckPolicy::Unchecked;
     let write = |version: &(u8, u8)| {
         let options = msl::Options {
@@ -49,19 +48,24 @@ fn translate(kernel: Kernel, versions: &[(u8, u8)], reduction: Reduction) -> Vec
         };
         let pipeline = msl::PipelineOptions::default();
         let (text, info) = msl::write_string(&module, &info, &options, &pipeline)
-            .unwrap_or_else(|error| panic!("{kernel}: {error}"));
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         for entry in info.entry_point_names {
-            entry.unwrap_or_else(|error| panic!("{kernel}: {error}"));
+            entry.unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         text
     };
-    versions.iter().map(write).collect()
+    VERSIONS.iter().map(write).collect()
 }
 
 #[test]
 fn every_kernel_translates_to_metal() {
     // Where a compiler is at hand, the texts go into a folder for it.
     let folder = std::env::var_os("MINERVA_MSL_DIR").map(std::path::PathBuf::from);
+    let keep = |name: &str, texts: &[String]| {
+        if let Some(folder) = &folder {
+            std::fs::write(folder.join(format!("{name}.metal")), &texts[1]).unwrap();
+        }
+    };
     // Those with units of f16 are not taken where there are units of f32, nor rows as bytes where a dot of
     // bytes is no instruction.
     let is_taken = |kernel: &Kernel| match kernel {
@@ -75,7 +79,8 @@ fn every_kernel_translates_to_metal() {
     };
     for kernel in Kernel::all().into_iter().filter(is_taken) {
         // The subgroups of a Mac have 32 lanes.
-        let texts = translate(kernel, &VERSIONS, Reduction::Subgroup(32));
+        let name = kernel.to_string();
+        let texts = translate(&name, &kernel.source(Reduction::Subgroup(32)));
         for text in &texts {
             let is_summed = matches!(
                 kernel,
@@ -90,13 +95,17 @@ fn every_kernel_translates_to_metal() {
                 assert!(!text.contains(check), "{kernel}: {check}");
             }
         }
-        if let Some(folder) = &folder {
-            std::fs::write(folder.join(format!("{kernel}.metal")), &texts[1]).unwrap();
-        }
+        keep(&name, &texts);
         if texts[0].contains("simd_sum") {
-            translate(kernel, &VERSIONS[..1], Reduction::Shared);
+            let texts = translate(&name, &kernel.source(Reduction::Shared));
+            keep(&format!("{name}_shared"), &texts);
         }
     }
+    // The first that a device is asked to run.
+    keep(
+        "probe",
+        &translate("probe", include_str!("wgsl/probe.wgsl")),
+    );
 }
 
 /// The others are compiled by whatever adapter the tests run on; this one has no matrix units.
@@ -106,7 +115,8 @@ fn matrix_units_translate_to_vulkan() {
     let has_units =
         |kernel: &Kernel| matches!(kernel, Kernel::MulMmCoop(..) | Kernel::MulMmHalf(..));
     for kernel in Kernel::all().into_iter().filter(has_units) {
-        let (module, info) = module(kernel, Reduction::Subgroup(32));
+        let name = kernel.to_string();
+        let (module, info) = module(&name, &kernel.source(Reduction::Subgroup(32)));
         let options = spv::Options {
             lang_version: (1, 4),
             ..spv::Options::default()

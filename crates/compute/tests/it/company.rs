@@ -37,7 +37,7 @@ fn check(dtype: DType, seed: u64) {
         ..LIMITS
     };
     let isas = Isa::available();
-    let mut load = |random: &mut Random, n_threads| {
+    let load = |random: &mut Random, n_threads| {
         let backend = cpu(choose(random, &isas), n_threads);
         backend.load(program.clone(), limits).unwrap()
     };
@@ -62,12 +62,12 @@ fn check(dtype: DType, seed: u64) {
         for i in [first, (first + 1) % 3, (first + 2) % 3] {
             let left = sequences[i].len() - done[i];
             let n = left.min(choose(random, &[0, 1, 1, 2, 3, 6, 11, LEN]));
-            for position in done[i]..done[i] + n {
+            for (j, token) in sequences[i][done[i]..][..n].iter().enumerate() {
                 if choose(random, &[true, false]) {
                     outputs.push(batch_tokens.len() as u32);
-                    wanted.push((i, position));
+                    wanted.push((i, done[i] + j));
                 }
-                batch_tokens.push(sequences[i][position]);
+                batch_tokens.push(*token);
             }
             if n > 0 {
                 parts.push(Sequence {

@@ -168,6 +168,34 @@ fn tensors_above_the_binding_limit_are_cut() {
 }
 
 #[test]
+fn a_plan_is_refused_where_a_buffer_cannot_hold_the_cache_of_a_layer() {
+    let options = GpuOptions {
+        max_binding_bytes: Some(100_000),
+        ..GpuOptions::default()
+    };
+    let Some(backend) = open(&options) else {
+        return;
+    };
+    let limits = Limits {
+        max_tokens: 4,
+        n_kv_blocks: 2000,
+        ..LIMITS
+    };
+    for refused in [
+        backend.plan(&program(), limits).map(|_| ()),
+        backend.load(program(), limits).map(|_| ()),
+    ] {
+        let error = refused.unwrap_err();
+        let is_it = matches!(
+            &error,
+            BackendError::Device { error: DeviceError::NoRoom { what, .. }, .. }
+                if what.contains("cache of a layer")
+        );
+        assert!(is_it, "{error}");
+    }
+}
+
+#[test]
 fn matrices_before_a_norm_are_cut_between_groups_of_rows() {
     let options = GpuOptions {
         // What attention's answer is multiplied with takes 557,056.
