@@ -111,7 +111,8 @@ pub struct LoadedModel {
     shared: Arc<Shared>,
     key: u64,
     name: String,
-    loaded: Loaded,
+    /// Until it is dropped.
+    loaded: Option<Loaded>,
 }
 
 #[derive(Clone)]
@@ -125,8 +126,6 @@ struct Shared {
     compile: Compile,
     /// Of the machine's memory.
     budget: u64,
-    /// Of the device's, where it is known.
-    device_budget: Option<u64>,
     state: Mutex<State>,
     /// Told when a user leaves.
     has_room: Condvar,
@@ -139,6 +138,27 @@ struct State {
     /// In the order in which they were configured.
     entries: BTreeMap<u64, Entry>,
     next_key: u64,
+    /// What models take that nobody can use any more, until their engines have ended.
+    leaving: Taken,
+}
+
+/// A model that nobody can use any more. When this is dropped, which waits for the engine's thread, its memory
+/// is free. Not to be dropped under the lock.
+struct Leaving {
+    shared: Arc<Shared>,
+    loaded: Option<Loaded>,
+    taken: Taken,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        drop(self.loaded.take());
+        let mut state = self.shared.lock();
+        state.leaving.machine -= self.taken.machine;
+        state.leaving.device -= self.taken.device;
+        drop(state);
+        self.shared.has_room.notify_all();
+    }
 }
 
 /// A model, or where it will come out.
@@ -192,13 +212,10 @@ impl Models {
         configs: Vec<ModelConfig>,
     ) -> Result<Models, ModelsError> {
         let (sender, receiver) = channel();
-        let backends = backends.into();
-        let device = backends.first.device_memory();
         let shared = Arc::new(Shared {
-            backends,
+            backends: backends.into(),
             compile,
             budget: budget_bytes,
-            device_budget: device.and_then(|device| device.budget_bytes),
             state: Mutex::default(),
             has_room: Condvar::new(),
             loads: Mutex::new(sender),
@@ -239,7 +256,7 @@ impl Models {
         }
         let keys: Vec<u64> = state.entries.keys().copied().collect();
         for key in keys {
-            gone.extend(state.forget_removed(key));
+            gone.extend(state.forget_removed(&self.0, key));
         }
         drop(state);
         // Outside of the lock: it waits for the engine's thread.
@@ -298,10 +315,9 @@ impl Models {
             return Ok(false);
         }
         entry.state = ModelState::Closing;
-        let gone = state.take_if_free(key);
+        let gone = state.take_if_free(&self.0, key);
         drop(state);
         drop(gone);
-        self.0.has_room.notify_all();
         Ok(true)
     }
 
@@ -399,22 +415,26 @@ impl State {
     }
 
     /// Takes a closing model out, if nobody uses it.
-    fn take_if_free(&mut self, key: u64) -> Option<Loaded> {
+    fn take_if_free(&mut self, shared: &Arc<Shared>, key: u64) -> Option<Leaving> {
         let entry = self.entries.get_mut(&key)?;
         if entry.state != ModelState::Closing || entry.n_users > 0 {
             return None;
         }
         entry.state = ModelState::Unloaded;
-        entry.taken = Taken::default();
-        let loaded = entry.loaded.take();
+        let leaving = Leaving {
+            shared: shared.clone(),
+            loaded: entry.loaded.take(),
+            taken: std::mem::take(&mut entry.taken),
+        };
+        self.leaving = self.leaving.and(leaving.taken);
         if entry.is_removed {
             self.entries.remove(&key);
         }
-        loaded
+        Some(leaving)
     }
 
     /// Lets go of a model that is not configured any more, as far as it is not in use.
-    fn forget_removed(&mut self, key: u64) -> Option<Loaded> {
+    fn forget_removed(&mut self, shared: &Arc<Shared>, key: u64) -> Option<Leaving> {
         let entry = self.entries.get_mut(&key)?;
         if !entry.is_removed {
             return None;
@@ -426,10 +446,10 @@ impl State {
             }
             ModelState::Ready => {
                 entry.state = ModelState::Closing;
-                self.take_if_free(key)
+                self.take_if_free(shared, key)
             }
             // The loading thread, or the last user, comes by here again.
-            ModelState::Loading | ModelState::Closing => self.take_if_free(key),
+            ModelState::Loading | ModelState::Closing => self.take_if_free(shared, key),
         }
     }
 }
@@ -447,7 +467,7 @@ impl Shared {
             shared: self.clone(),
             key,
             name: entry.config.name.clone(),
-            loaded: entry.loaded.clone().expect("a model that is ready"),
+            loaded: Some(entry.loaded.clone().expect("a model that is ready")),
         }
     }
 
@@ -469,7 +489,9 @@ impl Shared {
             if entry.waiters.iter().all(oneshot::Sender::is_closed) {
                 // All have gone that wanted it.
                 entry.fail(&ModelsError::ShuttingDown);
-                state.forget_removed(key);
+                let gone = state.forget_removed(self, key);
+                drop(state);
+                drop(gone);
                 return;
             }
             entry.config.clone()
@@ -490,14 +512,14 @@ impl Shared {
                 for waiter in waiters {
                     unwanted.extend(waiter.send(Ok(self.used(key, entry))).err());
                 }
-                let gone = state.forget_removed(key);
+                let gone = state.forget_removed(self, key);
                 drop(state);
                 // They take the lock.
                 drop((unwanted, gone));
             }
             Err(error) => {
                 entry.fail(&error);
-                let gone = state.forget_removed(key);
+                let gone = state.forget_removed(self, key);
                 drop(state);
                 drop(gone);
             }
@@ -505,7 +527,7 @@ impl Shared {
         self.has_room.notify_all();
     }
 
-    fn open(&self, key: u64, config: &ModelConfig) -> Result<Loaded, ModelsError> {
+    fn open(self: &Arc<Self>, key: u64, config: &ModelConfig) -> Result<Loaded, ModelsError> {
         let model = Arc::new(Model::open(&config.path)?);
         let plan = MemoryPlan::new(&model, &*self.backends.first, &config.options)?;
         let mut needed = Taken {
@@ -530,25 +552,30 @@ impl Shared {
         })
     }
 
-    /// Whether both budgets hold this.
-    fn holds(&self, taken: Taken) -> bool {
-        let device_budget = self.device_budget.unwrap_or(u64::MAX);
-        taken.machine <= self.budget && taken.device <= device_budget
+    /// Of the device's memory, where it is known: now, as other processes take some, too.
+    fn device_budget(&self) -> Option<u64> {
+        self.backends.first.device_memory()?.budget_bytes
     }
 
     /// Waits until as much of the budgets is free, and takes it for a model.
-    fn make_room(&self, key: u64, needed: Taken) -> Result<(), ModelsError> {
+    fn make_room(self: &Arc<Self>, key: u64, needed: Taken) -> Result<(), ModelsError> {
         let mut state = self.lock();
         loop {
-            if self.holds(state.taken(|_| true).and(needed)) {
+            let device_budget = self.device_budget();
+            let holds = |taken: Taken| {
+                let of_device = device_budget.unwrap_or(u64::MAX);
+                taken.machine <= self.budget && taken.device <= of_device
+            };
+            let taken = state.taken(|_| true).and(needed);
+            if holds(taken.and(state.leaving)) {
                 let entry = state.entries.get_mut(&key).expect("it is being loaded");
                 entry.taken = needed;
                 return Ok(());
             }
             let pinned = state.taken(|entry| entry.config.is_pinned);
-            if !self.holds(pinned.and(needed)) {
+            if !holds(pinned.and(needed)) {
                 let is_machine = pinned.machine.saturating_add(needed.machine) > self.budget;
-                let (memory, needed, pinned, budget) = match (is_machine, self.device_budget) {
+                let (memory, needed, pinned, budget) = match (is_machine, device_budget) {
                     (false, Some(budget)) => ("device", needed.device, pinned.device, budget),
                     _ => ("machine", needed.machine, pinned.machine, self.budget),
                 };
@@ -566,13 +593,15 @@ impl Shared {
             // Those that nobody uses first, then by time.
             let victim = victims.min_by_key(|(_, entry)| (entry.n_users > 0, entry.last_used));
             let victim = victim.map(|(key, entry)| (*key, entry.n_users));
+            // What is about to go may be enough.
+            let victim = victim.filter(|_| !holds(taken));
             let is_closing = |entry: &Entry| entry.state == ModelState::Closing;
             let some_close = state.entries.values().any(is_closing);
             match victim {
                 Some((victim, n_users)) if n_users == 0 || !some_close => {
                     let entry = state.entries.get_mut(&victim).expect("found above");
                     entry.state = ModelState::Closing;
-                    if let Some(gone) = state.take_if_free(victim) {
+                    if let Some(gone) = state.take_if_free(self, victim) {
                         drop(state);
                         drop(gone);
                         state = self.lock();
@@ -587,7 +616,7 @@ impl Shared {
     }
 
     /// Unloads what nobody has used for its time; how long until the next one may be due.
-    fn unload_idle(&self) -> Option<Duration> {
+    fn unload_idle(self: &Arc<Self>) -> Option<Duration> {
         let now = Instant::now();
         let mut gone = Vec::new();
         let mut next: Option<Duration> = None;
@@ -604,7 +633,7 @@ impl Shared {
             let idle = now - entry.last_used;
             if idle >= limit {
                 entry.state = ModelState::Closing;
-                gone.extend(state.take_if_free(key));
+                gone.extend(state.take_if_free(self, key));
             } else {
                 let left = limit - idle;
                 next = Some(next.map_or(left, |next| next.min(left)));
@@ -649,12 +678,16 @@ impl LoadedModel {
 
     /// The engine.
     pub fn engine(&self) -> &Arc<Engine> {
-        &self.loaded.engine
+        &self.loaded().engine
+    }
+
+    fn loaded(&self) -> &Loaded {
+        self.loaded.as_ref().expect("until it is dropped")
     }
 
     /// Its chat template, `None` if the file has none; an error if it cannot be used.
     pub fn chat_template(&self) -> Result<Option<&ChatTemplate>, &LoadError> {
-        match &*self.loaded.template {
+        match &*self.loaded().template {
             Ok(template) => Ok(template.as_ref()),
             Err(error) => Err(error),
         }
@@ -665,19 +698,20 @@ impl Deref for LoadedModel {
     type Target = Engine;
 
     fn deref(&self) -> &Engine {
-        &self.loaded.engine
+        &self.loaded().engine
     }
 }
 
 impl Drop for LoadedModel {
     fn drop(&mut self) {
+        let loaded = self.loaded.take();
         let mut state = self.shared.lock();
         let Some(entry) = state.entries.get_mut(&self.key) else {
             return;
         };
         entry.n_users -= 1;
         entry.last_used = Instant::now();
-        let gone = state.take_if_free(self.key);
+        let gone = state.take_if_free(&self.shared, self.key);
         // Somebody may have asked for it while it was closing.
         if gone.is_some()
             && let Some(entry) = state.entries.get_mut(&self.key)
@@ -686,10 +720,10 @@ impl Drop for LoadedModel {
             self.shared.order(self.key, entry);
         }
         drop(state);
-        // The engine ends in a thread of its own: this one may be async. Without a thread to be
-        // had, it ends here.
+        // The engine ends in a thread of its own, with this share in it: this one may be async. Without a
+        // thread to be had, it ends here.
         if let Some(gone) = gone {
-            let _ = std::thread::Builder::new().spawn(move || drop(gone));
+            let _ = std::thread::Builder::new().spawn(move || drop((loaded, gone)));
         }
         self.shared.has_room.notify_all();
     }

@@ -1,12 +1,12 @@
 //! Several models under one budget: what is loaded, what goes, what waits, what is refused.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use minerva_compute::{
-    Backend, BackendError, CpuBackend, DType, DeviceMemory, Executable, Limits, Memory, OnDevice,
-    Program, cpu::CpuOptions,
+    Backend, BackendError, Batch, CpuBackend, DType, DeviceError, DeviceMemory, Executable, Limits,
+    Memory, OnDevice, Program, cpu::CpuOptions,
 };
 use minerva_engine::chat::renderer::in_process;
 use minerva_engine::model::ARCHITECTURES;
@@ -258,7 +258,21 @@ fn many_users_of_many_models() {
 /// The processor as a device with so many bytes of its own, as far as plans go.
 struct Device {
     backend: Arc<dyn Backend>,
-    budget_bytes: u64,
+    budget_bytes: AtomicU64,
+    /// Programs that have memory, and the most that had at once.
+    n_loaded: Arc<AtomicUsize>,
+    most_loaded: AtomicUsize,
+}
+
+impl Device {
+    fn new(backend: &Arc<dyn Backend>, budget_bytes: u64) -> Arc<Device> {
+        Arc::new(Device {
+            backend: backend.clone(),
+            budget_bytes: budget_bytes.into(),
+            n_loaded: Arc::default(),
+            most_loaded: AtomicUsize::new(0),
+        })
+    }
 }
 
 impl Backend for Device {
@@ -272,7 +286,7 @@ impl Backend for Device {
 
     fn device_memory(&self) -> Option<DeviceMemory> {
         Some(DeviceMemory {
-            budget_bytes: Some(self.budget_bytes),
+            budget_bytes: Some(self.budget_bytes.load(Ordering::Relaxed)),
             taken_bytes: 0,
             is_shared: false,
         })
@@ -294,19 +308,85 @@ impl Backend for Device {
     }
 
     fn load(&self, program: Program, limits: Limits) -> Result<Box<dyn Executable>, BackendError> {
-        self.backend.load(program, limits)
+        let n_loaded = 1 + self.n_loaded.fetch_add(1, Ordering::SeqCst);
+        self.most_loaded.fetch_max(n_loaded, Ordering::SeqCst);
+        Ok(Box::new(Slow {
+            model: self.backend.load(program, limits)?,
+            n_loaded: self.n_loaded.clone(),
+        }))
     }
+}
+
+/// A program whose memory is free some time after it was let go.
+struct Slow {
+    model: Box<dyn Executable>,
+    n_loaded: Arc<AtomicUsize>,
+}
+
+impl Executable for Slow {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
+        self.model.run(batch)
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
+        self.model.copy_block(from, to)
+    }
+
+    fn limits(&self) -> Limits {
+        self.model.limits()
+    }
+
+    fn memory(&self) -> Memory {
+        self.model.memory()
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(200));
+        self.n_loaded.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_budget_is_free_when_memory_is() {
+    let setup = Setup::new(2);
+    let device = Device::new(&setup.backend, u64::MAX);
+    let budget = 10 * setup.n_bytes;
+    let model = Model::open(&setup.files[0].path).unwrap();
+    let plan = MemoryPlan::new(&model, &*device, &EngineOptions::default()).unwrap();
+    let needed = plan.device.total_bytes();
+    device.budget_bytes.store(needed, Ordering::Relaxed);
+    let configs = setup.configs(|_, _| {});
+    let models = Models::new(device.clone(), in_process, budget, configs).unwrap();
+    for _ in 0..3 {
+        let m0 = models.blocking_get("m0").unwrap();
+        std::thread::scope(|scope| {
+            let m1 = scope.spawn(|| models.blocking_get("m1").unwrap());
+            wait_until(|| states(&models) == [Closing, Loading]);
+            // Its last user goes, but the program takes its time.
+            drop(m0);
+            drop(m1.join().unwrap());
+        });
+        assert!(models.unload("m1").unwrap());
+    }
+    assert_eq!(device.most_loaded.load(Ordering::SeqCst), 1);
+
+    // Other processes may take of a device's memory, and give it back.
+    device.budget_bytes.store(2 * needed, Ordering::Relaxed);
+    drop(models.blocking_get("m0").unwrap());
+    device.budget_bytes.store(needed, Ordering::Relaxed);
+    drop(models.blocking_get("m1").unwrap());
+    assert_eq!(states(&models), [Unloaded, Ready]);
+    device.budget_bytes.store(2 * needed, Ordering::Relaxed);
+    drop(models.blocking_get("m0").unwrap());
+    assert_eq!(states(&models), [Ready, Ready]);
 }
 
 #[test]
 fn a_device_has_a_budget_of_its_own() {
     let setup = Setup::new(2);
-    let on_device = |budget_bytes| {
-        Arc::new(Device {
-            backend: setup.backend.clone(),
-            budget_bytes,
-        })
-    };
+    let on_device = |budget_bytes| Device::new(&setup.backend, budget_bytes);
     let model = Model::open(&setup.files[0].path).unwrap();
     let plan = MemoryPlan::new(&model, &*on_device(0), &EngineOptions::default()).unwrap();
     let needed = plan.device.total_bytes();
