@@ -38,8 +38,7 @@ fn company_changes_no_text() {
 #[test]
 fn a_client_that_goes_away_ends_its_work() {
     let server = ApiServer::endless("gone", |_| {});
-    let first = server.endless_stream("");
-    server.wait_until(|stats| stats.n_running == 1);
+    let first = server.long_prompt();
     // This one waits for its turn.
     let second = server.post_stream_in_background(
         "/v1/chat/completions",
@@ -52,8 +51,11 @@ fn a_client_that_goes_away_ends_its_work() {
     server.wait_until(|stats| stats.n_running == 0 && stats.n_blocks_used == 0);
     server.wait_for_running(0);
     assert_eq!(server.stats().n_dropped, 2);
+    drop(server.endless_stream(""));
+    server.wait_until(|stats| stats.n_dropped == 3 && stats.n_blocks_used == 0);
+    server.wait_for_running(0);
     let metrics = server.get("/metrics").text;
-    assert!(metrics.contains("minerva_requests_finished_total{model=\"tiny\",reason=\"abort\"} 2"));
+    assert!(metrics.contains("minerva_requests_finished_total{model=\"tiny\",reason=\"abort\"} 3"));
 }
 
 #[test]
@@ -61,8 +63,7 @@ fn more_than_may_wait_are_refused_at_once() {
     let server = ApiServer::endless("overload", |settings| {
         settings.config.engine.max_waiting = 1;
     });
-    let _running = server.endless_stream("");
-    server.wait_until(|stats| stats.n_running == 1);
+    let _running = server.long_prompt();
     let _waiting = server.post_stream_in_background(
         "/v1/chat/completions",
         &chat(json!({"stream": true})).to_string(),
@@ -212,10 +213,7 @@ fn a_lost_device_fails_its_requests_and_the_server_goes_on() {
 #[test]
 fn a_client_that_goes_away_ends_its_prefill() {
     let server = ApiServer::endless("prefill", |_| {});
-    let long = json!({"prompt": vec![270; 60000], "max_tokens": 1, "stream": true});
-    let socket = server.post_stream_in_background("/v1/completions", &completion(long).to_string());
-    server.wait_until(|stats| stats.n_running == 1);
-    drop(socket);
+    drop(server.long_prompt());
     server.wait_until(|stats| stats.n_running == 0 && stats.n_blocks_used == 0);
     // It had one step to go after its prompt.
     assert_eq!(server.stats().n_dropped, 1);

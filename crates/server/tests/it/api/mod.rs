@@ -7,6 +7,7 @@ mod models;
 mod refusals;
 
 use std::collections::BTreeMap;
+use std::net::TcpStream;
 use std::ops::Deref;
 
 use minerva_engine::model::ARCHITECTURES;
@@ -89,6 +90,16 @@ impl ApiServer {
         let mut stream = self.post_stream(key, "/v1/chat/completions", &chat(fields).to_string());
         assert!(stream.line().starts_with("data: {"));
         stream
+    }
+
+    /// A request whose prompt takes seconds. Unlike an answer, which is held up as soon as its reader is behind,
+    /// so that others get its turn, it runs until it is dropped.
+    fn long_prompt(&self) -> TcpStream {
+        let long = json!({"prompt": vec![270; 60000], "max_tokens": 1, "stream": true});
+        let body = completion(long).to_string();
+        let client = self.post_stream_in_background("/v1/completions", &body);
+        self.wait_until(|stats| stats.n_running == 1);
+        client
     }
 
     fn stats(&self) -> minerva_engine::EngineStats {
