@@ -186,6 +186,16 @@ pub fn cases() -> Vec<Case> {
             add(format!("cache {k} {v}"), program, types, &slices);
         }
     }
+    // Heads that are mixed in whole, of more query heads than one tile.
+    for (n_heads, n_kv_heads, head_dim) in [(12, 1, 64), (3, 1, 256)] {
+        let types = KvTypes {
+            k: KvType::Q4_0,
+            v: KvType::Q8_0,
+        };
+        let program = heads(n_heads, n_kv_heads, head_dim);
+        let name = format!("heads of {head_dim}, cache {} {}", types.k, types.v);
+        add(name, program, types, &[18, 1]);
+    }
     for (n_heads, n_kv_heads, head_dim) in [
         (3, 3, 20),
         (12, 1, 64),
@@ -210,7 +220,8 @@ pub fn cases() -> Vec<Case> {
         );
     }
     // One token after many: its attention is split into spans.
-    for kv_types in [f32_cache, KvTypes::default()] {
+    let bytes = KvTypes::both(KvType::Q8_0);
+    for kv_types in [f32_cache, KvTypes::default(), bytes] {
         let name = format!("long context {}", kv_types.k);
         add(name, heads(4, 2, 32), kv_types, &[700, 1, 3]);
     }

@@ -2,8 +2,9 @@
 //!
 //! Keys and values are converted when they are stored, each head of each position by itself, to
 //! what the type's row of the data types' table says: the quantized types keep a scale for each 32
-//! elements of a head. How the elements lie in memory is the backend's affair; their bytes are
-//! counted here, and are the same for every backend.
+//! elements of a head. Before that they are multiplied by a Hadamard matrix
+//! ([`KvType::hadamard_len`]). How the elements lie in memory is the backend's affair; their bytes
+//! are counted here, and are the same for every backend.
 
 use std::fmt;
 use std::str::FromStr;
@@ -72,6 +73,22 @@ impl KvType {
         match dtype.block_len() {
             1 => dtype.row_bytes(head_dim.checked_next_multiple_of(16)?),
             _ => dtype.row_bytes(head_dim),
+        }
+    }
+
+    /// The size n of the Hadamard matrix, `H[i][j] = (-1)^popcount(i & j) / sqrt(n)`, that each n
+    /// elements of a head are multiplied by before they are stored: the largest power of two that
+    /// divides `head_dim`; 1, which changes nothing, for floats.
+    ///
+    /// A few elements of keys are many times larger than the others, and one that shares its scale with
+    /// others takes most of their bits; H spreads it over all of them (QuaRot,
+    /// <https://arxiv.org/abs/2404.00456>). H is symmetric and its own inverse: a query that is
+    /// multiplied by it too has the same product with the key, and a sum of values multiplied by it
+    /// again is what it was.
+    pub fn hadamard_len(self, head_dim: usize) -> usize {
+        match self.dtype().block_len() {
+            1 => 1,
+            _ => 1 << head_dim.trailing_zeros(),
         }
     }
 

@@ -286,7 +286,8 @@ pub enum Op {
     /// and head: `out = sum over p of softmax(cap(scale * q . k[p])) * v[p]`, over the positions p
     /// of the same sequence up to the token's own, the last `window` of them where there is one.
     /// A sink is one more score of its head in the softmax, and has no value
-    /// (<https://arxiv.org/abs/2309.17453>).
+    /// (<https://arxiv.org/abs/2309.17453>). What the cache's types do to keys and values
+    /// ([`KvType::hadamard_len`](crate::KvType::hadamard_len)) is undone in q and out.
     Attention(Attention),
     /// `out[i] = x[row of the i-th wanted output]`.
     Gather {
@@ -727,6 +728,7 @@ impl Builder {
             n_kv_heads > 0 && n_heads % n_kv_heads == 0,
             "heads per key/value head"
         );
+        assert!(q != k && k != v && v != q, "each is changed in its place");
         assert_eq!(self.shape(q).width, n_heads * head_dim, "queries");
         assert_eq!(self.shape(k).width, n_kv_heads * head_dim, "keys");
         assert_eq!(self.shape(v).width, n_kv_heads * head_dim, "values");

@@ -105,13 +105,14 @@ impl HeadRows {
     }
 
     fn store(&mut self, slot: usize, x: &[f32]) {
+        let x = hadamard(x, self.kv_type.hadamard_len(self.head_dim));
         for (head, x) in x.chunks(self.head_dim).enumerate() {
             let place = self.place(slot, head);
             self.kv_type.quantize_row(x, &mut self.bytes[place]);
         }
     }
 
-    /// What the slots hold, `[n_slots, n_heads * head_dim]`.
+    /// What was put into the slots, `[n_slots, n_heads * head_dim]`.
     fn read(&self, slots: impl Iterator<Item = usize>) -> Vec<f32> {
         let (dtype, mut head_out) = (self.kv_type.dtype(), vec![0.0; self.head_dim]);
         let mut out = Vec::new();
@@ -121,7 +122,7 @@ impl HeadRows {
                 out.extend_from_slice(&head_out);
             }
         }
-        out
+        hadamard(&out, self.kv_type.hadamard_len(self.head_dim))
     }
 }
 
@@ -421,6 +422,25 @@ fn softmax(x: &mut [f32]) {
     x.iter_mut().for_each(|x| *x = (*x - max).exp());
     let sum: f32 = x.iter().sum();
     x.iter_mut().for_each(|x| *x /= sum);
+}
+
+/// Each `len` elements times the Hadamard matrix of that size.
+fn hadamard(x: &[f32], len: usize) -> Vec<f32> {
+    let factor = 1.0 / (len as f32).sqrt();
+    let product = |x: &[f32], i: usize| {
+        let signed = x
+            .iter()
+            .enumerate()
+            .map(|(j, x)| match (i & j).count_ones() % 2 {
+                0 => *x,
+                _ => -x,
+            });
+        factor * signed.sum::<f32>()
+    };
+    let pieces = x.chunks(len);
+    pieces
+        .flat_map(|x| (0..len).map(|i| product(x, i)))
+        .collect()
 }
 
 fn rotate(head: &mut [f32], position: usize, rope: &Rope) {

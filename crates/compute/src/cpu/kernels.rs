@@ -62,6 +62,7 @@ pub(crate) struct Kernels {
     pub(crate) route: fn(&[f32], bool, &mut [u32], &mut [f32]),
     pub(crate) add_share: fn(&mut [f32], &[f32], f32),
     pub(crate) rotate: fn(&mut [f32], &[f32], Pairing),
+    pub(crate) hadamard: fn(&mut [f32], usize),
     /// `None` for types of [`Form::Float`].
     pub(crate) group_kernel: fn(DType) -> Option<GroupKernel>,
     pub(crate) float_matmul: FloatMatMul,
@@ -215,6 +216,8 @@ macro_rules! instance {
                 rotate: enter!($isa, [$($feature)?],
                     |head: &mut [f32], turns: &[f32], pairing: Pairing| s =>
                     rows::rotate(head, turns, pairing)),
+                hadamard: enter!($isa, [$($feature)?], |x: &mut [f32], len: usize| s =>
+                    rows::hadamard(x, len)),
                 group_kernel: |dtype| dtype.visit::<Choose>(),
                 float_matmul: enter!($isa, [$($feature)?],
                     |weight: (FloatKind, &[u8]), x: (&[f32], usize),
@@ -402,6 +405,32 @@ mod tests {
     use crate::cpu::ops::group_matmul::Panels;
     use crate::cpu::ops::quantize::QuantBuf;
     use crate::cpu::threads::SharedBuf;
+
+    #[test]
+    fn heads_are_multiplied_by_the_hadamard_matrix() {
+        for (n, len) in [(96, 32), (192, 64), (160, 32), (128, 128), (256, 256)] {
+            let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
+            let mut bits = None;
+            for isa in Isa::available() {
+                let mut y = x.clone();
+                (Kernels::get(isa).unwrap().hadamard)(&mut y, len);
+                for (i, y) in y.iter().enumerate() {
+                    let (first, row) = (i / len * len, i % len);
+                    let product = (0..len).map(|j| {
+                        let sign = 1.0 - 2.0 * f64::from((row & j).count_ones() % 2);
+                        sign * f64::from(x[first + j])
+                    });
+                    let wanted = product.sum::<f64>() / (len as f64).sqrt();
+                    let is_close = (f64::from(*y) - wanted).abs() < 1e-5;
+                    assert!(is_close, "{isa}, {n} by {len}, element {i}: {y}, {wanted}");
+                }
+                let now: Vec<u32> = y.iter().map(|y| y.to_bits()).collect();
+                assert_eq!(*bits.get_or_insert_with(|| now.clone()), now, "{isa}");
+                (Kernels::get(isa).unwrap().hadamard)(&mut y, 1);
+                assert_eq!(now, y.iter().map(|y| y.to_bits()).collect::<Vec<_>>());
+            }
+        }
+    }
 
     #[test]
     fn a_row_is_the_same_among_any_others() {

@@ -239,6 +239,55 @@ fn odd_shapes_agree_with_the_reference() {
     }
 }
 
+/// One element of each key is far larger than the others, as in models that people have, and takes
+/// none of their bits.
+#[test]
+fn an_element_that_stands_out_leaves_the_others_their_bits() {
+    const DIM: usize = 64;
+    let mut b = Builder::new();
+    let mut random = Random(3);
+    let mut matrix = |b: &mut Builder, rows: usize| {
+        let values: Vec<f32> = (0..rows * DIM).map(|_| random.unit()).collect();
+        b.weight(Weight::from_f32("matrix", (rows, DIM), &values))
+    };
+    let embd = matrix(&mut b, VOCAB);
+    let [wq, wk, wv] = [(); 3].map(|()| matrix(&mut b, DIM));
+    let output = matrix(&mut b, VOCAB);
+    let bias: Vec<f32> = (0..DIM)
+        .map(|i| if i == 20 { 150.0 } else { 0.0 })
+        .collect();
+    let bias = b.weight(Weight::from_f32("bias", (1, DIM), &bias));
+    let x = b.embed(embd);
+    let qkv = b.matmul_parts(x, [(wq, None), (wk, Some(bias)), (wv, None)]);
+    let spec = AttentionSpec {
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: DIM,
+        scale: 0.02,
+        rope: None,
+        soft_cap: None,
+        window: None,
+        sinks: None,
+    };
+    let a = b.attention(qkv, &spec);
+    let rows = b.outputs(a);
+    let logits = b.matmul(rows, output);
+    let program = b.finish(logits);
+    let tokens = tokens(40, 9);
+    let logits = |kv_types| {
+        let limits = Limits { kv_types, ..LIMITS };
+        let mut model = cpu(Isa::choose().unwrap(), 1)
+            .load(program.clone(), limits)
+            .unwrap();
+        run(&mut *model, &tokens, &[40], &[0, 1, 2])
+    };
+    let exact = logits(KvTypes::both(KvType::F32));
+    for (k, tolerance) in [(KvType::Q8_0, 1e-3), (KvType::Q4_0, 0.1)] {
+        let error = error(&logits(KvTypes { k, v: KvType::F32 }), &exact);
+        assert!(error < tolerance, "{k}: error {error:e}");
+    }
+}
+
 #[test]
 fn long_contexts_agree_with_the_reference() {
     // Several spans of attention, of one type several units, and blocks in no order.

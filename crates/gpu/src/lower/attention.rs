@@ -37,6 +37,8 @@ impl Lowering<'_> {
             (KV_BLOCK_LEN * head_bytes / 4) as u32
         };
         let (k_words, v_words) = (head_words(k_type), head_words(v_type));
+        let [k_hadamard, v_hadamard] =
+            [k_type, v_type].map(|kv_type| kv_type.hadamard_len(dim) as u32);
         let [q, k, v] = [a.q, a.k, a.v].map(|id| self.slot(id));
         let out = self.write(a.out);
         let is_interleaved = self.is_interleaved(out);
@@ -63,7 +65,7 @@ impl Lowering<'_> {
             let [n_turned, halves, turns_at] = turns(b);
             let numbers = [
                 dim32, n_kv_heads, kv_stride, n_turned, halves, turns_at, b.pairs_at, k_words,
-                v_words,
+                v_words, k_hadamard, v_hadamard,
             ];
             launch(&numbers, [b.n_pairs, n_kv_heads, 2])
         });
@@ -145,6 +147,8 @@ impl Lowering<'_> {
                     scale.to_bits(),
                     soft_cap.to_bits(),
                     is_interleaved,
+                    k_hadamard,
+                    v_hadamard,
                 ];
                 launch(&numbers, [b.tiles[tiling].n, n_kv_heads, n_splits])
             });

@@ -10,6 +10,8 @@
 // 1. A query row is a token and one of the heads that share the keys: in decode the rows are heads,
 //    in prefill also tokens, and keys are read once for all of them.
 // 2. A long context is split into spans, whose parts another kernel joins.
+// 3. Where keys and values lie multiplied by a Hadamard matrix, which is its own inverse, so are the
+//    queries, and what is mixed.
 struct Params {
     head_dim: u32,
     n_heads: u32,
@@ -30,6 +32,8 @@ struct Params {
     scale: f32,
     soft_cap: f32, // 0: none
     is_interleaved: u32, // out, where it is no parts
+    k_hadamard: u32, // size of the matrix that keys were multiplied by, a power of two; 1: none
+    v_hadamard: u32,
 }
 
 var<immediate> p: Params;
@@ -59,6 +63,32 @@ var<workgroup> totals: array<f32, ROWS>;
 #include load_k
 #include load_v
 #include write_head
+
+// Each `len` elements of rows of `dim4` vectors, `row_stride` apart, times a Hadamard matrix.
+fn hadamard(len: u32, dim4: u32, row_stride: u32, lid: u32) {
+    if len == 1u {
+        return;
+    }
+    let factor = 1.0 / sqrt(f32(len));
+    for (var i = lid; i < ROWS * dim4; i += LANES) {
+        let at = i / dim4 * row_stride + i % dim4;
+        let v = vectors[at] * factor;
+        let both = vec4<f32>(v.x + v.y, v.x - v.y, v.z + v.w, v.z - v.w);
+        vectors[at] = vec4<f32>(both.x + both.z, both.y + both.w, both.x - both.z, both.y - both.w);
+    }
+    workgroupBarrier();
+    for (var half = 1u; 4u * half < len; half *= 2u) {
+        for (var i = lid; i < ROWS * dim4 / 2u; i += LANES) {
+            let pair = i % (dim4 / 2u);
+            let at = i / (dim4 / 2u) * row_stride + pair / half * (2u * half) + pair % half;
+            let a = vectors[at];
+            let b = vectors[at + half];
+            vectors[at] = a + b;
+            vectors[at + half] = a - b;
+        }
+        workgroupBarrier();
+    }
+}
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -92,6 +122,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         }
         vectors[i] = q * p.scale;
     }
+    workgroupBarrier();
+    hadamard(p.k_hadamard, dim4, dim4, lid);
 
     // What the first row sees first and the last row sees last.
     var begin = 0u;
@@ -116,7 +148,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for j ROWS
     var sum$j = vec4<f32>(0.0);
 #end
-    workgroupBarrier();
 
     for (var chunk = begin; chunk < end; chunk += 64u) {
         let position = min(chunk + lane, last_position);
@@ -212,14 +243,20 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     vectors[$ju * LANES + lid] = sum$j;
 #end
     workgroupBarrier();
-    // As many rows at once as there are groups of lanes.
+    // As many rows at once as there are groups of lanes. A lane's place is its own.
+    for (var row = own_group; row < n_rows && own_group < n_position_groups; row += n_position_groups) {
+        var sum = vectors[row * LANES + own4];
+        for (var i = 1u; i < n_position_groups; i += 1u) {
+            sum += vectors[row * LANES + own4 + i * dim4];
+        }
+        vectors[row * LANES + own4] = sum;
+    }
+    workgroupBarrier();
+    hadamard(p.v_hadamard, dim4, LANES, lid);
     for (var first_row = 0u; first_row < n_rows; first_row += n_position_groups) {
         let own_row = min(first_row + own_group, n_rows - 1u);
         let is_mine = own_group < n_position_groups && first_row + own_group < n_rows;
         var sum = vectors[own_row * LANES + own4];
-        for (var i = 1u; i < n_position_groups; i += 1u) {
-            sum += vectors[own_row * LANES + own4 + i * dim4];
-        }
         let row = first + own_row;
         let token = first_token + row / gqa;
         let head = wid.y * gqa + row % gqa;

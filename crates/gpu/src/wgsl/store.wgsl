@@ -1,4 +1,5 @@
-// Keys and values of a pair of neighbouring positions into the cache; keys are turned first.
+// Keys and values of a pair of neighbouring positions into the cache; keys are turned first, and what
+// the types want multiplied by a Hadamard matrix.
 //
 // In the cache lie, for each block and head, the elements of 16 positions one behind the other:
 // f32, f16, or codes followed by the scales, [group of 32][16 positions] of f16. Two positions
@@ -14,6 +15,8 @@ struct Params {
     pairs_at: u32,
     k_head_words: u32, // of 16 positions
     v_head_words: u32,
+    k_hadamard: u32, // size of the matrix, a power of two; 1: none
+    v_hadamard: u32,
 }
 
 var<immediate> p: Params;
@@ -46,6 +49,27 @@ fn half_bits(value: f32) -> u32 {
     return sign | ((size - 0x38000000u + 0xfffu + ((size >> 13u) & 1u)) >> 13u);
 }
 
+// Each `len` elements of both heads times a Hadamard matrix, a factor of two of it at a time.
+fn hadamard(len: u32, lid: u32) {
+    if len == 1u {
+        return;
+    }
+    let factor = 1.0 / sqrt(f32(len));
+    for (var half = 1u; half < len; half *= 2u) {
+        for (var i = lid; i < p.head_dim; i += 64u) {
+            let is_second = i >= p.head_dim / 2u;
+            let pair = select(i, i - p.head_dim / 2u, is_second);
+            let at = select(0u, 256u, is_second) + pair / half * (2u * half) + pair % half;
+            let scale = select(1.0, factor, half == 1u);
+            let a = heads[at] * scale;
+            let b = heads[at + half] * scale;
+            heads[at] = a + b;
+            heads[at + half] = a - b;
+        }
+        workgroupBarrier();
+    }
+}
+
 #include store_k
 #include store_v
 
@@ -69,6 +93,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         }
     }
     workgroupBarrier();
+    hadamard(select(p.v_hadamard, p.k_hadamard, is_key), lid);
     let head = (slot / 16u) * p.n_heads + wid.y;
     for (var i = 0u; i < 2u; i += 1u) {
         if batch[job + i] != NONE {

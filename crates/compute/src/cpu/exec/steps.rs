@@ -509,17 +509,23 @@ impl Run<'_> {
         }
     }
 
-    /// Turns queries and keys of some tokens of one block, and puts keys and values there.
+    /// Turns queries and keys of some tokens of one block, and puts keys and values there, mixed
+    /// where their types want it.
     fn store(&self, spec: &Attention, slots: &AttentionSlots, chunk: usize) {
         let (sequence, first, n) = self.pass.work.block_spans[chunk];
         let blocks = &self.pass.work.sequences[sequence].1;
         let cache = &self.core.caches[spec.layer];
         let head_dim = spec.head_dim;
+        let [k_len, v_len] = [&cache.k, &cache.v].map(|tiles| tiles.kv_type.hadamard_len(head_dim));
         for row in first..first + n {
             // SAFETY: see the module's doc; rows of this chunk's tokens.
-            let (q, k) = unsafe {
-                let q = self.row_mut(slots.q, row, 0..spec.n_heads * head_dim);
-                (q, self.row_mut(slots.k, row, 0..spec.n_kv_heads * head_dim))
+            let [q, k, v] = unsafe {
+                [
+                    (slots.q, spec.n_heads),
+                    (slots.k, spec.n_kv_heads),
+                    (slots.v, spec.n_kv_heads),
+                ]
+                .map(|(slot, n_heads)| self.row_mut(slot, row, 0..n_heads * head_dim))
             };
             if let Some(rope) = slots.rope {
                 let index = rope.0 as usize;
@@ -534,7 +540,9 @@ impl Run<'_> {
                     (self.core.kernels.rotate)(head, turns, rope.pairing);
                 }
             }
-            let v = self.read(slots.v, row);
+            (self.core.kernels.hadamard)(q, k_len);
+            (self.core.kernels.hadamard)(k, k_len);
+            (self.core.kernels.hadamard)(v, v_len);
             let position = self.pass.work.positions[row];
             let block = blocks[position / KV_BLOCK_LEN] as usize;
             for head in 0..spec.n_kv_heads {
@@ -610,6 +618,8 @@ impl Run<'_> {
             }
         }
         let columns = out.heads.start * spec.head_dim..out.heads.end * spec.head_dim;
+        let v_type = self.core.caches[spec.layer].v.kv_type;
+        let v_len = v_type.hadamard_len(spec.head_dim);
         for (row, weights) in out.rows.zip(out.weights.chunks_exact(n_shared)) {
             // SAFETY: see the module's doc; the columns of these rows are this chunk's, or of
             // the last of the chunks that share them.
@@ -618,6 +628,7 @@ impl Run<'_> {
             for ((mix, weight), head) in heads.zip(out.heads.clone()) {
                 weight.finish(mix, sinks.map(|sinks| sinks[head]));
             }
+            (self.core.kernels.hadamard)(mixed, v_len);
             if quantize {
                 // SAFETY: as above; whole groups by the lowering.
                 unsafe { self.quantize(slots.out, row, columns.clone()) };

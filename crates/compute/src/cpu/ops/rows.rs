@@ -198,6 +198,41 @@ pub(crate) fn rotate(head: &mut [f32], turns: &[f32], pairing: Pairing) {
     }
 }
 
+/// Multiplies each `len` elements by the Hadamard matrix of that size, `(-1)^popcount(i & j) / sqrt(len)`,
+/// which is its own inverse; `len` is 1 or a multiple of 16 that is a power of two.
+#[inline(always)]
+pub(crate) fn hadamard(x: &mut [f32], len: usize) {
+    if len == 1 {
+        return;
+    }
+    let factor = 1.0 / (len as f32).sqrt();
+    for x in x.chunks_exact_mut(len) {
+        let vectors = x.as_chunks_mut::<LANES>().0;
+        for vector in &mut *vectors {
+            let mut v = vector.map(|x| x * factor);
+            for half in [1, 2, 4, 8] {
+                v = std::array::from_fn(|i| match i & half {
+                    0 => v[i] + v[i ^ half],
+                    _ => v[i ^ half] - v[i],
+                });
+            }
+            *vector = v;
+        }
+        let mut half = 1;
+        while half < vectors.len() {
+            for both in vectors.chunks_exact_mut(2 * half) {
+                let (low, high) = both.split_at_mut(half);
+                for (low, high) in low.iter_mut().zip(high) {
+                    for (a, b) in low.iter_mut().zip(high) {
+                        (*a, *b) = (*a + *b, *a - *b);
+                    }
+                }
+            }
+            half *= 2;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
