@@ -6,7 +6,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-MINERVA_MSL_DIR=$folder cargo test --quiet -p minerva-gpu --lib every_kernel_translates
+MINERVA_MSL_DIR=$folder cargo test --quiet -p minerva -p minerva-gpu --lib every_kernel_translates
 n=0
 for file in "$folder"/*.metal; do
   clang++ -target aarch64-linux-gnu -x c++ -std=c++17 -Wno-everything -Xclang -cl-single-precision-constant \

@@ -69,4 +69,6 @@ if found != wanted:
 END
     set -- "$@" "$model" "$logits"
 done
-exec cargo run --quiet --release -p minerva-engine --example check_reference -- "$backend" "$@"
+# With the binary, for what is compiled for that serves here.
+cargo build --quiet --release -p minerva -p minerva-engine --example check_reference
+exec "${CARGO_TARGET_DIR:-target}/release/examples/check_reference" "$backend" "$@"
