@@ -71,4 +71,5 @@ END
 done
 # With the binary, for what is compiled for that serves here.
 cargo build --quiet --release -p minerva -p minerva-engine --example check_reference
-exec "${CARGO_TARGET_DIR:-target}/release/examples/check_reference" "$backend" "$@"
+target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
+exec "$target/release/examples/check_reference" "$backend" "$@"
