@@ -186,7 +186,7 @@ pub fn cases() -> Vec<Case> {
             add(format!("cache {k} {v}"), program, types, &slices);
         }
     }
-    // Heads that are mixed in whole, of more query heads than one tile.
+    // Heads that one Hadamard matrix spreads in whole; more query heads than a tile of the GPU has.
     for (n_heads, n_kv_heads, head_dim) in [(12, 1, 64), (3, 1, 256)] {
         let types = KvTypes {
             k: KvType::Q4_0,

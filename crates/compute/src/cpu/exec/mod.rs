@@ -8,8 +8,8 @@
 //! `unsafe` stands here because chunks write to disjoint parts of shared buffers. What makes each
 //! use sound is always the same: a chunk is run by one thread, it writes the parts that its index
 //! names, and the step that reads them begins after all chunks of the step that wrote them have
-//! ended. The slot that a step writes is never one that it reads (`lower.rs`), but for the queries
-//! and keys that a `Store` chunk turns in place, row by row. `steps.rs` says what each step does.
+//! ended. The slot that a step writes is never one that it reads (`lower.rs`), but for the queries,
+//! keys and values that a `Store` chunk changes in place, row by row. `steps.rs` says what each step does.
 
 mod memory;
 mod profile;

@@ -509,8 +509,8 @@ impl Run<'_> {
         }
     }
 
-    /// Turns queries and keys of some tokens of one block, and puts keys and values there, mixed
-    /// where their types want it.
+    /// Turns queries and keys of some tokens of one block, and puts keys and values there, all
+    /// multiplied by a Hadamard matrix where the cache's types want it.
     fn store(&self, spec: &Attention, slots: &AttentionSlots, chunk: usize) {
         let (sequence, first, n) = self.pass.work.block_spans[chunk];
         let blocks = &self.pass.work.sequences[sequence].1;
