@@ -288,7 +288,7 @@ pub enum Op {
     /// A sink is one more score of its head in the softmax, and has no value
     /// (<https://arxiv.org/abs/2309.17453>). What the cache's types do to keys and values
     /// ([`KvType::hadamard_len`](crate::KvType::hadamard_len)) is undone in q and out. q, k and v are three
-    /// buffers that no later operation reads: a backend may change them in their place.
+    /// buffers that no later operation reads (the builder checks): a backend may change them in their place.
     Attention(Attention),
     /// `out[i] = x[row of the i-th wanted output]`.
     Gather {
@@ -784,6 +784,15 @@ impl Builder {
         } = self;
         let BufShape { rows, width } = buffers[logits.0 as usize];
         assert_eq!(rows, Rows::Outputs);
+        for (i, op) in ops.iter().enumerate() {
+            let Op::Attention(spec) = op else { continue };
+            let changed = [spec.q, spec.k, spec.v];
+            let mut later = ops[i + 1..].iter().flat_map(Op::reads);
+            assert!(
+                !later.any(|id| changed.contains(&id)),
+                "nothing reads what attention has changed"
+            );
+        }
         Program {
             weights,
             buffers,

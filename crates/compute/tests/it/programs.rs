@@ -517,6 +517,32 @@ fn no_keys_or_values_make_the_cache_panic() {
 }
 
 #[test]
+#[should_panic(expected = "attention has changed")]
+fn what_attention_changes_is_not_read_again() {
+    let mut random = Random(3);
+    let mut b = Builder::new();
+    let [embd, w, output] = [(VOCAB, 32), (32, 32), (VOCAB, 32)]
+        .map(|shape| b.weight(weight(&mut random, DType::F32, shape)));
+    let x = b.embed(embd);
+    let qkv = b.matmul_parts(x, [(w, None); 3]);
+    let spec = AttentionSpec {
+        sinks: None,
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: 32,
+        scale: 1.0,
+        rope: None,
+        soft_cap: None,
+        window: None,
+    };
+    let a = b.attention(qkv, &spec);
+    let sum = b.add(a, qkv[2]);
+    let x = b.outputs(sum);
+    let logits = b.matmul(x, output);
+    b.finish(logits);
+}
+
+#[test]
 fn random_bytes_never_panic() {
     // Any bytes may stand in a file: infinite scales, NaN, -128.
     let mut random = Random(9);
