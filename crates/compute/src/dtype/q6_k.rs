@@ -6,7 +6,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, f16_at, high_nibbles, low_nibbles, spread_nibbles};
+use super::block::{Block, Form, Lanes, f16_at, spread_nibbles};
 
 /// A block of Q6_K.
 pub(super) struct Q6K;
@@ -55,29 +55,41 @@ impl Block for Q6K {
                 // go through memory, which costs a fifth of all.
                 out.part(s, Self::BYTES / 4);
                 let (at, first) = (16 * quarter, 8 * half + quarter);
-                let high = s.load_rows(&rows[128 + 32 * half + at..], stride);
+                let upper = s.load_rows(&rows[128 + 32 * half + at..], stride);
+                let (mut even, mut odd) = (upper, upper);
+                for (even, odd) in even.iter_mut().zip(&mut odd) {
+                    *even = s.and(*even, s.splat_i8(0x33));
+                    *odd = s.and(s.shr(*odd, 2), s.splat_i8(0x33));
+                }
                 let low = s.load_rows(&rows[64 * half + at..], stride);
-                out.put(s, first, with_upper(s, low_nibbles(s, low), high, 0));
-                out.put(s, first + 4, with_upper(s, high_nibbles(s, low), high, 2));
+                out.put(s, first, codes(s, low, even, Nibbles::Low));
+                out.put(s, first + 4, codes(s, low, even, Nibbles::High));
                 let low = s.load_rows(&rows[64 * half + 32 + at..], stride);
-                out.put(s, first + 2, with_upper(s, low_nibbles(s, low), high, 1));
-                out.put(s, first + 6, with_upper(s, high_nibbles(s, low), high, 3));
+                out.put(s, first + 2, codes(s, low, odd, Nibbles::Low));
+                out.put(s, first + 6, codes(s, low, odd, Nibbles::High));
             }
         }
     }
 }
 
-/// The lower four bits of codes and, of four pairs in each byte of `high`, pair `c`.
+/// Which four bits of each byte.
+#[derive(Clone, Copy)]
+enum Nibbles {
+    Low,
+    High,
+}
+
+/// Four bits of each byte of `low` and above them two of `upper`, which has those in the same half and nothing
+/// above: one choice between bits, where there is an instruction for that, clears what was shifted in as well.
 #[inline(always)]
-fn with_upper<S: Simd>(s: S, mut low: [S::I; 4], high: [S::I; 4], c: usize) -> [S::I; 4] {
-    for (low, high) in low.iter_mut().zip(high) {
-        let pair = match c {
-            0 => s.shl(high, 4),
-            1 => s.shl(high, 2),
-            2 => high,
-            _ => s.shr(high, 2),
+fn codes<S: Simd>(s: S, mut low: [S::I; 4], upper: [S::I; 4], nibbles: Nibbles) -> [S::I; 4] {
+    for (low, upper) in low.iter_mut().zip(upper) {
+        let (four, two) = match nibbles {
+            Nibbles::Low => (*low, s.shl(upper, 4)),
+            Nibbles::High => (s.shr(*low, 4), upper),
         };
-        *low = s.or(*low, s.and(pair, s.splat_i8(0x30)));
+        let two = s.and(two, s.splat_i8(0xf0_u8 as i8));
+        *low = s.or(s.and(four, s.splat_i8(0x0f)), two);
     }
     low
 }

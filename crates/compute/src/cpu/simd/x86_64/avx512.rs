@@ -219,13 +219,11 @@ macro_rules! common {
                 let mut r = [_mm512_setzero_si512(); 4];
                 for (i, r) in r.iter_mut().enumerate() {
                     let p = rows.as_ptr().add(i * stride);
-                    let a = _mm512_castsi128_si512(_mm_loadu_si128(p.cast()));
-                    let b = _mm_loadu_si128(p.add(4 * stride).cast());
-                    let c = _mm_loadu_si128(p.add(8 * stride).cast());
-                    let d = _mm_loadu_si128(p.add(12 * stride).cast());
-                    let x = _mm512_inserti32x4::<1>(a, b);
-                    let x = _mm512_inserti32x4::<2>(x, c);
-                    *r = _mm512_inserti32x4::<3>(x, d);
+                    // (Halves first: three quarters put into a whole register take as much again.)
+                    let low = _mm256_loadu2_m128i(p.add(4 * stride).cast(), p.cast());
+                    let (c, d) = (p.add(8 * stride), p.add(12 * stride));
+                    let high = _mm256_loadu2_m128i(d.cast(), c.cast());
+                    *r = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
                 }
                 let a0 = _mm512_unpacklo_epi32(r[0], r[1]);
                 let a1 = _mm512_unpackhi_epi32(r[0], r[1]);
