@@ -27,6 +27,18 @@ pub(crate) const SHAPE: Shape = Shape {
     head_dim: 32,
 };
 
+/// Attention in its plainest form.
+const ONE_HEAD: AttentionSpec = AttentionSpec {
+    sinks: None,
+    n_heads: 1,
+    n_kv_heads: 1,
+    head_dim: 32,
+    scale: 1.0,
+    rope: None,
+    soft_cap: None,
+    window: None,
+};
+
 pub(crate) fn cpu(isa: Isa, threads: usize) -> CpuBackend {
     CpuBackend::new(&CpuOptions {
         threads: Some(threads),
@@ -480,17 +492,7 @@ fn no_keys_or_values_make_the_cache_panic() {
         let w = b.weight(weight(&mut random, DType::F32, (32, 96)));
         let x = b.embed(embd);
         let qkv = b.matmul_parts(x, [(w, None); 3]);
-        let spec = AttentionSpec {
-            sinks: None,
-            n_heads: 1,
-            n_kv_heads: 1,
-            head_dim: 32,
-            scale: 1.0,
-            rope: None,
-            soft_cap: None,
-            window: None,
-        };
-        let a = b.attention(qkv, &spec);
+        let a = b.attention(qkv, &ONE_HEAD);
         let output = b.weight(weight(&mut random, DType::F32, (VOCAB, 32)));
         let x = b.outputs(a);
         let logits = b.matmul(x, output);
@@ -525,17 +527,7 @@ fn what_attention_changes_is_not_read_again() {
         .map(|shape| b.weight(weight(&mut random, DType::F32, shape)));
     let x = b.embed(embd);
     let qkv = b.matmul_parts(x, [(w, None); 3]);
-    let spec = AttentionSpec {
-        sinks: None,
-        n_heads: 1,
-        n_kv_heads: 1,
-        head_dim: 32,
-        scale: 1.0,
-        rope: None,
-        soft_cap: None,
-        window: None,
-    };
-    let a = b.attention(qkv, &spec);
+    let a = b.attention(qkv, &ONE_HEAD);
     let sum = b.add(a, qkv[2]);
     let x = b.outputs(sum);
     let logits = b.matmul(x, output);
