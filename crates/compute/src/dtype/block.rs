@@ -125,15 +125,19 @@ pub(crate) trait Lanes<S: Simd> {
     /// [`Block::OFFSET`], or plus [`Simd::SIGNED_OFFSET`] where it has none.
     fn put(&mut self, s: S, c: usize, q: [S::I; 4]);
 
-    /// Takes elements 16 c to 16 c + 16 of each row, which have a sign.
+    /// Sixteen bytes of each of 16 rows that are `stride` bytes apart, for [`Lanes::put_loaded`], which alone knows
+    /// where in the vectors they are: for what is done to all bytes alike.
     #[inline(always)]
-    fn put_signed(&mut self, s: S, c: usize, mut q: [S::I; 4]) {
-        if S::SIGNED_OFFSET != 0 {
-            for q in &mut q {
-                *q = s.add_i8(*q, s.splat_i8(S::SIGNED_OFFSET as i8));
-            }
-        }
-        self.put(s, c, q);
+    fn load(&self, s: S, rows: &[u8], stride: usize) -> [S::I; 4] {
+        s.load_rows(rows, stride)
+    }
+
+    /// Takes the 32 elements of group `g` of each row, with an offset as for [`Lanes::put`], which were made of what
+    /// [`Lanes::load`] gave.
+    #[inline(always)]
+    fn put_loaded(&mut self, s: S, g: usize, [first, second]: [[S::I; 4]; 2]) {
+        self.put(s, 2 * g, first);
+        self.put(s, 2 * g + 1, second);
     }
 
     /// Takes the scale of group `g` of each row.
@@ -161,6 +165,40 @@ pub(super) fn high_nibbles<S: Simd>(s: S, mut x: [S::I; 4]) -> [S::I; 4] {
         *x = s.and(s.shr(*x, 4), s.splat_i8(0x0f));
     }
     x
+}
+
+/// The lower four bits of each byte, then the upper four.
+#[inline(always)]
+pub(super) fn both_nibbles<S: Simd>(s: S, x: [S::I; 4]) -> [[S::I; 4]; 2] {
+    [low_nibbles(s, x), high_nibbles(s, x)]
+}
+
+/// [`Simd::lookup`] of both.
+#[inline(always)]
+pub(super) fn look_both_up<S: Simd>(s: S, table: &[i8; 16], x: [S::I; 4]) -> [[S::I; 4]; 2] {
+    let [low, high] = both_nibbles(s, x);
+    [look_up(s, table, low), look_up(s, table, high)]
+}
+
+/// Signed numbers with [`Simd::SIGNED_OFFSET`] added.
+#[inline(always)]
+pub(super) fn with_offset<S: Simd>(s: S, mut q: [S::I; 4]) -> [S::I; 4] {
+    if S::SIGNED_OFFSET != 0 {
+        for q in &mut q {
+            *q = s.add_i8(*q, s.splat_i8(S::SIGNED_OFFSET as i8));
+        }
+    }
+    q
+}
+
+/// The same of a table of signed numbers.
+pub(super) const fn table_with_offset<S: Simd>(mut table: [i8; 16]) -> [i8; 16] {
+    let mut i = 0;
+    while i < 16 {
+        table[i] = table[i].wrapping_add(S::SIGNED_OFFSET as i8);
+        i += 1;
+    }
+    table
 }
 
 /// [`Simd::lookup`] of each.

@@ -4,7 +4,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, high_nibbles, look_up, low_nibbles, spread_nibbles};
+use super::block::{Block, Form, Lanes, look_both_up, spread_nibbles, table_with_offset};
 
 /// A block of IQ4_NL.
 pub(super) struct IQ4NL;
@@ -26,9 +26,9 @@ impl Block for IQ4NL {
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         out.put_scale(s, 0, s.load_f16_rows(rows, stride));
-        let codes = s.load_rows(&rows[2..], stride);
-        out.put_signed(s, 0, look_up(s, &UNEVEN_STEPS, low_nibbles(s, codes)));
-        out.put_signed(s, 1, look_up(s, &UNEVEN_STEPS, high_nibbles(s, codes)));
+        let codes = out.load(s, &rows[2..], stride);
+        let table = const { &table_with_offset::<S>(UNEVEN_STEPS) };
+        out.put_loaded(s, 0, look_both_up(s, table, codes));
     }
 }
 

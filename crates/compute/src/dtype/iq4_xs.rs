@@ -6,7 +6,7 @@
 use crate::cpu::simd::Simd;
 
 use super::block::{
-    Block, Form, Lanes, f16_at, high_nibbles, look_up, low_nibbles, spread_nibbles, u16_at,
+    Block, Form, Lanes, f16_at, look_both_up, spread_nibbles, table_with_offset, u16_at,
 };
 use super::iq4_nl::UNEVEN_STEPS;
 
@@ -49,13 +49,9 @@ impl Block for IQ4XS {
             if g % 2 == 0 {
                 out.part(s, Self::BYTES / 4);
             }
-            let codes = s.load_rows(&rows[8 + 16 * g..], stride);
-            out.put_signed(s, 2 * g, look_up(s, &UNEVEN_STEPS, low_nibbles(s, codes)));
-            out.put_signed(
-                s,
-                2 * g + 1,
-                look_up(s, &UNEVEN_STEPS, high_nibbles(s, codes)),
-            );
+            let codes = out.load(s, &rows[8 + 16 * g..], stride);
+            let table = const { &table_with_offset::<S>(UNEVEN_STEPS) };
+            out.put_loaded(s, g, look_both_up(s, table, codes));
         }
     }
 }

@@ -4,9 +4,9 @@
 //! [OCP Microscaling Formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf);
 //! unlike there, exponent 255 is read as a number, as in the file format.
 
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, high_nibbles, look_up, low_nibbles, spread_nibbles};
+use super::block::{Block, Form, Lanes, look_both_up, spread_nibbles};
 
 /// A block of MXFP4.
 pub(super) struct MXFP4;
@@ -29,14 +29,14 @@ impl Block for MXFP4 {
 
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
-        let mut scales = [0.0; LANES];
-        for (row, scale) in scales.iter_mut().enumerate() {
-            *scale = half_power(rows[row * stride]);
-        }
-        out.put_scale(s, 0, s.load(&scales));
-        let codes = s.load_rows(&rows[1..], stride);
-        out.put(s, 0, look_up(s, &OFFSET_E2M1, low_nibbles(s, codes)));
-        out.put(s, 1, look_up(s, &OFFSET_E2M1, high_nibbles(s, codes)));
+        // In two factors of about the same size, since the smallest are subnormal.
+        let exponent = s.and(s.load_four_of_rows(rows, stride), s.splat_i32(0xff));
+        let half = s.add_i8(s.shr(exponent, 1), s.splat_i32(63));
+        let rest = s.add_i8(half, s.and(exponent, s.splat_i32(1)));
+        let (half, rest) = (s.shl(half, 23), s.shl(rest, 23));
+        out.put_scale(s, 0, s.mul(s.float_of(half), s.float_of(rest)));
+        let codes = out.load(s, &rows[1..], stride);
+        out.put_loaded(s, 0, look_both_up(s, &OFFSET_E2M1, codes));
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, f32_to_f16, high_nibbles, low_nibbles, spread_nibbles};
+use super::block::{Block, Form, Lanes, both_nibbles, f32_to_f16, spread_nibbles};
 
 /// A block of Q4_0.
 pub(super) struct Q4_0;
@@ -28,9 +28,8 @@ impl Block for Q4_0 {
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         out.put_scale(s, 0, s.load_f16_rows(rows, stride));
-        let codes = s.load_rows(&rows[2..], stride);
-        out.put(s, 0, low_nibbles(s, codes));
-        out.put(s, 1, high_nibbles(s, codes));
+        let codes = out.load(s, &rows[2..], stride);
+        out.put_loaded(s, 0, both_nibbles(s, codes));
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, high_nibbles, low_nibbles, spread_nibbles};
+use super::block::{Block, Form, Lanes, both_nibbles, spread_nibbles};
 
 /// A block of Q4_1.
 pub(super) struct Q4_1;
@@ -27,10 +27,10 @@ impl Block for Q4_1 {
 
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
-        out.put_scale(s, 0, s.load_f16_rows(rows, stride));
-        out.put_min(s, 0, s.load_f16_rows(&rows[2..], stride));
-        let codes = s.load_rows(&rows[4..], stride);
-        out.put(s, 0, low_nibbles(s, codes));
-        out.put(s, 1, high_nibbles(s, codes));
+        let header = s.load_four_of_rows(rows, stride);
+        out.put_scale(s, 0, s.f16_to_f32(header));
+        out.put_min(s, 0, s.f16_to_f32(s.shr(header, 16)));
+        let codes = out.load(s, &rows[4..], stride);
+        out.put_loaded(s, 0, both_nibbles(s, codes));
     }
 }

@@ -35,11 +35,14 @@ impl Block for Q4K {
         unpack_scales_rows(s, rows, stride, out);
         for pair in 0..4 {
             out.part(s, Self::BYTES / 4);
-            for half in 0..2 {
-                let codes = s.load_rows(&rows[16 + 32 * pair + 16 * half..], stride);
-                out.put(s, 4 * pair + half, low_nibbles(s, codes));
-                out.put(s, 4 * pair + 2 + half, high_nibbles(s, codes));
-            }
+            let (first, second) = (
+                out.load(s, &rows[16 + 32 * pair..], stride),
+                out.load(s, &rows[32 + 32 * pair..], stride),
+            );
+            let low = [low_nibbles(s, first), low_nibbles(s, second)];
+            out.put_loaded(s, 2 * pair, low);
+            let high = [high_nibbles(s, first), high_nibbles(s, second)];
+            out.put_loaded(s, 2 * pair + 1, high);
         }
     }
 }

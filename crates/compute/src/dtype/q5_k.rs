@@ -38,23 +38,29 @@ impl Block for Q5K {
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         unpack_scales_rows(s, rows, stride, out);
-        for half in 0..2 {
-            let fifths = s.load_rows(&rows[16 + 16 * half..], stride);
-            for pair in 0..4 {
-                if pair % 2 == 0 {
-                    out.part(s, Self::BYTES / 4);
-                }
-                let codes = s.load_rows(&rows[48 + 32 * pair + 16 * half..], stride);
-                let (mut low, mut high) = (low_nibbles(s, codes), high_nibbles(s, codes));
-                for (i, fifths) in fifths.into_iter().enumerate() {
+        let fifths = [
+            out.load(s, &rows[16..], stride),
+            out.load(s, &rows[32..], stride),
+        ];
+        for pair in 0..4 {
+            out.part(s, Self::BYTES / 4);
+            let codes = [
+                out.load(s, &rows[48 + 32 * pair..], stride),
+                out.load(s, &rows[64 + 32 * pair..], stride),
+            ];
+            let (mut low, mut high) = (codes, codes);
+            for half in 0..2 {
+                (low[half], high[half]) =
+                    (low_nibbles(s, codes[half]), high_nibbles(s, codes[half]));
+                for (i, fifths) in fifths[half].into_iter().enumerate() {
                     let of_low = s.and(s.shr(fifths, 2 * pair as u32), s.splat_i8(1));
                     let of_high = s.and(s.shr(fifths, 2 * pair as u32 + 1), s.splat_i8(1));
-                    low[i] = s.or(low[i], s.shl(of_low, 4));
-                    high[i] = s.or(high[i], s.shl(of_high, 4));
+                    low[half][i] = s.or(low[half][i], s.shl(of_low, 4));
+                    high[half][i] = s.or(high[half][i], s.shl(of_high, 4));
                 }
-                out.put(s, 4 * pair + half, low);
-                out.put(s, 4 * pair + 2 + half, high);
             }
+            out.put_loaded(s, 2 * pair, low);
+            out.put_loaded(s, 2 * pair + 1, high);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, copy_signed, f32_to_f16};
+use super::block::{Block, Form, Lanes, copy_signed, f32_to_f16, with_offset};
 
 /// A block of Q8_0.
 pub(super) struct Q8_0;
@@ -26,9 +26,11 @@ impl Block for Q8_0 {
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         out.put_scale(s, 0, s.load_f16_rows(rows, stride));
-        for half in 0..2 {
-            out.put_signed(s, half, s.load_rows(&rows[2 + 16 * half..], stride));
-        }
+        let (first, second) = (
+            out.load(s, &rows[2..], stride),
+            out.load(s, &rows[18..], stride),
+        );
+        out.put_loaded(s, 0, [with_offset(s, first), with_offset(s, second)]);
     }
 }
 

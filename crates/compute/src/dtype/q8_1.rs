@@ -5,7 +5,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, copy_signed};
+use super::block::{Block, Form, Lanes, copy_signed, with_offset};
 
 /// A block of Q8_1.
 pub(super) struct Q8_1;
@@ -27,8 +27,10 @@ impl Block for Q8_1 {
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         out.put_scale(s, 0, s.load_f16_rows(rows, stride));
-        for half in 0..2 {
-            out.put_signed(s, half, s.load_rows(&rows[4 + 16 * half..], stride));
-        }
+        let (first, second) = (
+            out.load(s, &rows[4..], stride),
+            out.load(s, &rows[20..], stride),
+        );
+        out.put_loaded(s, 0, [with_offset(s, first), with_offset(s, second)]);
     }
 }

@@ -3,9 +3,9 @@
 //! Bytes: f32 scale, 256 signed bytes, 16 sums of 16 elements each. The sums serve dot products; the
 //! values do not depend on them.
 
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, copy_signed, u32_at};
+use super::block::{Block, Form, Lanes, copy_signed, u32_at, with_offset};
 
 /// A block of Q8_K.
 pub(super) struct Q8K;
@@ -27,20 +27,19 @@ impl Block for Q8K {
 
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
-        let mut scales = [0.0; LANES];
-        for (row, scale) in scales.iter_mut().enumerate() {
-            *scale = f32::from_bits(u32_at(rows, row * stride));
-        }
-        let d = s.load(&scales);
+        let d = s.float_of(s.load_four_of_rows(rows, stride));
         for g in 0..8 {
             out.put_scale(s, g, d);
         }
-        for c in 0..16 {
-            if c % 4 == 0 {
+        for g in 0..8 {
+            if g % 2 == 0 {
                 out.part(s, Self::BYTES / 4);
             }
-            let q = s.load_rows(&rows[4 + 16 * c..], stride);
-            out.put_signed(s, c, q);
+            let (first, second) = (
+                out.load(s, &rows[4 + 32 * g..], stride),
+                out.load(s, &rows[20 + 32 * g..], stride),
+            );
+            out.put_loaded(s, g, [with_offset(s, first), with_offset(s, second)]);
         }
     }
 }

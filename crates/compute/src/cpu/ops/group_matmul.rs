@@ -411,19 +411,24 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
         row,
         n_rows,
     } = *rows;
-    // Kept from block to block: to make them anew costs a fifth of all.
-    let mut products = Products::<S, B, N> {
-        q: [&[]; N],
-        ns: [&[]; N],
-        dots: [[s.splat_i32(0); N]; MAX_GROUPS],
-        scales: [s.splat(0.0); MAX_GROUPS],
-        mins: [s.splat(0.0); MAX_GROUPS],
-        asking: ahead.begin_streams(bytes.as_ptr().addr(), (row, n_rows, row_bytes)),
-        n_told: 0,
-        ahead,
-        _type: PhantomData,
-    };
+    // Variables of their own, and kept from block to block: a struct with arrays that are read at places known only
+    // when it runs would lie in memory as a whole, and to make arrays anew costs a fifth of all.
+    let mut dots = [[s.splat_i32(0); N]; MAX_GROUPS];
+    let mut scales = [s.splat(0.0); MAX_GROUPS];
+    let mut mins = [s.splat(0.0); MAX_GROUPS];
+    let mut asking = ahead.begin_streams(bytes.as_ptr().addr(), (row, n_rows, row_bytes));
     for block in 0..x.width / B::LEN {
+        let mut products = Products::<S, B, N> {
+            q: [&[]; N],
+            ns: [&[]; N],
+            dots: &mut dots,
+            scales: &mut scales,
+            mins: &mut mins,
+            asking: &mut asking,
+            n_told: 0,
+            ahead: &mut *ahead,
+            _type: PhantomData,
+        };
         for t in 0..N {
             products.q[t] = &q[t][block * (B::LEN / 4)..][..B::LEN / 4];
             products.ns[t] = &row_ns[t][block * n_groups..][..n_groups];
@@ -435,26 +440,31 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
         }
         let bytes = &bytes[row * row_bytes + block * B::BYTES..];
         B::unpack_rows(s, bytes, n_rows * row_bytes, &mut products);
-        let n_told = std::mem::take(&mut products.n_told);
+        let n_told = products.n_told;
         debug_assert!(n_told <= B::BYTES, "parts are of a block");
-        let n_left = B::BYTES.saturating_sub(n_told);
-        products.asking.read(s, n_left, products.ahead);
+        asking.read(s, B::BYTES.saturating_sub(n_told), ahead);
         for t in 0..N {
             let d = &d[t][block * (B::LEN / 32)..][..B::LEN / 32];
             let sums = &row_sums[t][block * n_groups..][..n_groups];
             for g in 0..n_groups {
-                let factor = s.mul(products.scales[g], s.splat(d[g * group_len / 32]));
-                acc[t] = s.fma(s.to_f32(products.dots[g][t]), factor, acc[t]);
+                let factor = s.mul(scales[g], s.splat(d[g * group_len / 32]));
+                acc[t] = s.fma(s.to_f32(dots[g][t]), factor, acc[t]);
                 if has_min {
-                    acc[t] = s.fma(products.mins[g], s.splat(sums[g]), acc[t]);
+                    acc[t] = s.fma(mins[g], s.splat(sums[g]), acc[t]);
                 }
             }
         }
     }
-    products.asking.end(products.ahead);
+    asking.end(ahead);
     for (acc, out) in acc.into_iter().zip(out) {
         s.store(acc, out);
     }
+}
+
+/// Whether a few tokens' products are summed in quarters: for more, moving the bytes once takes less than moving
+/// each token's sums.
+const fn is_in_quarters<S: Simd, const N: usize>() -> bool {
+    S::HAS_QUARTERS && N <= 2
 }
 
 /// The most groups of a block.
@@ -464,10 +474,10 @@ const MAX_GROUPS: usize = 16;
 struct Products<'a, S: Simd, B, const N: usize> {
     q: [&'a [[i8; 4]]; N],
     ns: [&'a [i32]; N],
-    dots: [[S::I; N]; MAX_GROUPS],
-    scales: [S::F; MAX_GROUPS],
-    mins: [S::F; MAX_GROUPS],
-    asking: Asking,
+    dots: &'a mut [[S::I; N]; MAX_GROUPS],
+    scales: &'a mut [S::F; MAX_GROUPS],
+    mins: &'a mut [S::F; MAX_GROUPS],
+    asking: &'a mut Asking,
     /// Bytes that parts of the block told of.
     n_told: usize,
     ahead: &'a mut Ahead,
@@ -495,6 +505,30 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
                 _ => *sum,
             };
             *sum = s.dot16(start, q, x.expect("sixteen elements"), max);
+        }
+    }
+    #[inline(always)]
+    fn load(&self, s: S, rows: &[u8], stride: usize) -> [S::I; 4] {
+        match const { is_in_quarters::<S, N>() } {
+            true => s.load_quarters(rows, stride),
+            false => s.load_rows(rows, stride),
+        }
+    }
+    #[inline(always)]
+    fn put_loaded(&mut self, s: S, g: usize, q: [[S::I; 4]; 2]) {
+        if const { !is_in_quarters::<S, N>() } {
+            let [first, second] = q;
+            self.put(s, 2 * g, first);
+            return self.put(s, 2 * g + 1, second);
+        }
+        for t in 0..N {
+            let x = self.q[t][8 * g..][..8].as_chunks::<4>().0;
+            let mut sums = [s.splat_i32(0); 4];
+            for (q, x) in q.into_iter().zip(x) {
+                sums = s.dot_quarters(sums, q, x);
+            }
+            let start = start_of(self.ns[t][g], offset::<S, B>());
+            self.dots[g][t] = s.sum_quarters(start, sums);
         }
     }
     #[inline(always)]

@@ -102,6 +102,41 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
         self.load_f16(&halves)
     }
+    /// Whether whole rows' bytes are multiplied as they lie in memory where tokens are few: vector i then has in its
+    /// quarter j sixteen bytes of row 4 j + i. Their sums are moved to lanes instead of the bytes.
+    const HAS_QUARTERS: bool = false;
+    /// Sixteen bytes of each of 16 rows that are `stride` bytes apart, in quarters.
+    fn load_quarters(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
+        let _ = (rows, stride);
+        unreachable!("HAS_QUARTERS says so")
+    }
+    /// [`Simd::dot4`] of each lane of quarters, or [`Simd::dot4_signed`], with the four of sixteen activations that belong to
+    /// it.
+    fn dot_quarters(
+        self,
+        sums: [Self::I; 4],
+        weights: [Self::I; 4],
+        x: &[[i8; 4]; 4],
+    ) -> [Self::I; 4] {
+        let _ = (sums, weights, x);
+        unreachable!("HAS_QUARTERS says so")
+    }
+    /// For each row `start` + the sum of its quarter: lane r has row r's.
+    fn sum_quarters(self, start: i32, x: [Self::I; 4]) -> Self::I {
+        let _ = (start, x);
+        unreachable!("HAS_QUARTERS says so")
+    }
+    /// The four bytes at the beginning of each of 16 rows, row r at `rows[r * stride]`.
+    #[inline(always)]
+    fn load_four_of_rows(self, rows: &[u8], stride: usize) -> Self::I {
+        assert!(rows.len() >= 15 * stride + 4, "four bytes of every row");
+        let mut fours = [[0u8; 4]; LANES];
+        for (row, four) in fours.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *four = unsafe { rows.as_ptr().add(row * stride).cast::<[u8; 4]>().read() };
+        }
+        self.load_i8x4(fours.as_flattened().first_chunk().expect("all of them"))
+    }
     fn splat_i32(self, x: i32) -> Self::I;
     /// Four signed bytes in each lane.
     fn splat_i8(self, x: i8) -> Self::I {
@@ -184,6 +219,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         self.splat_i32(i32::from_le_bytes([a as u8, b as u8, c as u8, d as u8]))
     }
     fn to_f32(self, x: Self::I) -> Self::F;
+    /// The numbers whose bits the lanes are.
+    fn float_of(self, x: Self::I) -> Self::F;
     /// Columns of a row that are beside each other in a panel, which is `[n_columns / BESIDE][row][BESIDE]`.
     const BESIDE: usize = 4;
     /// Sixteen columns, four of them in each vector, to the layout of a panel.

@@ -501,6 +501,14 @@ macro_rules! common {
             out
         }
         #[inline(always)]
+        fn float_of(self, x: Self::I) -> Self::F {
+            let mut out = self.splat(0.0);
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = unsafe { vreinterpretq_f32_s32(x[i]) };
+            }
+            out
+        }
+        #[inline(always)]
         fn interleave(
             self,
             rows: &[[i8; RUN]; LANES],

@@ -201,6 +201,10 @@ impl Simd for Scalar {
         x.map(|x| x as f32)
     }
     #[inline(always)]
+    fn float_of(self, x: Self::I) -> Self::F {
+        x.map(|x| f32::from_bits(x as u32))
+    }
+    #[inline(always)]
     fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
         for (row, weights) in rows.iter().enumerate() {
             for (out, four) in out.iter_mut().zip(weights[at..at + 32].chunks_exact(4)) {

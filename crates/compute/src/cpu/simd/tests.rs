@@ -129,6 +129,7 @@ fn conversions<S: Simd>(s: S, all: &mut Answers) {
     for i in 0..100 {
         let x = s.load_i8x4(&random_bytes(&mut next));
         all.push((format!("to_f32 {i}"), bits(s, s.to_f32(x))));
+        all.push((format!("float_of {i}"), bits(s, s.float_of(x))));
         all.push((format!("load_i8x4 {i}"), lanes(s, x)));
     }
 }
@@ -350,6 +351,13 @@ fn rows<S: Simd>(s: S, all: &mut Answers) {
         }
         let halves = s.load_f16_rows(&bytes, stride);
         all.push((format!("load_f16_rows {stride}"), bits(s, halves)));
+        let fours = s.load_four_of_rows(&bytes, stride);
+        all.push((format!("load_four_of_rows {stride}"), lanes(s, fours)));
+        for x in [127, -127, 3] {
+            let x = std::array::from_fn(|i| std::array::from_fn(|j| (x / 2) - (i * j) as i8));
+            let dots = row_products(s, (&bytes, stride), &x);
+            all.push((format!("quarters {stride}, {x:?}"), lanes(s, dots)));
+        }
     }
     let rows: [[i8; RUN]; LANES] =
         std::array::from_fn(|_| random_bytes(&mut next).map(|q: u8| q as i8));
@@ -360,6 +368,17 @@ fn rows<S: Simd>(s: S, all: &mut Answers) {
             all.push((format!("interleave {at}, {offset}"), in_fours::<S>(&out)));
         }
     }
+}
+
+/// Three more than sixteen products of each row, in quarters where a set has them.
+fn row_products<S: Simd>(s: S, (bytes, stride): (&[u8], usize), x: &[[i8; 4]; 4]) -> S::I {
+    let bytes: Vec<u8> = bytes.iter().map(|byte| byte & 127).collect();
+    if S::HAS_QUARTERS {
+        let sums = [s.splat_i32(0); 4];
+        let sums = s.dot_quarters(sums, s.load_quarters(&bytes, stride), x);
+        return s.sum_quarters(3, sums);
+    }
+    s.dot16(s.splat_i32(3), s.load_rows(&bytes, stride), x, Some(127))
 }
 
 /// Tiles of each kind against the plain ones, with every kind of number.

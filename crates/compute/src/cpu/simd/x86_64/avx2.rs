@@ -380,6 +380,10 @@ macro_rules! common {
             unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
         }
         #[inline(always)]
+        fn float_of(self, x: Self::I) -> Self::F {
+            unsafe { [_mm256_castsi256_ps(x[0]), _mm256_castsi256_ps(x[1])] }
+        }
+        #[inline(always)]
         fn interleave(
             self,
             rows: &[[i8; RUN]; LANES],

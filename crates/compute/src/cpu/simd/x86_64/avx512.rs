@@ -211,20 +211,30 @@ macro_rules! common {
             unsafe { _mm512_cvtepi32_ps(x) }
         }
         #[inline(always)]
-        fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
+        fn float_of(self, x: Self::I) -> Self::F {
+            unsafe { _mm512_castsi512_ps(x) }
+        }
+        #[inline(always)]
+        fn load_quarters(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
             check_rows(rows, stride);
-            unsafe {
-                // Quarter j of vector i is row 4 j + i, so that a transpose of each four by four
-                // leaves the rows in order. (No closures: they would not have the features.)
-                let mut r = [_mm512_setzero_si512(); 4];
-                for (i, r) in r.iter_mut().enumerate() {
+            let mut quarters = [self.splat_i32(0); 4];
+            for (i, quarters) in quarters.iter_mut().enumerate() {
+                unsafe {
                     let p = rows.as_ptr().add(i * stride);
                     // (Halves first: three quarters put into a whole register take as much again.)
                     let low = _mm256_loadu2_m128i(p.add(4 * stride).cast(), p.cast());
                     let (c, d) = (p.add(8 * stride), p.add(12 * stride));
                     let high = _mm256_loadu2_m128i(d.cast(), c.cast());
-                    *r = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+                    *quarters = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
                 }
+            }
+            quarters
+        }
+        #[inline(always)]
+        fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
+            // A transpose of each four by four leaves the rows in order.
+            let r = self.load_quarters(rows, stride);
+            unsafe {
                 let a0 = _mm512_unpacklo_epi32(r[0], r[1]);
                 let a1 = _mm512_unpackhi_epi32(r[0], r[1]);
                 let b0 = _mm512_unpacklo_epi32(r[2], r[3]);
@@ -381,6 +391,35 @@ impl InPairs for Avx512 {
 )]
 impl Simd for Avx512Vnni {
     common!();
+
+    const HAS_QUARTERS: bool = true;
+    #[inline(always)]
+    fn dot_quarters(
+        self,
+        mut sums: [Self::I; 4],
+        weights: [Self::I; 4],
+        x: &[[i8; 4]; 4],
+    ) -> [Self::I; 4] {
+        unsafe {
+            let x = _mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast()));
+            for (sum, w) in sums.iter_mut().zip(weights) {
+                *sum = _mm512_dpbusd_epi32(*sum, w, x);
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    fn sum_quarters(self, start: i32, [a, b, c, d]: [Self::I; 4]) -> Self::I {
+        unsafe {
+            // Two lanes of each row, then four, of two vectors and of all.
+            let low = _mm512_unpacklo_epi32(a, b);
+            let ab = _mm512_add_epi32(low, _mm512_unpackhi_epi32(a, b));
+            let low = _mm512_unpacklo_epi32(c, d);
+            let cd = _mm512_add_epi32(low, _mm512_unpackhi_epi32(c, d));
+            let low = _mm512_add_epi32(_mm512_set1_epi32(start), _mm512_unpacklo_epi64(ab, cd));
+            _mm512_add_epi32(low, _mm512_unpackhi_epi64(ab, cd))
+        }
+    }
 
     const SIGNED_OFFSET: u8 = 128;
     #[inline(always)]
