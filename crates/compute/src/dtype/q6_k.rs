@@ -88,8 +88,7 @@ fn codes<S: Simd>(s: S, mut low: [S::I; 4], upper: [S::I; 4], nibbles: Nibbles) 
             Nibbles::Low => (*low, s.shl(upper, 4)),
             Nibbles::High => (s.shr(*low, 4), upper),
         };
-        let two = s.and(two, s.splat_i8(0xf0_u8 as i8));
-        *low = s.or(s.and(four, s.splat_i8(0x0f)), two);
+        *low = s.select(0x0f, four, two);
     }
     low
 }

@@ -144,6 +144,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
     fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// In each byte the bits of `a` where those of `mask` are set, and of `b` where not.
+    #[inline(always)]
+    fn select(self, mask: u8, a: Self::I, b: Self::I) -> Self::I {
+        let (mask, others) = (self.splat_i8(mask as i8), self.splat_i8(!mask as i8));
+        self.or(self.and(a, mask), self.and(b, others))
+    }
     /// The lanes shifted to the left.
     fn shl(self, x: Self::I, n: u32) -> Self::I;
     /// The lanes shifted to the right, without their sign.

@@ -192,6 +192,7 @@ fn integers<S: Simd>(s: S, all: &mut Answers) {
         let (a, b) = (s.load_i8x4(x), s.load_i8x4(y));
         all.push((format!("and {i}"), lanes(s, s.and(a, b))));
         all.push((format!("or {i}"), lanes(s, s.or(a, b))));
+        all.push((format!("select {i}"), lanes(s, s.select(0x35, a, b))));
         all.push((format!("mul_i32 {i}"), lanes(s, s.mul_i32(a, b))));
         all.push((format!("add_i8 {i}"), lanes(s, s.add_i8(a, b))));
         for n in 0..32 {

@@ -260,6 +260,11 @@ macro_rules! common {
             unsafe { _mm512_or_si512(a, b) }
         }
         #[inline(always)]
+        fn select(self, mask: u8, a: Self::I, b: Self::I) -> Self::I {
+            // Bit 4 i + 2 j + k of the number is the answer for bits i, j, k of the three.
+            unsafe { _mm512_ternarylogic_epi32::<0b1100_1010>(self.splat_i8(mask as i8), a, b) }
+        }
+        #[inline(always)]
         fn shl(self, x: Self::I, n: u32) -> Self::I {
             unsafe { _mm512_sll_epi32(x, _mm_cvtsi32_si128(n as i32)) }
         }
