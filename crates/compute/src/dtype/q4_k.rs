@@ -34,13 +34,14 @@ impl Block for Q4K {
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
         unpack_scales_rows(s, rows, stride, out);
         for pair in 0..4 {
-            out.part(s, Self::BYTES / 4);
+            out.part(s, Self::BYTES / 8);
             let (first, second) = (
                 out.load(s, &rows[16 + 32 * pair..], stride),
                 out.load(s, &rows[32 + 32 * pair..], stride),
             );
             let low = [low_nibbles(s, first), low_nibbles(s, second)];
             out.put_loaded(s, 2 * pair, low);
+            out.part(s, Self::BYTES / 8);
             let high = [high_nibbles(s, first), high_nibbles(s, second)];
             out.put_loaded(s, 2 * pair + 1, high);
         }

@@ -53,7 +53,7 @@ impl Block for Q6K {
             for quarter in 0..2 {
                 // Sixteens 0, 2, 4 and 6 behind the first. Each is written out: in a loop over them codes would
                 // go through memory, which costs a fifth of all.
-                out.part(s, Self::BYTES / 4);
+                out.part(s, Self::BYTES / 8);
                 let (at, first) = (16 * quarter, 8 * half + quarter);
                 let upper = s.load_rows(&rows[128 + 32 * half + at..], stride);
                 let (mut even, mut odd) = (upper, upper);
@@ -64,6 +64,7 @@ impl Block for Q6K {
                 let low = s.load_rows(&rows[64 * half + at..], stride);
                 out.put(s, first, codes(s, low, even, Nibbles::Low));
                 out.put(s, first + 4, codes(s, low, even, Nibbles::High));
+                out.part(s, Self::BYTES / 8);
                 let low = s.load_rows(&rows[64 * half + 32 + at..], stride);
                 out.put(s, first + 2, codes(s, low, odd, Nibbles::Low));
                 out.put(s, first + 6, codes(s, low, odd, Nibbles::High));

@@ -146,7 +146,7 @@ impl Ahead {
         let stride = n_rows * row_bytes;
         let n_bytes = LANES * row_bytes;
         if stride < LONG {
-            return Asking::Behind(self.begin(n_bytes));
+            return self.begin(n_bytes);
         }
         self.read += n_bytes;
         let end = first + LANES * stride;
@@ -160,12 +160,22 @@ impl Ahead {
             }
         });
         let next = next.unwrap_or((end, stride));
-        Asking::Streams(Streams {
-            streams: (first, stride),
+        let at = row * row_bytes + DISTANCE;
+        let (at, stride, end, next) = match at < stride {
+            true => (first + at, stride, first + stride, Some(next)),
+            false => (next.0 + at - stride, next.1, usize::MAX, None),
+        };
+        Asking {
+            line: at,
+            n_left: LANES,
+            stride,
+            first: at,
+            step: LINE,
+            end,
             next,
-            at: row * row_bytes + DISTANCE,
+            factor: 1,
             owed: 0,
-        })
+        }
     }
 
     /// Which of the next few parts an address is in.
@@ -178,10 +188,14 @@ impl Ahead {
         Some(self.current)
     }
 
-    /// What to ask for while `n_bytes` are read, and how many times as much.
-    pub(super) fn begin(&mut self, n_bytes: usize) -> Behind {
+    /// What to ask for while `n_bytes` are read, and how many times as much: of one part, so that nothing has to be called
+    /// meanwhile.
+    pub(super) fn begin(&mut self, n_bytes: usize) -> Asking {
         let (at, left) = match self.is_own {
-            true => self.rest(),
+            true => match self.rest() {
+                (_, 0) => self.next(),
+                rest => rest,
+            },
             false => (self.behind, usize::MAX),
         };
         self.read += n_bytes;
@@ -191,10 +205,15 @@ impl Ahead {
             asked if asked < self.read + self.lead => 1,
             _ => 0,
         };
-        Behind {
-            at,
-            left,
-            factor,
+        Asking {
+            line: at,
+            n_left: LANES,
+            stride: LINE,
+            first: at,
+            step: LANES * LINE,
+            end: at.saturating_add(left),
+            next: None,
+            factor: if left == 0 { 0 } else { factor },
             owed: 0,
         }
     }
@@ -211,106 +230,84 @@ impl Ahead {
             Some(Part { bytes, .. }) => (bytes.start + self.asked - starts[self.part], {
                 starts[self.part] + bytes.len() - self.asked
             }),
-            None => (0, usize::MAX),
+            None => (0, 0),
         }
     }
 
     /// The next part.
-    #[cold]
     fn next(&mut self) -> (usize, usize) {
-        self.part += 1;
+        self.part = self.order().parts.len().min(self.part + 1);
         if let Some(&start) = self.order().starts.get(self.part) {
             self.asked = start;
         }
         self.rest()
     }
 
-    /// Notes up to where was asked.
-    pub(super) fn end(&mut self, asking: &Behind) {
+    /// Notes up to where was asked, in the order of memory.
+    pub(super) fn end(&mut self, asking: &Asking) {
+        if asking.step == LINE {
+            return;
+        }
+        let at = asking.line.min(asking.end);
         if !self.is_own {
-            self.behind = asking.at;
+            self.behind = at;
         } else if let Some(Part { bytes, .. }) = self.order().parts.get(self.part) {
-            self.asked = self.order().starts[self.part] + asking.at - bytes.start;
+            self.asked = self.order().starts[self.part] + at - bytes.start;
         }
     }
 }
 
-/// What is asked for while a row of each of sixteen streams is read.
-pub(super) enum Asking {
-    Streams(Streams),
-    Behind(Behind),
-}
-
-impl Asking {
-    /// Asks for as much as is read: `n_bytes` of each row.
-    #[inline(always)]
-    pub(super) fn read<S: Simd>(&mut self, s: S, n_bytes: usize, ahead: &mut Ahead) {
-        match self {
-            Asking::Streams(streams) => streams.read(s, n_bytes),
-            Asking::Behind(behind) => behind.read(s, LANES * n_bytes, ahead),
-        }
-    }
-
-    /// Notes up to where was asked.
-    pub(super) fn end(&self, ahead: &mut Ahead) {
-        if let Asking::Behind(behind) = self {
-            ahead.end(behind);
-        }
-    }
-}
-
-/// The rest of sixteen streams, then the beginnings of the next sixteen.
-pub(super) struct Streams {
-    /// Address of the first, and bytes of each.
-    streams: (usize, usize),
-    /// The same of those that are read next.
-    next: (usize, usize),
-    /// Up to where in each was asked.
-    at: usize,
-    owed: usize,
-}
-
-impl Streams {
-    #[inline(always)]
-    fn read<S: Simd>(&mut self, s: S, n_bytes: usize) {
-        self.owed += n_bytes;
-        while self.owed >= LINE {
-            self.owed -= LINE;
-            let (first, stride) = match self.at < self.streams.1 {
-                true => (self.streams.0 + self.at, self.streams.1),
-                false => (self.next.0 + self.at - self.streams.1, self.next.1),
-            };
-            self.at += LINE;
-            for stream in 0..LANES {
-                s.prefetch(std::ptr::without_provenance(first + stream * stride));
-            }
-        }
-    }
-}
-
-/// What lies behind what is read, in the order of memory.
-pub(super) struct Behind {
-    at: usize,
-    left: usize,
+/// What is asked for while weights are read: a line of each of sixteen streams, then the next of each; or, of what lies
+/// behind one another, sixteen lines and the next sixteen.
+pub(super) struct Asking {
+    /// The line that is asked for next, how many of these sixteen are left, and how far they are apart.
+    line: usize,
+    n_left: usize,
+    stride: usize,
+    /// The first of them, how far the first of the next sixteen is from it, and where these end.
+    first: usize,
+    step: usize,
+    end: usize,
+    /// What comes then: where the first stream begins, and how long each is.
+    next: Option<(usize, usize)>,
+    /// How much is asked for, by how much is read.
     factor: usize,
     owed: usize,
 }
 
-impl Behind {
-    /// Asks for as much as is read.
+impl Asking {
+    /// Asks for as much as is read: a few lines at a time, since of sixteen the last wait for the first ones' way to the
+    /// memory, and what is computed waits behind them.
     #[inline(always)]
-    pub(super) fn read<S: Simd>(&mut self, s: S, n_bytes: usize, ahead: &mut Ahead) {
+    pub(super) fn read<S: Simd>(&mut self, s: S, n_bytes: usize) {
+        const FEW: usize = 4;
         self.owed += n_bytes * self.factor;
-        while self.owed >= LINE {
-            s.prefetch(std::ptr::without_provenance(self.at));
-            self.owed -= LINE;
-            if self.left > LINE {
-                self.at += LINE;
-                self.left -= LINE;
-            } else {
-                (self.at, self.left) = ahead.next();
+        while self.owed >= FEW * LINE {
+            self.owed -= FEW * LINE;
+            for i in 0..FEW {
+                s.prefetch(std::ptr::without_provenance(self.line + i * self.stride));
+            }
+            self.line += FEW * self.stride;
+            self.n_left -= FEW;
+            if self.n_left == 0 {
+                self.turn();
             }
         }
+    }
+
+    /// Goes on to the next sixteen lines.
+    #[inline(always)]
+    fn turn(&mut self) {
+        self.first += self.step;
+        if self.first >= self.end {
+            match self.next {
+                Some((first, stride)) => {
+                    (self.first, self.stride, self.end) = (first, stride, usize::MAX);
+                }
+                None => (self.factor, self.owed) = (0, 0),
+            }
+        }
+        (self.line, self.n_left) = (self.first, LANES);
     }
 }
 
@@ -339,9 +336,9 @@ mod tests {
         ahead.begin_step(0, Amount::Few);
         ahead.next();
         ahead.begin_step(1, Amount::Many);
-        assert_eq!(ahead.begin(64).at, 0);
+        assert_eq!(ahead.begin(64).factor, 0);
         ahead.begin_step(0, Amount::Many);
         let asking = ahead.begin(64);
-        assert_eq!((asking.at, asking.left), (1 << 20, 1 << 16));
+        assert_eq!((asking.line, asking.end), (1 << 20, (1 << 20) + (1 << 16)));
     }
 }

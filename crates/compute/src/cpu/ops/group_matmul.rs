@@ -283,7 +283,7 @@ pub(crate) fn unpack<S: Simd, B: Block>(
     let blocks = rows.columns.start / B::LEN..rows.columns.end / B::LEN;
     let mut asking = ahead.begin(PANEL * blocks.len() * B::BYTES);
     for (i, block) in blocks.enumerate() {
-        asking.read(s, PANEL * B::BYTES, ahead);
+        asking.read(s, PANEL * B::BYTES);
         let mut lanes = PanelBlock {
             q: &mut panel.q[i * n_q..][..n_q],
             scales: &mut panel.scales[i * n_groups..][..n_groups],
@@ -341,7 +341,7 @@ fn unpack_row_by_row<S: Simd, B: Block>(
         let at = first - rows.columns.start;
         let bytes = rows.bytes.chunks_exact(rows.row_bytes);
         for (row, (bytes, q)) in bytes.zip(&mut q).enumerate() {
-            asking.read(s, run.len(), ahead);
+            asking.read(s, run.len());
             let blocks = bytes[run.clone()].chunks_exact(B::BYTES);
             for (i, (block, q)) in blocks.zip(q.chunks_exact_mut(B::LEN)).enumerate() {
                 B::unpack(block, q, &mut scales[..n_groups], &mut mins[..n_mins]);
@@ -426,7 +426,6 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
             mins: &mut mins,
             asking: &mut asking,
             n_told: 0,
-            ahead: &mut *ahead,
             _type: PhantomData,
         };
         for t in 0..N {
@@ -442,7 +441,7 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
         B::unpack_rows(s, bytes, n_rows * row_bytes, &mut products);
         let n_told = products.n_told;
         debug_assert!(n_told <= B::BYTES, "parts are of a block");
-        asking.read(s, B::BYTES.saturating_sub(n_told), ahead);
+        asking.read(s, LANES * B::BYTES.saturating_sub(n_told));
         for t in 0..N {
             let d = &d[t][block * (B::LEN / 32)..][..B::LEN / 32];
             let sums = &row_sums[t][block * n_groups..][..n_groups];
@@ -455,7 +454,7 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
             }
         }
     }
-    asking.end(ahead);
+    ahead.end(&asking);
     for (acc, out) in acc.into_iter().zip(out) {
         s.store(acc, out);
     }
@@ -480,7 +479,6 @@ struct Products<'a, S: Simd, B, const N: usize> {
     asking: &'a mut Asking,
     /// Bytes that parts of the block told of.
     n_told: usize,
-    ahead: &'a mut Ahead,
     _type: PhantomData<B>,
 }
 
@@ -488,7 +486,7 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
     #[inline(always)]
     fn part(&mut self, s: S, n_bytes: usize) {
         self.n_told += n_bytes;
-        self.asking.read(s, n_bytes, self.ahead);
+        self.asking.read(s, LANES * n_bytes);
     }
     #[inline(always)]
     fn put(&mut self, s: S, c: usize, q: [S::I; 4]) {
