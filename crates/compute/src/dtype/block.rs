@@ -109,13 +109,13 @@ pub(crate) trait Block {
     }
 }
 
-/// What takes a block of each of 16 rows as it is taken apart: a lane is a row. All of a block is
-/// put once, in any order.
+/// What takes a block of each of 16 rows as it is taken apart: a lane is a row, but for what [`Lanes::load`] gives. All
+/// of a block is put once, in any order.
 pub(crate) trait Lanes<S: Simd> {
-    /// `n_bytes` of each row are read next, and few vectors are held: a time to ask for what is read later.
-    /// Long blocks have such parts, since the lines of sixteen are more than a processor keeps on their way, and what
-    /// it reads then waits for them: two threads of Zen 4 read Q6_K at 25 GB/s so, else at 17. Bytes that no
-    /// part has told of count at the end of the block.
+    /// A time to ask for `n_bytes` more of each row than before, of what is read later. Long blocks tell of themselves in
+    /// small parts, since the lines of sixteen rows are more than a processor keeps on their way, and what it reads then
+    /// waits for them: two threads of Zen 4 read Q6_K at 25 GB/s so, else at 17. Bytes that no part has told of count at
+    /// the end of the block.
     #[inline(always)]
     fn part(&mut self, s: S, n_bytes: usize) {
         let _ = (s, n_bytes);

@@ -46,9 +46,7 @@ impl Block for IQ4XS {
             out.put_scale(s, g as usize, s.mul(d, scale));
         }
         for g in 0..8 {
-            if g % 2 == 0 {
-                out.part(s, Self::BYTES / 4);
-            }
+            out.part(s, Self::BYTES / 8);
             let codes = out.load(s, &rows[8 + 16 * g..], stride);
             let table = const { &table_with_offset::<S>(UNEVEN_STEPS) };
             out.put_loaded(s, g, look_both_up(s, table, codes));

@@ -29,7 +29,7 @@ impl Block for MXFP4 {
 
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
-        // In two factors of about the same size, since the smallest are subnormal.
+        // In two factors of about the same size, since the smallest are subnormal; 127 + 127 - 128 is 2 * 63.
         let exponent = s.and(s.load_four_of_rows(rows, stride), s.splat_i32(0xff));
         let half = s.add_i8(s.shr(exponent, 1), s.splat_i32(63));
         let rest = s.add_i8(half, s.and(exponent, s.splat_i32(1)));

@@ -43,7 +43,7 @@ impl Block for Q5K {
             out.load(s, &rows[32..], stride),
         ];
         for pair in 0..4 {
-            out.part(s, Self::BYTES / 4);
+            out.part(s, Self::BYTES / 8);
             let codes = [
                 out.load(s, &rows[48 + 32 * pair..], stride),
                 out.load(s, &rows[64 + 32 * pair..], stride),
@@ -60,6 +60,7 @@ impl Block for Q5K {
                 }
             }
             out.put_loaded(s, 2 * pair, low);
+            out.part(s, Self::BYTES / 8);
             out.put_loaded(s, 2 * pair + 1, high);
         }
     }

@@ -32,9 +32,7 @@ impl Block for Q8K {
             out.put_scale(s, g, d);
         }
         for g in 0..8 {
-            if g % 2 == 0 {
-                out.part(s, Self::BYTES / 4);
-            }
+            out.part(s, Self::BYTES / 8);
             let (first, second) = (
                 out.load(s, &rows[4 + 32 * g..], stride),
                 out.load(s, &rows[20 + 32 * g..], stride),

@@ -22,6 +22,10 @@ const LONG: usize = 2048;
 const DISTANCE: usize = 1024;
 /// Bytes of a cache line.
 pub(super) const LINE: usize = 64;
+/// Lines that are asked for together, and their bytes.
+const FEW: usize = 4;
+const FEW_BYTES: usize = FEW * LINE;
+const _: () = assert!(LANES.is_multiple_of(FEW), "sixteen lines are some fews");
 
 /// Weights that a thread reads one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,11 +193,11 @@ impl Ahead {
     }
 
     /// What to ask for while `n_bytes` are read, and how many times as much: of one part, so that nothing has to be called
-    /// meanwhile.
+    /// meanwhile. Behind its end nothing is asked for until this is called again.
     pub(super) fn begin(&mut self, n_bytes: usize) -> Asking {
         let (at, left) = match self.is_own {
             true => match self.rest() {
-                (_, 0) => self.next(),
+                (_, 0..FEW_BYTES) => self.next(),
                 rest => rest,
             },
             false => (self.behind, usize::MAX),
@@ -245,7 +249,8 @@ impl Ahead {
 
     /// Notes up to where was asked, in the order of memory.
     pub(super) fn end(&mut self, asking: &Asking) {
-        if asking.step == LINE {
+        if asking.is_of_streams() {
+            // Which row it was says where the next one's are.
             return;
         }
         let at = asking.line.min(asking.end);
@@ -276,14 +281,17 @@ pub(super) struct Asking {
 }
 
 impl Asking {
-    /// Asks for as much as is read: a few lines at a time, since of sixteen the last wait for the first ones' way to the
-    /// memory, and what is computed waits behind them.
+    fn is_of_streams(&self) -> bool {
+        self.step == LINE
+    }
+
+    /// Asks for as much as is read, `n_bytes` in all: better little and often, since of many lines the last wait for the
+    /// first ones' way to the memory, and what is computed waits behind them.
     #[inline(always)]
     pub(super) fn read<S: Simd>(&mut self, s: S, n_bytes: usize) {
-        const FEW: usize = 4;
         self.owed += n_bytes * self.factor;
-        while self.owed >= FEW * LINE {
-            self.owed -= FEW * LINE;
+        while self.owed >= FEW_BYTES {
+            self.owed -= FEW_BYTES;
             for i in 0..FEW {
                 s.prefetch(std::ptr::without_provenance(self.line + i * self.stride));
             }
@@ -314,6 +322,7 @@ impl Asking {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::simd::Scalar;
 
     #[test]
     fn a_place_in_one_order_is_none_in_the_other() {
@@ -340,5 +349,72 @@ mod tests {
         ahead.begin_step(0, Amount::Many);
         let asking = ahead.begin(64);
         assert_eq!((asking.line, asking.end), (1 << 20, (1 << 20) + (1 << 16)));
+    }
+
+    #[test]
+    fn lines_of_streams_are_asked_for_one_after_the_other() {
+        // Two rows in each of sixteen streams, then one.
+        const ROW: usize = 2304;
+        let (first, second) = (1 << 20, 2 << 20);
+        let parts = [(first, 2), (second, 1)].map(|(start, n_rows)| Part {
+            bytes: start..start + LANES * n_rows * ROW,
+            stream_bytes: n_rows * ROW,
+        });
+        let order = Order::new(parts.to_vec(), vec![0]);
+        let mut ahead = Ahead::new([order, Order::default(), Order::default()]);
+        ahead.set_own(true);
+        ahead.begin_step(0, Amount::Few);
+        let mut asking = ahead.begin_streams(first, (0, 2, ROW));
+        assert_eq!((asking.line, asking.stride), (first + DISTANCE, 2 * ROW));
+        asking.read(Scalar, FEW_BYTES - 1);
+        assert_eq!(asking.line, first + DISTANCE);
+        asking.read(Scalar, 1);
+        assert_eq!(asking.line, first + DISTANCE + FEW * 2 * ROW);
+        asking.read(Scalar, (LANES - FEW) * LINE);
+        assert_eq!(asking.line, first + DISTANCE + LINE);
+        ahead.end(&asking);
+        // The second row's lines, and when those are over the next streams'.
+        let mut asking = ahead.begin_streams(first, (1, 2, ROW));
+        assert_eq!(asking.line, first + ROW + DISTANCE);
+        asking.read(Scalar, LANES * (ROW - DISTANCE));
+        assert_eq!((asking.line, asking.stride), (second, ROW));
+        // Where less is left of a stream, it is what lies behind all.
+        let asking = ahead.begin_streams(first, (3, 4, ROW / 4));
+        let behind = 3 * ROW / 4 + DISTANCE - ROW;
+        assert_eq!(asking.line, first + LANES * ROW + behind);
+        assert_eq!(asking.stride, ROW);
+    }
+
+    #[test]
+    fn parts_are_asked_for_in_their_order() {
+        // Three strips, less than is asked for at once, and one strip.
+        let (strip, starts) = (16 * 360, [1 << 20, 2 << 20, 3 << 20]);
+        let lens = [3 * strip, FEW_BYTES - 1, strip];
+        let parts = [0, 1, 2].map(|i| Part {
+            bytes: starts[i]..starts[i] + lens[i],
+            stream_bytes: 360,
+        });
+        let order = Order::new(parts.to_vec(), vec![0]);
+        let mut ahead = Ahead::new([order, Order::default(), Order::default()]);
+        ahead.set_own(true);
+        ahead.begin_step(0, Amount::Few);
+        let mut pass = || {
+            let mut asking = ahead.begin(strip);
+            let (line, factor) = (asking.line, asking.factor);
+            asking.read(Scalar, strip);
+            ahead.end(&asking);
+            (line, factor, ahead.asked)
+        };
+        // Twice as much as is read, until all of the part was.
+        let whole = 2 * strip / FEW_BYTES * FEW_BYTES;
+        assert_eq!(pass(), (starts[0], 2, whole));
+        let (line, factor, asked) = pass();
+        assert_eq!((line, factor), (starts[0] + whole, 2));
+        assert!(lens[0] - FEW_BYTES < asked && asked <= lens[0], "{asked}");
+        // What is too small for its own pass is passed over, and behind the last there is nothing.
+        assert_eq!(pass().0, starts[1]);
+        assert_eq!(pass().0, starts[2]);
+        assert_eq!(pass(), (0, 0, lens.iter().sum()));
+        assert_eq!(pass(), (0, 0, lens.iter().sum()));
     }
 }

@@ -12,8 +12,10 @@
 //! 1. Sixteen rows at a time are unpacked into a panel: weights as bytes, four of a row beside each
 //!    other (eight where an instruction multiplies eight) and the sixteen rows side by side, scales
 //!    likewise. A type enters only by its unpacking.
-//! 2. A lane is a row, so nothing is ever summed across lanes, and the order above is the same
-//!    for one token and for many.
+//! 2. A lane is a row, so no f32 is ever summed across lanes, and the order above is the same
+//!    for one token and for many. (Whole numbers are, where [`Simd::HAS_QUARTERS`] says so: a token's
+//!    groups of 32 are multiplied as bytes lie in memory, and four sums for each row moved to its lane,
+//!    which are fewer than the bytes. They are exact in any order.)
 //! 3. A panel is [`STRIP`] columns long, so that it stays in a near cache between its unpacking and
 //!    its use; sums wait beside each other for the next strip ([`Sums`]), and not in the output, whose
 //!    rows are so far apart that they push each other out of the caches: a tenth less speed. Half the
@@ -514,6 +516,7 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
     }
     #[inline(always)]
     fn put_loaded(&mut self, s: S, g: usize, q: [[S::I; 4]; 2]) {
+        const { assert!(matches!(B::FORM, Form::Groups { group_len: 32, .. })) }
         if const { !is_in_quarters::<S, N>() } {
             let [first, second] = q;
             self.put(s, 2 * g, first);

@@ -2,7 +2,7 @@
 //!
 //! Kernels (`cpu/ops`) are written once, generic over [`Simd`], and compiled once for each
 //! instruction set, inside a function that has its features enabled (`cpu/kernels.rs`). Every
-//! primitive has the same result, bit for bit, on every instruction set: 16 lanes whatever the
+//! primitive has the same result, bit for bit, on every instruction set (that has it): 16 lanes whatever the
 //! width of the registers, fused multiply-adds, exact integer sums. So a kernel gives the same
 //! bits everywhere, and the scalar set is the specification that the others are tested against.
 
@@ -102,16 +102,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
         self.load_f16(&halves)
     }
-    /// Whether whole rows' bytes are multiplied as they lie in memory where tokens are few: vector i then has in its
-    /// quarter j sixteen bytes of row 4 j + i. Their sums are moved to lanes instead of the bytes.
+    /// Whether there are the next three: for a token or two, bytes of rows are then multiplied as they lie in memory, and
+    /// their sums moved to lanes instead of the bytes.
     const HAS_QUARTERS: bool = false;
-    /// Sixteen bytes of each of 16 rows that are `stride` bytes apart, in quarters.
+    /// Sixteen bytes of each of 16 rows that are `stride` bytes apart: vector i has in its quarter j those of row
+    /// 4 j + i.
     fn load_quarters(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
         let _ = (rows, stride);
         unreachable!("HAS_QUARTERS says so")
     }
-    /// [`Simd::dot4`] of each lane of quarters, or [`Simd::dot4_signed`], with the four of sixteen activations that belong to
-    /// it.
+    /// To each lane of quarters the sum of four products is added: of its weights, in 0..=255, and of those of the sixteen
+    /// activations that belong to them.
     fn dot_quarters(
         self,
         sums: [Self::I; 4],
@@ -132,7 +133,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         assert!(rows.len() >= 15 * stride + 4, "four bytes of every row");
         let mut fours = [[0u8; 4]; LANES];
         for (row, four) in fours.iter_mut().enumerate() {
-            // SAFETY: as above.
+            // SAFETY: all four bytes are in the slice by the assertion.
             *four = unsafe { rows.as_ptr().add(row * stride).cast::<[u8; 4]>().read() };
         }
         self.load_i8x4(fours.as_flattened().first_chunk().expect("all of them"))

@@ -346,7 +346,11 @@ fn panels<S: Simd, const N: usize, const P: usize>(s: S, all: &mut Answers) {
 fn rows<S: Simd>(s: S, all: &mut Answers) {
     let mut next = random();
     for stride in [16, 17, 34, 110] {
-        let bytes: Vec<u8> = (0..16 * stride).map(|_| (next() >> 24) as u8).collect();
+        let byte = |i| match stride {
+            16 => i as u8, // all of them
+            _ => (next() >> 24) as u8,
+        };
+        let bytes: Vec<u8> = (0..16 * stride).map(byte).collect();
         for (c, x) in s.load_rows(&bytes, stride).into_iter().enumerate() {
             all.push((format!("load_rows {stride}, {c}"), lanes(s, x)));
         }
@@ -354,8 +358,9 @@ fn rows<S: Simd>(s: S, all: &mut Answers) {
         all.push((format!("load_f16_rows {stride}"), bits(s, halves)));
         let fours = s.load_four_of_rows(&bytes, stride);
         all.push((format!("load_four_of_rows {stride}"), lanes(s, fours)));
-        for x in [127, -127, 3] {
-            let x = std::array::from_fn(|i| std::array::from_fn(|j| (x / 2) - (i * j) as i8));
+        for x in [[[127; 4]; 4], [[-127; 4]; 4], {
+            std::array::from_fn(|i| std::array::from_fn(|j| (127 - 16 * (4 * i + j) as i32) as i8))
+        }] {
             let dots = row_products(s, (&bytes, stride), &x);
             all.push((format!("quarters {stride}, {x:?}"), lanes(s, dots)));
         }
@@ -371,15 +376,22 @@ fn rows<S: Simd>(s: S, all: &mut Answers) {
     }
 }
 
-/// Three more than sixteen products of each row, in quarters where a set has them.
-fn row_products<S: Simd>(s: S, (bytes, stride): (&[u8], usize), x: &[[i8; 4]; 4]) -> S::I {
-    let bytes: Vec<u8> = bytes.iter().map(|byte| byte & 127).collect();
+/// Three more than sixteen products of each row of signed weights, in quarters where a set has them.
+fn row_products<S: Simd>(s: S, (rows, stride): (&[u8], usize), x: &[[i8; 4]; 4]) -> S::I {
+    let start = 3 + start_of(
+        x.as_flattened().iter().map(|&x| i32::from(x)).sum(),
+        S::SIGNED_OFFSET,
+    );
+    let rows: Vec<u8> = rows
+        .iter()
+        .map(|w| w.wrapping_add(S::SIGNED_OFFSET))
+        .collect();
     if S::HAS_QUARTERS {
         let sums = [s.splat_i32(0); 4];
-        let sums = s.dot_quarters(sums, s.load_quarters(&bytes, stride), x);
-        return s.sum_quarters(3, sums);
+        let sums = s.dot_quarters(sums, s.load_quarters(&rows, stride), x);
+        return s.sum_quarters(start, sums);
     }
-    s.dot16(s.splat_i32(3), s.load_rows(&bytes, stride), x, Some(127))
+    s.dot16(s.splat_i32(start), s.load_rows(&rows, stride), x, None)
 }
 
 /// Tiles of each kind against the plain ones, with every kind of number.
