@@ -66,11 +66,17 @@ pub(crate) struct Kernels {
     /// `None` for types of [`Form::Float`].
     pub(crate) group_kernel: fn(DType) -> Option<GroupKernel>,
     pub(crate) float_matmul: FloatMatMul,
+    /// [`float_matmul::round`].
+    pub(crate) round: fn(&[f32], &mut [f32]),
+    /// [`float_matmul::rounded_words`].
+    pub(crate) rounded_words: fn(usize) -> usize,
     pub(crate) attend: Attend,
     pub(crate) store_key: StoreKey,
     pub(crate) store_value: StoreValue,
     pub(crate) peak_int8: PeakInt8,
     pub(crate) peak_f32: PeakF32,
+    /// [`peak::bf16`], where there are such instructions.
+    pub(crate) peak_bf16: Option<PeakF32>,
     /// [`peak::read`].
     pub(crate) read: fn(&[u8], usize, &mut [u8; 64]),
 }
@@ -93,7 +99,9 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::get(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512vnni::get(),
+            Isa::Avx512Vnni => simd::Avx512Bf16::detect()
+                .map(|_| &WITH_BF16)
+                .or_else(avx512vnni::get),
             #[allow(unreachable_patterns, reason = "sets of the other architectures")]
             _ => None,
         }
@@ -182,7 +190,7 @@ macro_rules! instance {
                 simd::$isa::detect().map(|_| &KERNELS)
             }
 
-            static KERNELS: Kernels = Kernels {
+            pub(super) const KERNELS: Kernels = Kernels {
                 quantize: enter!($isa, [$($feature)?], |x: &[f32], out: &mut QuantSpan<'_>| s =>
                     quantize::quantize(s, x, out)),
                 quantize_fine: enter!($isa, [$($feature)?],
@@ -223,6 +231,9 @@ macro_rules! instance {
                     |weight: (FloatKind, &[u8]), x: (&[f32], usize),
                      scratch: &mut FloatScratch, out: &mut Tile<'_, f32>| s =>
                     float_matmul::float_matmul(s, weight, x, scratch, out)),
+                round: enter!($isa, [$($feature)?], |x: &[f32], out: &mut [f32]| s =>
+                    float_matmul::round(s, x, out)),
+                rounded_words: float_matmul::rounded_words::<simd::$isa>,
                 attend: enter!($isa, [$($feature)?],
                     |cache: &HeadCache<'_>, unit: usize, rows: &mut [QueryRow<'_>]| s =>
                     attention::attend(s, cache, unit, rows)),
@@ -239,6 +250,7 @@ macro_rules! instance {
                     |weights: &peak::Floats, numbers: (usize, usize),
                      out: &mut [f32; simd::LANES]| s =>
                     peak::f32(s, weights, numbers, out)),
+                peak_bf16: None,
                 read: enter!($isa, [$($feature)?],
                     |bytes: &[u8], ahead: usize, out: &mut [u8; 64]| s =>
                     peak::read(s, bytes, ahead, out)),
@@ -394,6 +406,36 @@ instance!(
     Avx512Vnni,
     [target_feature(
         enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
+    )]
+);
+
+/// The kernels of AVX-512 with VNNI, but those that multiply numbers of bf16.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_bf16 {
+    ($name:ident, $isa:ident, [$($feature:meta)?]) => {
+        static $name: Kernels = Kernels {
+            float_matmul: enter!($isa, [$($feature)?],
+                |weight: (FloatKind, &[u8]), x: (&[f32], usize),
+                 scratch: &mut FloatScratch, out: &mut Tile<'_, f32>| s =>
+                float_matmul::float_matmul(s, weight, x, scratch, out)),
+            round: enter!($isa, [$($feature)?], |x: &[f32], out: &mut [f32]| s =>
+                float_matmul::round(s, x, out)),
+            rounded_words: float_matmul::rounded_words::<simd::$isa>,
+            peak_bf16: Some(enter!($isa, [$($feature)?],
+                |weights: &peak::Floats, numbers: (usize, usize),
+                 out: &mut [f32; simd::LANES]| s =>
+                peak::bf16(s, weights, numbers, out))),
+            ..avx512vnni::KERNELS
+        };
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+with_bf16!(
+    WITH_BF16,
+    Avx512Bf16,
+    [target_feature(
+        enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"
     )]
 );
 

@@ -1,6 +1,6 @@
 //! From a program to steps: buffers get slots of scratch memory that are used again once their
-//! readers are done, weights get kernels, and buffers that meet quantized weights are quantized
-//! by the step that writes them, where its chunks are whole groups, else by a step of its own.
+//! readers are done, weights get kernels, and buffers that meet quantized weights are quantized, or rounded for those of
+//! BF16, by the step that writes them, where its chunks are whole groups, else by a step of its own.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::weight::Weight;
 
 use super::kernels::Kernels;
 use super::ops::Amount;
-use super::ops::float_matmul::FloatKind;
+use super::ops::float_matmul::{FloatKind, PAIRS};
 use super::ops::group_matmul::{self, GroupKernel};
 use super::ops::quantize::GROUP;
 use super::ops::tile_matmul;
@@ -49,12 +49,14 @@ pub(super) struct SlotShape {
     pub(super) n_quants: usize,
     /// Planes of bf16 ([`tile_matmul`]) for many tokens: none, one, or two where weights of F16 or BF16 are met.
     pub(super) n_planes: usize,
+    /// Words of each row that is rounded to bf16 ([`float_matmul::round`]): none where no weight wants that.
+    pub(super) n_words: usize,
 }
 
 impl SlotShape {
-    /// Whether what is written is quantized, or rounded for tiles.
+    /// Whether what is written is quantized, or rounded.
     fn is_rounded(&self) -> bool {
-        self.n_quants > 0 || self.n_planes > 0
+        self.n_quants > 0 || self.n_planes > 0 || self.n_words > 0
     }
 }
 
@@ -81,6 +83,11 @@ impl Matrix {
         }
     }
 
+    /// Whether it meets activations that are rounded to bf16.
+    fn is_rounded(&self) -> bool {
+        matches!(self.kernel, MatrixKernel::Float(FloatKind::Bf16Rounded))
+    }
+
     pub(super) fn n_chunks(&self, amount: Amount) -> usize {
         self.weight.n_rows().div_ceil(self.chunk_rows(amount))
     }
@@ -100,12 +107,16 @@ pub(super) enum MatrixKernel {
 }
 
 impl MatrixKernel {
-    fn of(dtype: DType, kernels: &Kernels) -> MatrixKernel {
+    /// For a matrix that meets activations of this shape.
+    fn of(dtype: DType, x: BufShape, kernels: &Kernels) -> MatrixKernel {
         match (kernels.group_kernel)(dtype) {
             Some(kernel) => MatrixKernel::Group(kernel),
             None => MatrixKernel::Float(match dtype {
                 DType::F32 => FloatKind::F32,
                 DType::F16 => FloatKind::F16,
+                DType::BF16 if x.rows == Rows::Tokens && x.width.is_multiple_of(PAIRS) => {
+                    FloatKind::Bf16Rounded
+                }
                 DType::BF16 => FloatKind::Bf16,
                 other => FloatKind::Other(other),
             }),
@@ -115,12 +126,17 @@ impl MatrixKernel {
 
 /// The name of the kernel that a type gets, for people.
 pub(super) fn kernel_name(dtype: DType, kernels: &Kernels) -> &'static str {
-    match (MatrixKernel::of(dtype, kernels), dtype.form()) {
+    let x = BufShape {
+        rows: Rows::Tokens,
+        width: PAIRS,
+    };
+    match (MatrixKernel::of(dtype, x, kernels), dtype.form()) {
         (MatrixKernel::Group(..), Form::Groups { group_len: 16, .. }) => "8-bit, groups of 16",
         (MatrixKernel::Group(..), _) => "8-bit, groups of 32",
         (MatrixKernel::Float(FloatKind::F32), _) => "f32",
         (MatrixKernel::Float(FloatKind::F16), _) => "f32 from f16",
         (MatrixKernel::Float(FloatKind::Bf16), _) => "f32 from bf16",
+        (MatrixKernel::Float(FloatKind::Bf16Rounded), _) => "bf16",
         (MatrixKernel::Float(FloatKind::Other(_)), _) => "f32 from the table's conversion",
     }
 }
@@ -328,6 +344,7 @@ struct Lowering<'a> {
     last_read: Vec<usize>,      // by buffer: index of the operation
     n_quants: Vec<usize>,       // by buffer
     n_planes: Vec<usize>,       // the same
+    n_words: Vec<usize>,        // the same
     max_experts: (usize, usize),
     max_few_rows: usize,
 }
@@ -339,18 +356,25 @@ impl<'a> Lowering<'a> {
         n_threads: usize,
     ) -> Self {
         let n = program.buffers.len();
-        let (mut last_read, mut n_quants, mut n_planes) = (vec![0; n], vec![0; n], vec![0; n]);
+        let (mut last_read, mut n_quants) = (vec![0; n], vec![0; n]);
+        let (mut n_planes, mut n_words) = (vec![0; n], vec![0; n]);
         for (i, op) in program.ops.iter().enumerate() {
             for id in op.reads() {
                 last_read[id.0 as usize] = i;
             }
             for (x, weight) in products(op) {
                 let (dtype, shape) = (program.weight(weight).dtype(), program.shape(x));
-                if matches!(dtype.form(), Form::Groups { .. }) {
-                    n_quants[x.0 as usize] = match shape.rows {
-                        Rows::Tokens => 1,
-                        Rows::Outputs => FINE,
-                    };
+                match MatrixKernel::of(dtype, shape, kernels) {
+                    MatrixKernel::Group(_) => {
+                        n_quants[x.0 as usize] = match shape.rows {
+                            Rows::Tokens => 1,
+                            Rows::Outputs => FINE,
+                        };
+                    }
+                    MatrixKernel::Float(FloatKind::Bf16Rounded) => {
+                        n_words[x.0 as usize] = (kernels.rounded_words)(shape.width);
+                    }
+                    MatrixKernel::Float(_) => {}
                 }
                 if uses_tiles && shape.rows == Rows::Tokens {
                     let n_planes = &mut n_planes[x.0 as usize];
@@ -371,6 +395,7 @@ impl<'a> Lowering<'a> {
             last_read,
             n_quants,
             n_planes,
+            n_words,
             max_experts: (0, 0),
             max_few_rows: TILE,
         }
@@ -447,10 +472,11 @@ impl<'a> Lowering<'a> {
                 });
             }
             Op::MatMul { x, parts } => {
-                let x = self.slot(*x);
+                let x_slot = self.slot(*x);
                 let mut late = Vec::new();
+                let rows = self.program.shape(*x).rows;
                 let parts = parts.iter().map(|part| {
-                    let matrix = self.matrix((part.weight, part.bias));
+                    let matrix = self.matrix((part.weight, part.bias), rows);
                     let residual = part.residual.map(|id| self.slot(id));
                     let (out, quantize) = self.write(part.out);
                     let whole = matrix.weight.n_rows().is_multiple_of(GROUP);
@@ -465,7 +491,7 @@ impl<'a> Lowering<'a> {
                     }
                 });
                 let parts = parts.collect();
-                self.steps.push(Step::MatMul { x, parts });
+                self.steps.push(Step::MatMul { x: x_slot, parts });
                 self.steps
                     .extend(late.into_iter().map(|slot| Step::Quantize { slot }));
             }
@@ -476,8 +502,9 @@ impl<'a> Lowering<'a> {
                 activation,
                 out,
             } => {
+                let rows = self.program.shape(*x).rows;
                 let x = self.slot(*x);
-                let (gate, up) = (self.matrix(*gate), self.matrix(*up));
+                let (gate, up) = (self.matrix(*gate, rows), self.matrix(*up, rows));
                 let (out, quantize) = self.write(*out);
                 let whole = gate.weight.n_rows().is_multiple_of(GROUP);
                 let activation = *activation;
@@ -555,11 +582,14 @@ impl<'a> Lowering<'a> {
         self.max_experts.0 = self.max_experts.0.max(n_experts);
         self.max_experts.1 = self.max_experts.1.max(n_used);
         let of_all = |part: usize| e.experts.iter().map(move |expert| expert[part]);
-        let [gate, up, down] =
-            [0, 1, 2].map(|part| of_all(part).map(|id| self.matrix(id)).collect::<Vec<_>>());
+        let [gate, up, down] = [0, 1, 2].map(|part| {
+            of_all(part)
+                .map(|id| self.matrix(id, rows))
+                .collect::<Vec<_>>()
+        });
         let inner = down[0].weight.row_len();
         let is_group = |matrix: &Matrix| matches!(matrix.kernel, MatrixKernel::Group(..));
-        let uses_tiles = self.uses_tiles;
+        let (uses_tiles, rounded_words) = (self.uses_tiles, self.kernels.rounded_words);
         let grouped = |width, readers: &[&[Matrix]]| {
             let readers = || readers.iter().copied().flatten();
             let n_planes = readers().map(|matrix| planes(matrix.weight.dtype(), width));
@@ -569,6 +599,10 @@ impl<'a> Lowering<'a> {
                 width,
                 n_quants: usize::from(readers().any(is_group)),
                 n_planes: n_planes.max().filter(|_| uses_tiles).unwrap_or(0),
+                n_words: match readers().any(Matrix::is_rounded) {
+                    true => rounded_words(width),
+                    false => 0,
+                },
             }
         };
         let copies_shape = grouped(width, &[&gate, &up]);
@@ -624,9 +658,11 @@ impl<'a> Lowering<'a> {
         self.slot_of[id.0 as usize].expect("a program writes a buffer before it reads it")
     }
 
-    fn matrix(&mut self, (weight, bias): Biased) -> Matrix {
+    /// A matrix that meets these rows of activations.
+    fn matrix(&mut self, (weight, bias): Biased, rows: Rows) -> Matrix {
         let weight = self.program.weight(weight);
-        let kernel = MatrixKernel::of(weight.dtype(), self.kernels);
+        let width = weight.row_len();
+        let kernel = MatrixKernel::of(weight.dtype(), BufShape { rows, width }, self.kernels);
         let few_rows = match kernel {
             MatrixKernel::Group(_) => few_rows(weight, self.n_threads),
             MatrixKernel::Float(_) => TILE,
@@ -650,13 +686,13 @@ impl<'a> Lowering<'a> {
     /// A slot for a result, and whether it is wanted quantized too.
     fn write(&mut self, id: BufId) -> (Slot, bool) {
         let BufShape { rows, width } = self.program.shape(id);
-        let (n_quants, n_planes) = (self.n_quants[id.0 as usize], self.n_planes[id.0 as usize]);
         let shape = SlotShape {
             rows,
             copies: 1,
             width,
-            n_quants,
-            n_planes,
+            n_quants: self.n_quants[id.0 as usize],
+            n_planes: self.n_planes[id.0 as usize],
+            n_words: self.n_words[id.0 as usize],
         };
         let slot = self.take(shape);
         self.slot_of[id.0 as usize] = Some(slot);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::BackendError;
 
-use super::kernels::{Kernels, TileKernels};
+use super::kernels::{Kernels, PeakF32, TileKernels};
 use super::ops::peak;
 use super::simd::LANES;
 use super::simd::tiles::{COLUMNS, TILE_PRODUCTS};
@@ -35,7 +35,7 @@ pub struct Peak {
     pub isa: Isa,
     /// Multiplications of bytes and additions to sums of 32 bits, in a second.
     pub int8_operations_per_s: f64,
-    /// Those of tiles of bf16, where there are some.
+    /// Those of bf16 and additions to f32, in tiles or else in vectors, where there are such instructions.
     pub bf16_operations_per_s: Option<f64>,
     /// Multiplications and additions of f32, in a second.
     pub f32_operations_per_s: f64,
@@ -136,21 +136,26 @@ impl CpuBackend {
             std::hint::black_box(out);
         };
         let floats = std::hint::black_box(peak::Vectors([[0.5; 16]; peak::N_VECTORS]));
-        let f32 = |n_sums| {
+        let float = |kernel: PeakF32, n_sums| {
             let mut out = [0.0; 16];
-            (kernels.peak_f32)(&floats, (n_sums, ROUNDS), &mut out);
+            kernel(&floats, (n_sums, ROUNDS), &mut out);
             std::hint::black_box(out);
         };
+        let f32 = |n_sums| float(kernels.peak_f32, n_sums);
         let tiles = TileKernels::get(isa).map(|tiles| {
             let call = |_| (tiles.peak)(TILE_ROUNDS);
             let operations = TILE_ROUNDS * TILE_PRODUCTS * 2 * LANES * LANES * COLUMNS;
             operations as f64 * self.calls_per_s(&call)
         });
         let vectors = (2 * ROUNDS * peak::N_VECTORS) as f64;
+        let bf16 = || {
+            let kernel = kernels.peak_bf16?;
+            Some(32.0 * vectors * self.calls_per_s(&|n_sums| float(kernel, n_sums)))
+        };
         Peak {
             isa,
             int8_operations_per_s: 64.0 * vectors * self.calls_per_s(&int8),
-            bf16_operations_per_s: tiles,
+            bf16_operations_per_s: tiles.or_else(bf16),
             f32_operations_per_s: 16.0 * vectors * self.calls_per_s(&f32),
         }
     }

@@ -73,7 +73,8 @@ fn pass_bytes(
             }
             false => 0,
         };
-        [len.saturating_mul(4), quant, tiles]
+        let words = product(&[n_rows, shape.copies, shape.n_words, 4]);
+        [len.saturating_mul(4), quant, tiles, words]
             .into_iter()
             .fold(0, usize::saturating_add)
     });

@@ -102,6 +102,8 @@ struct SlotMemory {
     quant: Option<QuantBuf>,
     /// What many tokens have instead.
     tiles: Option<TokenTiles>,
+    /// Rows that are rounded to bf16, of no length where none is wanted.
+    words: SharedBuf<f32>,
 }
 
 /// Keys and values of one layer: `[n_kv_heads][n_blocks]` tiles.
@@ -299,6 +301,10 @@ impl Pass {
                 f32: SharedBuf::zeroed(len).ok_or_else(no_memory)?,
                 quant: quant.map(|quant| quant.ok_or_else(no_memory)).transpose()?,
                 tiles: tiles.map(|tiles| tiles.ok_or_else(no_memory)).transpose()?,
+                words: n
+                    .checked_mul(shape.n_words)
+                    .and_then(SharedBuf::zeroed)
+                    .ok_or_else(no_memory)?,
             })
         });
         let turns = program.ropes.iter().map(|rope| {
@@ -394,7 +400,8 @@ impl Pass {
     fn scratch_bytes(&self) -> usize {
         let slots = self.slots.iter().map(|slot| {
             let tiles = slot.tiles.as_ref().map_or(0, TokenTiles::bytes);
-            slot.f32.bytes() + slot.quant.as_ref().map_or(0, QuantBuf::bytes) + tiles
+            let quant = slot.quant.as_ref().map_or(0, QuantBuf::bytes);
+            slot.f32.bytes() + quant + tiles + slot.words.bytes()
         });
         let turns = self.turns.iter().map(SharedBuf::bytes);
         let all = slots.chain(turns).sum::<usize>();

@@ -126,18 +126,25 @@ fn name(step: &Step) -> (&'static str, Vec<&Weight>) {
     }
 }
 
-/// A product of `n_rows` rows with a matrix, where each is `n_quants` rows of 8 bits, or `n_planes` of bf16.
-fn product(matrix: &Matrix, (n_rows, n_quants, n_planes): (usize, usize, usize)) -> Cost {
+/// A product of `n_rows` rows with a matrix, where each is `n_quants` rows of 8 bits, or `n_planes` of bf16 in tiles.
+fn product(
+    matrix: &Matrix,
+    has_bf16_dots: bool,
+    (n_rows, n_quants, n_planes): (usize, usize, usize),
+) -> Cost {
     let cost = Cost::f32_product(&matrix.weight, n_rows);
-    let in_tiles = |n_products| Cost {
+    let in_bf16 = |n_products| Cost {
         bf16_operations: n_products * cost.f32_operations,
         f32_operations: 0,
         ..cost
     };
     match matrix.kernel {
-        MatrixKernel::Group(_) if n_planes > 0 => in_tiles(1),
-        MatrixKernel::Float(FloatKind::Bf16) if n_planes == 2 => in_tiles(2),
-        MatrixKernel::Float(FloatKind::F16) if n_planes == 2 => in_tiles(3),
+        MatrixKernel::Group(_) if n_planes > 0 => in_bf16(1),
+        MatrixKernel::Float(FloatKind::Bf16 | FloatKind::Bf16Rounded) if n_planes == 2 => {
+            in_bf16(2)
+        }
+        MatrixKernel::Float(FloatKind::F16) if n_planes == 2 => in_bf16(3),
+        MatrixKernel::Float(FloatKind::Bf16Rounded) if has_bf16_dots => in_bf16(1),
         MatrixKernel::Group(_) => Cost {
             int8_operations: n_quants as u64 * cost.f32_operations,
             f32_operations: 0,
@@ -151,6 +158,7 @@ impl Run<'_> {
     /// What a step costs in this batch; of experts nothing, since they are not chosen yet.
     pub(super) fn cost(&self, step: &Step) -> Cost {
         let mut cost = Cost::default();
+        let has_bf16_dots = self.core.kernels.peak_bf16.is_some();
         let rows = |x: Slot| {
             (
                 self.n_rows(x),
@@ -164,7 +172,7 @@ impl Run<'_> {
             }
             Step::MatMul { x, parts } => {
                 for part in parts {
-                    cost += product(&part.matrix, rows(*x));
+                    cost += product(&part.matrix, has_bf16_dots, rows(*x));
                 }
             }
             Step::Gated {
@@ -175,7 +183,7 @@ impl Run<'_> {
                 ..
             } => {
                 for matrix in [&gate[0], &up[0]] {
-                    cost += product(matrix, rows(*x));
+                    cost += product(matrix, has_bf16_dots, rows(*x));
                 }
             }
             Step::Attend { spec, .. } => cost = self.attention(spec),
@@ -228,10 +236,12 @@ impl Run<'_> {
                 _ => continue,
             };
             let n_planes = self.n_planes(x);
+            let has_bf16_dots = self.core.kernels.peak_bf16.is_some();
             for (expert, rows) in &spans {
                 for matrices in lists {
                     // The rotations come first.
-                    totals[i + 1].cost += product(&matrices[*expert], (rows.len(), 1, n_planes));
+                    let rows = (rows.len(), 1, n_planes);
+                    totals[i + 1].cost += product(&matrices[*expert], has_bf16_dots, rows);
                 }
             }
         }

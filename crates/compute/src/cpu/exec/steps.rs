@@ -42,20 +42,31 @@ impl Run<'_> {
         }
     }
 
-    /// Quantizes columns of a row that this chunk has written, or rounds them for tiles.
+    /// Quantizes columns of a row that this chunk has written, or rounds them.
     ///
     /// # Safety
     /// They belong to the chunk alone, and are whole groups.
     unsafe fn quantize(&self, slot: Slot, row: usize, columns: Range<usize>) {
-        let SlotMemory { f32, quant, tiles } = &self.pass.slots[slot];
-        let at = row * self.core.plan.slots[slot].width;
+        let SlotMemory {
+            f32,
+            quant,
+            tiles,
+            words,
+        } = &self.pass.slots[slot];
+        let SlotShape { width, n_words, .. } = self.core.plan.slots[slot];
+        let at = row * width;
         // SAFETY: the caller's promise.
         unsafe {
             let x = f32.get(at + columns.start..at + columns.end);
             if let Some((kernels, tiles)) = self.tiles(tiles) {
                 return (kernels.round)(x, &mut tiles.span(row, columns));
             }
-            // For tiles alone.
+            if n_words > 0 {
+                let [start, end] =
+                    [columns.start, columns.end].map(|at| row * n_words + at * n_words / width);
+                (self.core.kernels.round)(x, words.get_mut(start..end));
+            }
+            // For others alone.
             let Some(quant) = quant else {
                 return;
             };
@@ -407,11 +418,17 @@ impl Run<'_> {
         let columns = out.first..out.first + rows.len();
         // SAFETY: the caller's promise.
         let mut tile = unsafe { out.buf.tile(out_rows, out.width, columns) };
-        let SlotMemory { f32, quant, tiles } = &self.pass.slots[x];
+        let SlotMemory {
+            f32,
+            quant,
+            tiles,
+            words,
+        } = &self.pass.slots[x];
         let SlotShape {
             width,
             n_quants,
             n_planes,
+            n_words,
             ..
         } = self.core.plan.slots[x];
         match (kernel, self.tiles(tiles)) {
@@ -440,7 +457,9 @@ impl Run<'_> {
                 }
             }
             (
-                MatrixKernel::Float(kind @ (FloatKind::F16 | FloatKind::Bf16)),
+                MatrixKernel::Float(
+                    kind @ (FloatKind::F16 | FloatKind::Bf16 | FloatKind::Bf16Rounded),
+                ),
                 Some((kernels, tiles)),
             ) if n_planes == 2 => {
                 let own = scratch.tiles.as_mut().expect("there are tiles");
@@ -450,8 +469,12 @@ impl Run<'_> {
                 (kernels.float_product)(is_f16, (bytes, row_bytes), &x, own, &mut tile);
             }
             (MatrixKernel::Float(kind), _) => {
+                let (buf, width) = match kind {
+                    FloatKind::Bf16Rounded => (words, n_words),
+                    _ => (f32, width),
+                };
                 // SAFETY: as above.
-                let x = unsafe { f32.get(x_rows.start * width..x_rows.end * width) };
+                let x = unsafe { buf.get(x_rows.start * width..x_rows.end * width) };
                 (self.core.kernels.float_matmul)(
                     (*kind, bytes),
                     (x, width),

@@ -3,6 +3,11 @@
 //! For one output: sixteen partial sums, lane i adding the products of elements i, i + 16, … in
 //! order with fused multiply-adds, then the lanes' sum.
 //!
+//! Activations are f32, but where weights are BF16 in whole 32s and what is lost does not go into logits as it is: there they
+//! are rounded to bf16 as well, for processors that multiply two such numbers in each lane at once. Of 32 elements lane i
+//! then adds the product of element 2 i + 1 and that of 2 i. Where there are no such instructions the same is
+//! done in f32: elements with odd places, and those with even ones, are a vector each.
+//!
 //! ```text
 //! for some tokens, some rows, a strip of columns:
 //!     for a few of the tokens:
@@ -20,6 +25,7 @@
 //! 5. Tokens are taken in groups, the larger the fewer times rows are read and turned.
 //! 6. For few tokens rows are turned in registers.
 
+use crate::cpu::simd::tiles::to_bf16;
 use crate::cpu::simd::{LANES, Simd};
 use crate::cpu::threads::Tile;
 
@@ -31,8 +37,13 @@ pub(crate) enum FloatKind {
     F32,
     F16,
     Bf16,
+    /// BF16, over activations of [`round`].
+    Bf16Rounded,
     Other(crate::DType),
 }
+
+/// Elements that are rounded together.
+pub(crate) const PAIRS: usize = 2 * LANES;
 
 /// Rows that share a load of activations, for few tokens.
 const ROWS: usize = 4;
@@ -67,7 +78,34 @@ impl FloatScratch {
     }
 }
 
-/// `out[t][r] = rows[r] . x[t]`; `x` is `[n_tokens, width]`, `out` `[n_tokens, n_rows]`.
+/// How many words a row of activations takes that are rounded to bf16: two elements in each, or one.
+pub(crate) fn rounded_words<S: Simd>(width: usize) -> usize {
+    match S::HAS_BF16_DOTS {
+        true => width / 2,
+        false => width,
+    }
+}
+
+/// Rounds whole [`PAIRS`] to bf16, into as many words as [`rounded_words`] says.
+#[inline(always)]
+pub(crate) fn round<S: Simd>(_: S, x: &[f32], out: &mut [f32]) {
+    assert_eq!(rounded_words::<S>(x.len()), out.len());
+    let out = out.chunks_exact_mut(rounded_words::<S>(PAIRS));
+    for (x, out) in x.as_chunks::<PAIRS>().0.iter().zip(out) {
+        let x = x.map(|x| u32::from(to_bf16(x)) << 16);
+        for (i, [even, odd]) in x.as_chunks::<2>().0.iter().enumerate() {
+            if const { S::HAS_BF16_DOTS } {
+                out[i] = f32::from_bits(odd | even >> 16);
+            } else {
+                out[i] = f32::from_bits(*odd);
+                out[LANES + i] = f32::from_bits(*even);
+            }
+        }
+    }
+}
+
+/// `out[t][r] = rows[r] . x[t]`; `x` is `[n_tokens, width]`, in words as [`round`] leaves them where that is wanted, `out`
+/// `[n_tokens, n_rows]`.
 #[inline(always)]
 pub(crate) fn float_matmul<S: Simd>(
     s: S,
@@ -80,6 +118,8 @@ pub(crate) fn float_matmul<S: Simd>(
         FloatKind::F32 => product(s, (Singles, rows), x, scratch, out),
         FloatKind::F16 => product(s, (Halves, rows), x, scratch, out),
         FloatKind::Bf16 => product(s, (UpperHalves, rows), x, scratch, out),
+        FloatKind::Bf16Rounded if S::HAS_BF16_DOTS => product(s, (Pairs, rows), x, scratch, out),
+        FloatKind::Bf16Rounded => product(s, (Split, rows), x, scratch, out),
         FloatKind::Other(dtype) => product(s, (dtype, rows), x, scratch, out),
     }
 }
@@ -160,10 +200,10 @@ fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
                         strip: &mut *strip,
                     };
                     match (t == 0, n == T) {
-                        (true, true) => tile::<S, _, R, T>(s, fresh, x, sums),
-                        (true, false) => tile::<S, _, R, 1>(s, fresh, x, sums),
-                        (false, true) => tile::<S, _, R, T>(s, Wide(strip), x, sums),
-                        (false, false) => tile::<S, _, R, 1>(s, Wide(strip), x, sums),
+                        (true, true) => tile::<S, N, _, R, T>((s, numbers), fresh, x, sums),
+                        (true, false) => tile::<S, N, _, R, 1>((s, numbers), fresh, x, sums),
+                        (false, true) => tile::<S, N, _, R, T>((s, numbers), Wide(strip), x, sums),
+                        (false, false) => tile::<S, N, _, R, 1>((s, numbers), Wide(strip), x, sums),
                     }
                     t += n;
                 }
@@ -171,7 +211,10 @@ fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
                 if !rest.is_empty() {
                     let mut weights = [s.splat(0.0); R];
                     for (w, row) in weights.iter_mut().zip(fresh_rows) {
-                        *w = numbers.load(s, &row[whole * LANES * bytes_each..]);
+                        // Numbers of eight bytes at most; what is missing is 0.
+                        let (mut bytes, row) = ([0; 8 * LANES], &row[whole * LANES * bytes_each..]);
+                        bytes[..row.len()].copy_from_slice(row);
+                        *w = numbers.load(s, &bytes, 0);
                     }
                     for (x, sums) in x.chunks_exact(width).zip(&mut *sums) {
                         add_rest(s, &weights, &x[rest.clone()], sums);
@@ -251,8 +294,8 @@ fn lane_sums<S: Simd, const R: usize>(s: S, vectors: &[Vector; R]) -> [f32; R] {
     clippy::needless_range_loop,
     reason = "weights are read by the same indices"
 )]
-fn tile<S: Simd, W: Weights<S, R>, const R: usize, const T: usize>(
-    s: S,
+fn tile<S: Simd, N: Numbers, W: Weights<S, R>, const R: usize, const T: usize>(
+    (s, numbers): (S, N),
     mut weights: W,
     (x, width): (&[f32], usize),
     (sums, begins): (&mut [[Vector; R]], bool),
@@ -275,7 +318,7 @@ fn tile<S: Simd, W: Weights<S, R>, const R: usize, const T: usize>(
         for r in 0..R {
             let w = weights.load(s, i, r);
             for t in 0..T {
-                acc[t][r] = s.fma(w, token[t], acc[t][r]);
+                acc[t][r] = numbers.add_product(s, w, token[t], acc[t][r]);
             }
         }
     }
@@ -321,10 +364,7 @@ impl<S: Simd, N: Numbers, const R: usize> Weights<S, R> for Fresh<'_, N, R> {
     }
     #[inline(always)]
     fn load(&mut self, s: S, i: usize, r: usize) -> S::F {
-        let n_bytes = LANES * self.numbers.bytes();
-        let w = self
-            .numbers
-            .load(s, &self.rows[r][i * n_bytes..][..n_bytes]);
+        let w = self.numbers.load(s, self.rows[r], i);
         s.store(w, &mut self.strip[i][r].0);
         w
     }
@@ -332,10 +372,22 @@ impl<S: Simd, N: Numbers, const R: usize> Weights<S, R> for Fresh<'_, N, R> {
 
 /// How numbers are read.
 trait Numbers: Copy {
-    /// Of one number.
+    /// Of one number, or two that are multiplied with one word of activations.
     fn bytes(self) -> usize;
-    /// Sixteen numbers; those that are missing are zero.
-    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F;
+    /// Vector `i` of a row, of which all is there.
+    fn load<S: Simd>(self, s: S, row: &[u8], i: usize) -> S::F;
+    /// `acc` + the products of a vector of weights and one of activations.
+    #[inline(always)]
+    fn add_product<S: Simd>(self, s: S, w: S::F, x: S::F, acc: S::F) -> S::F {
+        s.fma(w, x, acc)
+    }
+}
+
+/// Vector `i` of `N` bytes.
+#[inline(always)]
+fn vector<const N: usize>(row: &[u8], i: usize) -> &[u8; N] {
+    let vector = row[i * N..].first_chunk();
+    vector.expect("whole vectors")
 }
 
 #[derive(Clone, Copy)]
@@ -344,6 +396,12 @@ struct Singles;
 struct Halves;
 #[derive(Clone, Copy)]
 struct UpperHalves;
+/// Numbers of bf16, two in each lane.
+#[derive(Clone, Copy)]
+struct Pairs;
+/// The same numbers in vectors of f32: of each 32 those with odd places, then those with even ones.
+#[derive(Clone, Copy)]
+struct Split;
 
 impl Numbers for Singles {
     #[inline(always)]
@@ -351,9 +409,12 @@ impl Numbers for Singles {
         4
     }
     #[inline(always)]
-    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F {
+    fn load<S: Simd>(self, s: S, row: &[u8], i: usize) -> S::F {
         let mut x = [0.0; LANES];
-        for (x, bytes) in x.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        for (x, bytes) in x
+            .iter_mut()
+            .zip(vector::<{ 4 * LANES }>(row, i).as_chunks::<4>().0)
+        {
             *x = f32::from_le_bytes(*bytes);
         }
         s.load(&x)
@@ -366,8 +427,8 @@ impl Numbers for Halves {
         2
     }
     #[inline(always)]
-    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F {
-        s.load_f16(&words(bytes))
+    fn load<S: Simd>(self, s: S, row: &[u8], i: usize) -> S::F {
+        s.load_f16(&words(vector(row, i)))
     }
 }
 
@@ -377,8 +438,38 @@ impl Numbers for UpperHalves {
         2
     }
     #[inline(always)]
-    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F {
-        s.load_bf16(&words(bytes))
+    fn load<S: Simd>(self, s: S, row: &[u8], i: usize) -> S::F {
+        s.load_bf16(&words(vector(row, i)))
+    }
+}
+
+impl Numbers for Pairs {
+    #[inline(always)]
+    fn bytes(self) -> usize {
+        4
+    }
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, row: &[u8], i: usize) -> S::F {
+        s.float_of(s.load_i8x4(vector(row, i)))
+    }
+    #[inline(always)]
+    fn add_product<S: Simd>(self, s: S, w: S::F, x: S::F, acc: S::F) -> S::F {
+        s.dot_bf16(w, x, acc)
+    }
+}
+
+impl Numbers for Split {
+    #[inline(always)]
+    fn bytes(self) -> usize {
+        2
+    }
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, row: &[u8], i: usize) -> S::F {
+        let pairs = s.load_i8x4(vector(row, i / 2));
+        s.float_of(match i % 2 {
+            0 => s.and(pairs, s.splat_i32(0xffff_0000_u32 as i32)),
+            _ => s.shl(pairs, 16),
+        })
     }
 }
 
@@ -388,16 +479,17 @@ impl Numbers for crate::DType {
         self.row_bytes(1).expect("numbers of their own")
     }
     #[inline(always)]
-    fn load<S: Simd>(self, s: S, bytes: &[u8]) -> S::F {
+    fn load<S: Simd>(self, s: S, row: &[u8], i: usize) -> S::F {
+        let len = LANES * self.bytes();
         let mut x = [0.0; LANES];
-        self.dequantize_row(bytes, &mut x[..bytes.len() / self.bytes()]);
+        self.dequantize_row(&row[i * len..][..len], &mut x);
         s.load(&x)
     }
 }
 
-/// Sixteen numbers of two bytes; those that are missing are zero.
+/// Sixteen numbers of two bytes.
 #[inline(always)]
-fn words(bytes: &[u8]) -> [u16; LANES] {
+fn words(bytes: &[u8; 2 * LANES]) -> [u16; LANES] {
     let mut words = [0; LANES];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<2>().0) {
         *word = u16::from_le_bytes(*bytes);
@@ -425,8 +517,8 @@ fn few_tokens<S: Simd, N: Numbers>(
                     if t == 0 {
                         s.prefetch(rows.as_ptr().wrapping_add(at + ROWS * row_bytes));
                     }
-                    let w = numbers.load(s, &rows[at..][..LANES * numbers.bytes()]);
-                    *acc = s.fma(w, x, *acc);
+                    let w = numbers.load(s, &rows[r * row_bytes..][..row_bytes], j);
+                    *acc = numbers.add_product(s, w, x, *acc);
                 }
             }
             for (r, acc) in acc.into_iter().enumerate() {
@@ -451,6 +543,20 @@ mod tests {
         for (i, (w, x)) in row.iter().zip(x).enumerate() {
             lanes[i % LANES] = w.mul_add(*x, lanes[i % LANES]);
         }
+        sum(lanes)
+    }
+
+    /// The same with rounded activations.
+    fn plain_rounded(row: &[f32], x: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; LANES];
+        for i in (0..row.len()).map(|i| i ^ 1) {
+            let x = f32::from_bits(u32::from(to_bf16(x[i])) << 16);
+            lanes[i / 2 % LANES] = row[i].mul_add(x, lanes[i / 2 % LANES]);
+        }
+        sum(lanes)
+    }
+
+    fn sum(mut lanes: [f32; LANES]) -> f32 {
         let mut n = LANES;
         while n > 1 {
             n /= 2;
@@ -493,20 +599,68 @@ mod tests {
                 (FloatKind::Other(DType::F64), f64.collect()),
             ];
             for (kind, bytes) in &weights {
-                for isa in Isa::available() {
-                    let kernel = Kernels::get(isa).unwrap().float_matmul;
-                    let mut out = SharedBuf::zeroed(n_tokens * n_rows).unwrap();
-                    let mut scratch = FloatScratch::new();
-                    let mut tile = out.whole(n_rows);
-                    kernel((*kind, bytes), (&x, width), &mut scratch, &mut tile);
-                    for t in 0..n_tokens {
-                        for r in 0..n_rows {
-                            let row = &rows[r * width..][..width];
-                            let wanted = plain(row, &x[t * width..][..width]);
-                            let what = format!("{isa}, {kind:?}, {n_rows}x{width}, {t}, {r}");
-                            assert_eq!(tile.row(t)[r].to_bits(), wanted.to_bits(), "{what}");
-                        }
-                    }
+                check((*kind, bytes), &rows, (&x, width), plain);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_rounded_activations_are_the_plain_ones() {
+        let mut state = 1u32;
+        let mut number = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f32::from_bits(state & 0x8fff_ffff | 0x3000_0000) // normal, from 2^-31 to 2
+        };
+        for (n_rows, width, n_tokens) in [
+            (1, PAIRS, 1),
+            (7, 2 * PAIRS, 3),
+            (4, 2 * STRIP, 2),
+            (8, 2 * STRIP + PAIRS, 4),
+            (19, 3 * STRIP, GROUP + 1),
+            (12, 5 * PAIRS, 1),
+        ] {
+            let x: Vec<f32> = (0..n_tokens * width).map(|_| number()).collect();
+            let bytes = (0..n_rows * width).flat_map(|_| number().to_le_bytes()[2..].to_vec());
+            let bytes: Vec<u8> = bytes.collect();
+            let mut rows = vec![0.0; n_rows * width];
+            DType::BF16.dequantize_row(&bytes, &mut rows);
+            check(
+                (FloatKind::Bf16Rounded, &bytes),
+                &rows,
+                (&x, width),
+                plain_rounded,
+            );
+        }
+    }
+
+    /// Every instruction set gives the bits that `plain` gives.
+    fn check(
+        (kind, bytes): (FloatKind, &[u8]),
+        rows: &[f32],
+        (x, width): (&[f32], usize),
+        plain: fn(&[f32], &[f32]) -> f32,
+    ) {
+        let (n_rows, n_tokens) = (rows.len() / width, x.len() / width);
+        for isa in Isa::available() {
+            let kernels = Kernels::get(isa).unwrap();
+            let mut out = SharedBuf::zeroed(n_tokens * n_rows).unwrap();
+            let mut scratch = FloatScratch::new();
+            let mut tile = out.whole(n_rows);
+            let (mut words, mut row_words) = (x.to_vec(), width);
+            if kind == FloatKind::Bf16Rounded {
+                row_words = (kernels.rounded_words)(width);
+                words = vec![0.0; n_tokens * row_words];
+                for (x, words) in x.chunks_exact(width).zip(words.chunks_exact_mut(row_words)) {
+                    (kernels.round)(x, words);
+                }
+            }
+            (kernels.float_matmul)((kind, bytes), (&words, row_words), &mut scratch, &mut tile);
+            for t in 0..n_tokens {
+                for r in 0..n_rows {
+                    let row = &rows[r * width..][..width];
+                    let wanted = plain(row, &x[t * width..][..width]);
+                    let what = format!("{isa}, {kind:?}, {n_rows}x{width}, {t}, {r}");
+                    assert_eq!(tile.row(t)[r].to_bits(), wanted.to_bits(), "{what}");
                 }
             }
         }

@@ -102,18 +102,39 @@ fn int8_tokens<S: Simd, const N: usize>(
 pub(crate) fn f32<S: Simd>(
     s: S,
     weights: &Floats,
+    numbers: (usize, usize),
+    out: &mut [f32; LANES],
+) {
+    float::<S, false>(s, weights, numbers, out);
+}
+
+/// The same in bf16, where [`Simd::HAS_BF16_DOTS`]: twice as many multiplications.
+#[inline(always)]
+pub(crate) fn bf16<S: Simd>(
+    s: S,
+    weights: &Floats,
+    numbers: (usize, usize),
+    out: &mut [f32; LANES],
+) {
+    float::<S, true>(s, weights, numbers, out);
+}
+
+#[inline(always)]
+fn float<S: Simd, const DOTS: bool>(
+    s: S,
+    weights: &Floats,
     (n_sums, n_rounds): (usize, usize),
     out: &mut [f32; LANES],
 ) {
     match n_sums {
-        4 => f32_sums::<S, 4>(s, weights, n_rounds, out),
-        8 => f32_sums::<S, 8>(s, weights, n_rounds, out),
-        _ => f32_sums::<S, 12>(s, weights, n_rounds, out),
+        4 => float_sums::<S, DOTS, 4>(s, weights, n_rounds, out),
+        8 => float_sums::<S, DOTS, 8>(s, weights, n_rounds, out),
+        _ => float_sums::<S, DOTS, 12>(s, weights, n_rounds, out),
     }
 }
 
 #[inline(always)]
-fn f32_sums<S: Simd, const N: usize>(
+fn float_sums<S: Simd, const DOTS: bool, const N: usize>(
     s: S,
     weights: &Floats,
     n_rounds: usize,
@@ -126,7 +147,10 @@ fn f32_sums<S: Simd, const N: usize>(
         for weights in &weights.0[..N_VECTORS / N] {
             let w = s.load(weights);
             for sum in &mut sums {
-                *sum = s.fma(w, x, *sum);
+                *sum = match DOTS {
+                    true => s.dot_bf16(w, x, *sum),
+                    false => s.fma(w, x, *sum),
+                };
             }
         }
     }

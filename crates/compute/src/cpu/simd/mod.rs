@@ -21,7 +21,9 @@ pub(crate) use neon::{Neon, NeonDotprod, NeonI8mm};
 pub(crate) use scalar::Scalar;
 pub(crate) use tiles::PlainTiles;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{amx::Amx, avx2::Avx2, avx2::AvxVnni, avx512::Avx512, avx512::Avx512Vnni};
+pub(crate) use x86_64::{
+    amx::Amx, avx2::Avx2, avx2::AvxVnni, avx512::Avx512, avx512::Avx512Bf16, avx512::Avx512Vnni,
+};
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
@@ -66,6 +68,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Whether there is [`Simd::dot_bf16`].
+    const HAS_BF16_DOTS: bool = false;
+    /// In each lane, of numbers of bf16: the product of the upper halves of `a` and `b` is added to `c`, then that of
+    /// the lower ones, each rounded once. What is not normal counts as 0, which [`Simd::fma`] does not do.
+    fn dot_bf16(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        let _ = (a, b, c);
+        unreachable!("HAS_BF16_DOTS says so")
+    }
     /// The sum of the lanes: lane i and i + 8 first, then i and i + 4, 2, 1.
     fn sum(self, x: Self::F) -> f32;
     /// The sums of eight vectors' lanes, each as [`Simd::sum`] has it.

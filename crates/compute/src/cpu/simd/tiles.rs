@@ -102,8 +102,9 @@ impl PlainTiles {
     }
 }
 
-/// The nearest bf16.
-fn to_bf16(x: f32) -> u16 {
+/// The nearest bf16, ties to even; what is too small to be normal becomes 0.
+#[inline(always)]
+pub(crate) fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     if x.is_nan() {
         return (bits >> 16) as u16 | 0x40; // a quiet one

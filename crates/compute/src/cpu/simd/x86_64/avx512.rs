@@ -1,4 +1,4 @@
-//! AVX-512 (F, BW, VL, DQ), with and without VNNI: one register of sixteen lanes.
+//! AVX-512 (F, BW, VL, DQ), with and without VNNI and BF16: one register of sixteen lanes.
 //!
 //! `vpdpbusd` multiplies unsigned by signed bytes: signed weights are stored with 128 added, and the
 //! sum starts at -128 times the sum of the activations. Without VNNI, as for AVX2.
@@ -18,6 +18,10 @@ pub(crate) struct Avx512(());
 /// The processor has VNNI too.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Vnni(Avx512);
+
+/// The processor has VNNI and BF16 too.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16(Avx512Vnni);
 
 impl Avx512 {
     /// `None` where the processor lacks an instruction.
@@ -82,6 +86,14 @@ impl Avx512Vnni {
         static HAS: LazyLock<bool> =
             LazyLock::new(|| is_x86_feature_detected!("avx512vnni") && Avx512::detect().is_some());
         HAS.then_some(Avx512Vnni(Avx512(())))
+    }
+}
+
+impl Avx512Bf16 {
+    /// `None` where the processor lacks an instruction.
+    pub(crate) fn detect() -> Option<Avx512Bf16> {
+        static HAS: LazyLock<bool> = LazyLock::new(|| is_x86_feature_detected!("avx512bf16"));
+        Avx512Vnni::detect().filter(|_| *HAS).map(Avx512Bf16)
     }
 }
 
@@ -348,7 +360,51 @@ macro_rules! common {
     };
 }
 
-// SAFETY (every block below, and in `common`): `self` proves that the processor has the
+/// What a set with VNNI adds.
+macro_rules! vnni {
+    () => {
+        const HAS_QUARTERS: bool = true;
+        #[inline(always)]
+        fn dot_quarters(
+            self,
+            mut sums: [Self::I; 4],
+            weights: [Self::I; 4],
+            x: &[[i8; 4]; 4],
+        ) -> [Self::I; 4] {
+            unsafe {
+                let x = _mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast()));
+                for (sum, w) in sums.iter_mut().zip(weights) {
+                    *sum = _mm512_dpbusd_epi32(*sum, w, x);
+                }
+            }
+            sums
+        }
+        #[inline(always)]
+        fn sum_quarters(self, start: i32, [a, b, c, d]: [Self::I; 4]) -> Self::I {
+            unsafe {
+                // Two lanes of each row, then four, of two vectors and of all.
+                let low = _mm512_unpacklo_epi32(a, b);
+                let ab = _mm512_add_epi32(low, _mm512_unpackhi_epi32(a, b));
+                let low = _mm512_unpacklo_epi32(c, d);
+                let cd = _mm512_add_epi32(low, _mm512_unpackhi_epi32(c, d));
+                let low = _mm512_add_epi32(_mm512_set1_epi32(start), _mm512_unpacklo_epi64(ab, cd));
+                _mm512_add_epi32(low, _mm512_unpackhi_epi64(ab, cd))
+            }
+        }
+
+        const SIGNED_OFFSET: u8 = 128;
+        #[inline(always)]
+        fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+            unsafe { _mm512_dpbusd_epi32(acc, weights, x) }
+        }
+        #[inline(always)]
+        fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+            self.dot4(acc, weights, x)
+        }
+    };
+}
+
+// SAFETY (every block below, and in `common` and `vnni`): `self` proves that the processor has the
 // instructions, and loads and stores stay inside the arrays that are passed.
 #[allow(
     clippy::undocumented_unsafe_blocks,
@@ -397,46 +453,32 @@ impl InPairs for Avx512 {
 impl Simd for Avx512Vnni {
     common!();
 
-    const HAS_QUARTERS: bool = true;
-    #[inline(always)]
-    fn dot_quarters(
-        self,
-        mut sums: [Self::I; 4],
-        weights: [Self::I; 4],
-        x: &[[i8; 4]; 4],
-    ) -> [Self::I; 4] {
-        unsafe {
-            let x = _mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast()));
-            for (sum, w) in sums.iter_mut().zip(weights) {
-                *sum = _mm512_dpbusd_epi32(*sum, w, x);
-            }
-        }
-        sums
-    }
-    #[inline(always)]
-    fn sum_quarters(self, start: i32, [a, b, c, d]: [Self::I; 4]) -> Self::I {
-        unsafe {
-            // Two lanes of each row, then four, of two vectors and of all.
-            let low = _mm512_unpacklo_epi32(a, b);
-            let ab = _mm512_add_epi32(low, _mm512_unpackhi_epi32(a, b));
-            let low = _mm512_unpacklo_epi32(c, d);
-            let cd = _mm512_add_epi32(low, _mm512_unpackhi_epi32(c, d));
-            let low = _mm512_add_epi32(_mm512_set1_epi32(start), _mm512_unpacklo_epi64(ab, cd));
-            _mm512_add_epi32(low, _mm512_unpackhi_epi64(ab, cd))
-        }
-    }
-
-    const SIGNED_OFFSET: u8 = 128;
-    #[inline(always)]
-    fn dot4(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
-        unsafe { _mm512_dpbusd_epi32(acc, weights, x) }
-    }
-    #[inline(always)]
-    fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
-        self.dot4(acc, weights, x)
-    }
+    vnni!();
     #[inline(always)]
     fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
         self.0.interleave(rows, at, offset, out);
+    }
+}
+
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one reason for all, stated above"
+)]
+impl Simd for Avx512Bf16 {
+    common!();
+    vnni!();
+
+    const HAS_BF16_DOTS: bool = true;
+    #[inline(always)]
+    fn dot_bf16(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe {
+            // Registers of the same bits.
+            let [a, b] = std::mem::transmute::<[__m512; 2], [__m512bh; 2]>([a, b]);
+            _mm512_dpbf16_ps(c, a, b)
+        }
+    }
+    #[inline(always)]
+    fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
+        self.0.0.interleave(rows, at, offset, out);
     }
 }
