@@ -34,7 +34,7 @@ pub struct Cost {
     pub read_bytes: u64,
     /// Multiplications and additions of products with weights that meet activations of 8 bits.
     pub int8_operations: u64,
-    /// The same of those that meet tiles of bf16.
+    /// The same of those that meet activations of bf16, in tiles or by dot products.
     pub bf16_operations: u64,
     /// Those of other products, and of attention. What norms and activation functions compute is not
     /// counted.

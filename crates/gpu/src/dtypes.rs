@@ -94,18 +94,24 @@ pub(crate) fn snippet(dtype: DType) -> Snippet {
         DType::Q8K => groups(wgsl!["q8_k"]),
         DType::IQ2XXS => with(
             wgsl!["iq2_xxs"],
-            Grid::Bytes(iq_grids::IQ2_XXS.as_flattened()),
+            Grid::Bytes(iq_grids::IQ2_XXS.values.as_flattened()),
         ),
         DType::IQ2XS => with(
             wgsl!["iq2_xs"],
-            Grid::Bytes(iq_grids::IQ2_XS.as_flattened()),
+            Grid::Bytes(iq_grids::IQ2_XS.values.as_flattened()),
         ),
-        DType::IQ2S => with(wgsl!["iq2_s"], Grid::Bytes(iq_grids::IQ2_S.as_flattened())),
+        DType::IQ2S => with(
+            wgsl!["iq2_s"],
+            Grid::Bytes(iq_grids::IQ2_S.values.as_flattened()),
+        ),
         DType::IQ3XXS => with(
             wgsl!["iq3_xxs"],
-            Grid::Bytes(iq_grids::IQ3_XXS.as_flattened()),
+            Grid::Bytes(iq_grids::IQ3_XXS.values.as_flattened()),
         ),
-        DType::IQ3S => with(wgsl!["iq3_s"], Grid::Bytes(iq_grids::IQ3_S.as_flattened())),
+        DType::IQ3S => with(
+            wgsl!["iq3_s"],
+            Grid::Bytes(iq_grids::IQ3_S.values.as_flattened()),
+        ),
         DType::IQ1S => with(wgsl!["iq1_s"], Grid::Bytes(iq_grids::IQ1.as_flattened())),
         DType::IQ1M => with(wgsl!["iq1_m"], Grid::Bytes(iq_grids::IQ1.as_flattened())),
         DType::IQ4NL => with(wgsl!["iq4_nl"], Grid::Values(&iq_grids::UNEVEN_STEPS)),

@@ -22,11 +22,13 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with byte dot products.
     Avx512Vnni,
+    /// The same with dot products of bf16, permutations of bytes and GFNI.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Isa; 8] = [
+    pub const ALL: [Isa; 9] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::NeonDotprod,
@@ -35,6 +37,7 @@ impl Isa {
         Isa::AvxVnni,
         Isa::Avx512,
         Isa::Avx512Vnni,
+        Isa::Avx512Bf16,
     ];
 
     /// The name that `MINERVA_ISA` takes.
@@ -48,6 +51,7 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Bf16 => "avx512bf16",
         }
     }
 

@@ -82,6 +82,11 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
+    /// Whether numbers of bf16 are multiplied in pairs.
+    pub(crate) fn has_bf16_dots(&self) -> bool {
+        self.peak_bf16.is_some()
+    }
+
     /// The kernels of `isa`, or `None` where the processor lacks an instruction of it.
     pub(crate) fn get(isa: Isa) -> Option<&'static Kernels> {
         match isa {
@@ -99,9 +104,9 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::get(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => simd::Avx512Bf16::detect()
-                .map(|_| &WITH_BF16)
-                .or_else(avx512vnni::get),
+            Isa::Avx512Vnni => avx512vnni::get(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512bf16::get(),
             #[allow(unreachable_patterns, reason = "sets of the other architectures")]
             _ => None,
         }
@@ -137,7 +142,7 @@ impl TileKernels {
         match isa {
             Isa::Scalar => PlainTiles::detect().map(|_| &PLAIN_TILES),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => simd::Amx::detect().map(|_| &AMX_TILES),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 => simd::Amx::detect().map(|_| &AMX_TILES),
             _ => None,
         }
     }
@@ -190,7 +195,7 @@ macro_rules! instance {
                 simd::$isa::detect().map(|_| &KERNELS)
             }
 
-            pub(super) const KERNELS: Kernels = Kernels {
+            static KERNELS: Kernels = Kernels {
                 quantize: enter!($isa, [$($feature)?], |x: &[f32], out: &mut QuantSpan<'_>| s =>
                     quantize::quantize(s, x, out)),
                 quantize_fine: enter!($isa, [$($feature)?],
@@ -250,7 +255,14 @@ macro_rules! instance {
                     |weights: &peak::Floats, numbers: (usize, usize),
                      out: &mut [f32; simd::LANES]| s =>
                     peak::f32(s, weights, numbers, out)),
-                peak_bf16: None,
+                peak_bf16: if <simd::$isa as Simd>::HAS_BF16_DOTS {
+                    Some(enter!($isa, [$($feature)?],
+                        |weights: &peak::Floats, numbers: (usize, usize),
+                         out: &mut [f32; simd::LANES]| s =>
+                        peak::bf16(s, weights, numbers, out)))
+                } else {
+                    None
+                },
                 read: enter!($isa, [$($feature)?],
                     |bytes: &[u8], ahead: usize, out: &mut [u8; 64]| s =>
                     peak::read(s, bytes, ahead, out)),
@@ -409,33 +421,12 @@ instance!(
     )]
 );
 
-/// The kernels of AVX-512 with VNNI, but those that multiply numbers of bf16.
 #[cfg(target_arch = "x86_64")]
-macro_rules! with_bf16 {
-    ($name:ident, $isa:ident, [$($feature:meta)?]) => {
-        static $name: Kernels = Kernels {
-            float_matmul: enter!($isa, [$($feature)?],
-                |weight: (FloatKind, &[u8]), x: (&[f32], usize),
-                 scratch: &mut FloatScratch, out: &mut Tile<'_, f32>| s =>
-                float_matmul::float_matmul(s, weight, x, scratch, out)),
-            round: enter!($isa, [$($feature)?], |x: &[f32], out: &mut [f32]| s =>
-                float_matmul::round(s, x, out)),
-            rounded_words: float_matmul::rounded_words::<simd::$isa>,
-            peak_bf16: Some(enter!($isa, [$($feature)?],
-                |weights: &peak::Floats, numbers: (usize, usize),
-                 out: &mut [f32; simd::LANES]| s =>
-                peak::bf16(s, weights, numbers, out))),
-            ..avx512vnni::KERNELS
-        };
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-with_bf16!(
-    WITH_BF16,
+instance!(
+    avx512bf16,
     Avx512Bf16,
     [target_feature(
-        enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"
+        enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx512vbmi,gfni,avx2,fma,f16c"
     )]
 );
 

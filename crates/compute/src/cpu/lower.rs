@@ -49,7 +49,7 @@ pub(super) struct SlotShape {
     pub(super) n_quants: usize,
     /// Planes of bf16 ([`tile_matmul`]) for many tokens: none, one, or two where weights of F16 or BF16 are met.
     pub(super) n_planes: usize,
-    /// Words of each row that is rounded to bf16 ([`float_matmul::round`]): none where no weight wants that.
+    /// Words of each row that is rounded to bf16 ([`round`](super::ops::float_matmul::round)): none where no weight wants that.
     pub(super) n_words: usize,
 }
 
@@ -84,7 +84,7 @@ impl Matrix {
     }
 
     /// Whether it meets activations that are rounded to bf16.
-    fn is_rounded(&self) -> bool {
+    fn wants_rounded(&self) -> bool {
         matches!(self.kernel, MatrixKernel::Float(FloatKind::Bf16Rounded))
     }
 
@@ -102,7 +102,7 @@ impl Matrix {
 pub(super) enum MatrixKernel {
     /// Over quantized activations.
     Group(GroupKernel),
-    /// Over f32 activations.
+    /// Over f32 activations, or such as are rounded to bf16.
     Float(FloatKind),
 }
 
@@ -136,7 +136,10 @@ pub(super) fn kernel_name(dtype: DType, kernels: &Kernels) -> &'static str {
         (MatrixKernel::Float(FloatKind::F32), _) => "f32",
         (MatrixKernel::Float(FloatKind::F16), _) => "f32 from f16",
         (MatrixKernel::Float(FloatKind::Bf16), _) => "f32 from bf16",
-        (MatrixKernel::Float(FloatKind::Bf16Rounded), _) => "bf16",
+        (MatrixKernel::Float(FloatKind::Bf16Rounded), _) => match kernels.has_bf16_dots() {
+            true => "bf16",
+            false => "f32 from bf16, activations rounded",
+        },
         (MatrixKernel::Float(FloatKind::Other(_)), _) => "f32 from the table's conversion",
     }
 }
@@ -599,7 +602,7 @@ impl<'a> Lowering<'a> {
                 width,
                 n_quants: usize::from(readers().any(is_group)),
                 n_planes: n_planes.max().filter(|_| uses_tiles).unwrap_or(0),
-                n_words: match readers().any(Matrix::is_rounded) {
+                n_words: match readers().any(Matrix::wants_rounded) {
                     true => rounded_words(width),
                     false => 0,
                 },
@@ -727,6 +730,9 @@ fn even_rows(weight: &Weight, wanted: usize, n_threads: usize) -> usize {
     let is_even = |n: &usize| 16 * largest_share(*n) <= 17 * largest_share(1);
     (2..=wanted).rev().find(is_even).unwrap_or(1) * TILE
 }
+
+// What is quantized together is rounded together, and what is rounded for vectors is for tiles, too.
+const _: () = assert!(PAIRS == COLUMNS && GROUP.is_multiple_of(PAIRS));
 
 /// Planes of bf16 that a weight of this type wants of its activations.
 fn planes(dtype: DType, width: usize) -> usize {

@@ -82,7 +82,7 @@ impl std::fmt::Display for CpuError {
             CpuError::NoTiles(isa) => write!(
                 f,
                 "batches: fast, expected exact: the instruction set in use, {isa}, has no tiles of bf16 here; \
-                 avx512vnni has, where Linux and the processor have amx_bf16 and avx512_bf16"
+                 avx512vnni and avx512bf16 have some, where Linux and the processor have amx_bf16 and avx512_bf16"
             ),
             CpuError::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }

@@ -38,6 +38,9 @@ pub(crate) trait Block {
     /// At most how large that number is: of small ones instructions sum several products in 16 bits.
     const MAX: u8 = 127;
 
+    /// Whether [`Block::unpack_rows`] puts elements by [`Lanes::put_signed`] alone.
+    const HAS_SIGN_BITS: bool = false;
+
     /// Whether [`Block::unpack_rows`] gathers entries of a table or has many steps: where there are no
     /// instructions for sixteen lanes or to gather, it takes compilers minutes and is left out.
     const HAS_MANY_STEPS: bool = false;
@@ -125,6 +128,13 @@ pub(crate) trait Lanes<S: Simd> {
     /// [`Block::OFFSET`], or plus [`Simd::SIGNED_OFFSET`] where it has none.
     fn put(&mut self, s: S, c: usize, q: [S::I; 4]);
 
+    /// The same of numbers without a sign, which bits give them: the lowest four of each lane of `signs`. `offset` is the
+    /// type's [`Block::OFFSET`], which they do not have yet.
+    #[inline(always)]
+    fn put_signed(&mut self, s: S, c: usize, (q, signs): ([S::I; 4], [S::I; 4]), offset: i8) {
+        self.put(s, c, with_signs(s, q, signs, offset));
+    }
+
     /// Sixteen bytes of each of 16 rows that are `stride` bytes apart, for [`Lanes::put_loaded`], which alone knows
     /// where in the vectors they are: for what is done to all bytes alike.
     #[inline(always)]
@@ -148,6 +158,20 @@ pub(crate) trait Lanes<S: Simd> {
 }
 
 // No `map` over vectors here: its closure would lack the instruction set's features, and be called.
+
+/// Numbers with the other sign where the lowest four bits of a lane of `signs` say so, plus `offset`.
+#[inline(always)]
+pub(crate) fn with_signs<S: Simd>(
+    s: S,
+    mut q: [S::I; 4],
+    signs: [S::I; 4],
+    offset: i8,
+) -> [S::I; 4] {
+    for (q, signs) in q.iter_mut().zip(signs) {
+        *q = s.add_i8(s.negate_i8(*q, signs), s.splat_i8(offset));
+    }
+    q
+}
 
 /// The lower four bits of each byte.
 #[inline(always)]

@@ -7,7 +7,7 @@
 use crate::cpu::simd::Simd;
 
 use super::block::{Block, Form, Lanes, f16_to_f32, u16_at};
-use super::iq_grids::{place_shifted, two_shifted};
+use super::iq_grids::{codes_of, place_shifted, two_shifted};
 
 /// A block of IQ1_M.
 pub(super) struct IQ1M;
@@ -63,13 +63,12 @@ impl Block for IQ1M {
             let low = s.load_rows(&rows[16 * four..], stride);
             for (i, low) in low.into_iter().enumerate() {
                 let high = s.shr(high[2 * four + i / 2], (16 * (i % 2)) as u32);
+                let upper = s.shl(high, 8);
                 for half in 0..2 {
                     let (mut codes, mut are_negative) = ([low; 2], [high; 2]);
                     let both = codes.iter_mut().zip(&mut are_negative);
                     for (j, (code, is_negative)) in (2 * half..).zip(both) {
-                        let low = s.and(s.shr(*code, 8 * j), s.splat_i32(0xff));
-                        let upper = s.and(s.shr(high, 4 * j), s.splat_i32(7));
-                        *code = s.or(low, s.shl(upper, 8));
+                        *code = codes_of(s, s.shr(*code, 8 * j), s.shr(upper, 4 * j));
                         *is_negative = s.shl(high, 28 - 4 * j);
                     }
                     let q = two_shifted(s, codes, are_negative);

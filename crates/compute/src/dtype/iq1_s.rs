@@ -6,7 +6,7 @@
 use crate::cpu::simd::Simd;
 
 use super::block::{Block, Form, Lanes, f16_at, u16_at};
-use super::iq_grids::{place_shifted, two_shifted};
+use super::iq_grids::{codes_of, place_shifted, two_shifted};
 
 /// A block of IQ1_S.
 pub(super) struct IQ1S;
@@ -51,13 +51,11 @@ impl Block for IQ1S {
                 let code = s.and(s.shr(packed, 12), s.splat_i32(7));
                 let scale = s.fma(s.to_f32(code), s.splat(2.0), s.splat(1.0));
                 out.put_scale(s, g, s.mul(s.mul(d, scale), s.splat(0.125)));
-                let is_negative = s.shl(packed, 16);
+                let (is_negative, upper) = (s.shl(packed, 16), s.shl(packed, 8));
                 for half in 0..2 {
                     let mut codes = [low; 2];
                     for (j, code) in (2 * half..).zip(&mut codes) {
-                        let low = s.and(s.shr(*code, 8 * j), s.splat_i32(0xff));
-                        let upper = s.and(s.shr(packed, 3 * j), s.splat_i32(7));
-                        *code = s.or(low, s.shl(upper, 8));
+                        *code = codes_of(s, s.shr(*code, 8 * j), s.shr(upper, 3 * j));
                     }
                     let q = two_shifted(s, codes, [is_negative; 2]);
                     out.put(s, 2 * g + half as usize, q);

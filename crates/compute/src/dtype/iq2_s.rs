@@ -6,7 +6,9 @@
 use crate::cpu::simd::Simd;
 
 use super::block::{Block, Form, Lanes, f16_at};
-use super::iq_grids::{self, place, put_quarter_scales, quarter_scales, two_of_eight};
+use super::iq_grids::{
+    self, codes_of, place, put_quarter_scales, put_two_of_eight, quarter_scales,
+};
 
 /// A block of IQ2_S.
 pub(super) struct IQ2S;
@@ -18,6 +20,7 @@ impl Block for IQ2S {
         group_len: 16,
         has_min: false,
     };
+    const HAS_SIGN_BITS: bool = true;
     const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(64);
 
@@ -28,7 +31,7 @@ impl Block for IQ2S {
         for (i, q) in q.chunks_exact_mut(8).enumerate() {
             let high = high_bits[i / 4] >> (2 * (i % 4)) & 3;
             let code = usize::from(low_bits[i]) | usize::from(high) << 8;
-            place(&iq_grids::IQ2_S[code], signs[i], q);
+            place(&iq_grids::IQ2_S.values[code], signs[i], q);
         }
     }
 
@@ -41,17 +44,20 @@ impl Block for IQ2S {
             let low = s.load_rows(&rows[2 + 16 * four..], stride);
             let signs = s.load_rows(&rows[34 + 16 * four..], stride);
             for (i, (low, signs)) in low.into_iter().zip(signs).enumerate() {
-                let high = s.shr(high, 8 * i as u32);
+                // Above the low bits.
+                let high = s.shl(s.shr(high, 8 * i as u32), 8);
                 for half in 0..2 {
                     let mut parts = [(low, signs); 2];
                     for (j, (code, signs)) in (2 * half..).zip(&mut parts) {
-                        let low = s.and(s.shr(*code, 8 * j), s.splat_i32(0xff));
-                        let upper = s.and(s.shr(high, 2 * j), s.splat_i32(3));
-                        *code = s.or(low, s.shl(upper, 8));
+                        *code = codes_of(s, s.shr(*code, 8 * j), s.shr(high, 2 * j));
                         *signs = s.shr(*signs, 8 * j);
                     }
-                    let q = two_of_eight(s, &iq_grids::IQ2_S, parts);
-                    out.put(s, 8 * four + 2 * i + half as usize, q);
+                    put_two_of_eight(
+                        s,
+                        &iq_grids::IQ2_S,
+                        parts,
+                        (8 * four + 2 * i + half as usize, &mut *out),
+                    );
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::cpu::simd::Simd;
 
 use super::block::{Block, Form, Lanes, f16_at};
 use super::iq_grids::{
-    self, place, put_quarter_scales, quarter_scales, signs_of, two_of_eight, with_parity,
+    self, place, put_quarter_scales, put_two_of_eight, quarter_scales, signs_of,
 };
 
 /// A block of IQ2_XS.
@@ -20,6 +20,7 @@ impl Block for IQ2XS {
         group_len: 16,
         has_min: false,
     };
+    const HAS_SIGN_BITS: bool = true;
     const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(64);
 
@@ -28,7 +29,7 @@ impl Block for IQ2XS {
         quarter_scales(f16_at(bytes, 0), &bytes[66..74], scales);
         for (pair, q) in bytes[2..66].chunks_exact(2).zip(q.chunks_exact_mut(8)) {
             let code = usize::from(pair[0]) | usize::from(pair[1] & 1) << 8;
-            place(&iq_grids::IQ2_XS[code], signs_of(pair[1] >> 1), q);
+            place(&iq_grids::IQ2_XS.values[code], signs_of(pair[1] >> 1), q);
         }
     }
 
@@ -41,11 +42,15 @@ impl Block for IQ2XS {
             let pairs = s.load_rows(&rows[2 + 16 * four..], stride);
             for (i, pairs) in pairs.into_iter().enumerate() {
                 // Codes in bits 0 to 9 and 16 to 25; the upper bytes become signs.
-                let signs = with_parity(s, s.and(s.shr(pairs, 1), s.splat_i32(0x7f00_7f00)));
+                let signs = s.with_parity(s.and(s.shr(pairs, 1), s.splat_i32(0x7f00_7f00)));
                 let first = (pairs, s.shr(signs, 8));
                 let second = (s.shr(pairs, 16), s.shr(signs, 24));
-                let q = two_of_eight(s, &iq_grids::IQ2_XS, [first, second]);
-                out.put(s, 4 * four + i, q);
+                put_two_of_eight(
+                    s,
+                    &iq_grids::IQ2_XS,
+                    [first, second],
+                    (4 * four + i, &mut *out),
+                );
             }
         }
     }

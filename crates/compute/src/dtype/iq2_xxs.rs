@@ -6,7 +6,7 @@
 use crate::cpu::simd::Simd;
 
 use super::block::{Block, Form, Lanes, f16_at, u32_at};
-use super::iq_grids::{self, place, signs_of, signs_of_rows, two_of_eight};
+use super::iq_grids::{self, place, put_two_of_eight, signs_of, signs_of_rows};
 
 /// A block of IQ2_XXS.
 pub(super) struct IQ2XXS;
@@ -18,6 +18,7 @@ impl Block for IQ2XXS {
         group_len: 32,
         has_min: false,
     };
+    const HAS_SIGN_BITS: bool = true;
     const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(64);
 
@@ -30,7 +31,7 @@ impl Block for IQ2XXS {
             *scale = d * (0.5 + (signs >> 28) as f32) * 0.25;
             for (i, (&code, q)) in codes.iter().zip(q.chunks_exact_mut(8)).enumerate() {
                 let signs = signs_of((signs >> (7 * i)) as u8);
-                place(&iq_grids::IQ2_XXS[usize::from(code)], signs, q);
+                place(&iq_grids::IQ2_XXS.values[usize::from(code)], signs, q);
             }
         }
     }
@@ -48,8 +49,12 @@ impl Block for IQ2XXS {
                 for half in 0..2 {
                     let (codes, signs) = (s.shr(codes, 16 * half), s.shr(signs, 16 * half));
                     let next = (s.shr(codes, 8), s.shr(signs, 8));
-                    let q = two_of_eight(s, &iq_grids::IQ2_XXS, [(codes, signs), next]);
-                    out.put(s, 2 * g + half as usize, q);
+                    put_two_of_eight(
+                        s,
+                        &iq_grids::IQ2_XXS,
+                        [(codes, signs), next],
+                        (2 * g + half as usize, &mut *out),
+                    );
                 }
             }
         }

@@ -6,7 +6,7 @@
 use crate::cpu::simd::Simd;
 
 use super::block::{Block, Form, Lanes, f16_at};
-use super::iq_grids::{self, place};
+use super::iq_grids::{self, codes_of, place, put_four_of_four};
 
 /// A block of IQ3_S.
 pub(super) struct IQ3S;
@@ -18,6 +18,7 @@ impl Block for IQ3S {
         group_len: 32,
         has_min: false,
     };
+    const HAS_SIGN_BITS: bool = true;
     const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(16);
     const MAX: u8 = 31;
@@ -33,7 +34,11 @@ impl Block for IQ3S {
         for (i, q) in q.chunks_exact_mut(4).enumerate() {
             let high = high_bits[i / 8] >> (i % 8) & 1;
             let code = usize::from(low_bits[i]) | usize::from(high) << 8;
-            place(&iq_grids::IQ3_S[code], signs[i / 2] >> (4 * (i % 2)), q);
+            place(
+                &iq_grids::IQ3_S.values[code],
+                signs[i / 2] >> (4 * (i % 2)),
+                q,
+            );
         }
     }
 
@@ -52,19 +57,15 @@ impl Block for IQ3S {
         for pair in 0..4 {
             let codes = s.load_rows(&rows[2 + 16 * pair..], stride);
             for (i, codes) in codes.into_iter().enumerate() {
-                // Ninth bits and signs of 16 elements.
+                // Ninth bits, above the low ones, and signs of 16 elements.
                 let c = 4 * pair + i;
-                let high = s.shr(if c < 8 { h0 } else { h1 }, (4 * c % 32) as u32);
+                let high = s.shl(s.shr(if c < 8 { h0 } else { h1 }, (4 * c % 32) as u32), 8);
                 let signs = s.shr(signs[c / 2], (16 * (c % 2)) as u32);
                 let mut q = [codes; 4];
                 for (j, q) in (0..).zip(&mut q) {
-                    let low = s.and(s.shr(*q, 8 * j), s.splat_i32(0xff));
-                    let ninth = s.shl(s.and(s.shr(high, j), s.splat_i32(1)), 8);
-                    let values = s.gather(&iq_grids::IQ3_S, s.or(low, ninth));
-                    let values = s.negate_i8(values, s.shr(signs, 4 * j));
-                    *q = s.add_i8(values, s.splat_i8(16));
+                    *q = codes_of(s, s.shr(*q, 8 * j), s.shr(high, j));
                 }
-                out.put(s, c, q);
+                put_four_of_four(s, &iq_grids::IQ3_S, (q, signs), 16, (c, &mut *out));
             }
         }
     }

@@ -6,7 +6,7 @@
 use crate::cpu::simd::Simd;
 
 use super::block::{Block, Form, Lanes, f16_at, u32_at};
-use super::iq_grids::{self, place, signs_of, signs_of_rows};
+use super::iq_grids::{self, place, put_four_of_four, signs_of, signs_of_rows};
 
 /// A block of IQ3_XXS.
 pub(super) struct IQ3XXS;
@@ -18,6 +18,7 @@ impl Block for IQ3XXS {
         group_len: 32,
         has_min: false,
     };
+    const HAS_SIGN_BITS: bool = true;
     const HAS_MANY_STEPS: bool = true;
     const OFFSET: Option<u8> = Some(64);
 
@@ -34,12 +35,12 @@ impl Block for IQ3XXS {
             for (i, (codes, q)) in codes.chunks_exact(2).zip(q.chunks_exact_mut(8)).enumerate() {
                 let signs = signs_of((signs >> (7 * i)) as u8);
                 place(
-                    &iq_grids::IQ3_XXS[usize::from(codes[0])],
+                    &iq_grids::IQ3_XXS.values[usize::from(codes[0])],
                     signs,
                     &mut q[..4],
                 );
                 place(
-                    &iq_grids::IQ3_XXS[usize::from(codes[1])],
+                    &iq_grids::IQ3_XXS.values[usize::from(codes[1])],
                     signs >> 4,
                     &mut q[4..],
                 );
@@ -67,12 +68,10 @@ impl Block for IQ3XXS {
                     let signs = s.shr(signs[2 * pair + i / 2], (16 * (i % 2)) as u32);
                     let mut q = [codes; 4];
                     for (j, q) in (0..).zip(&mut q) {
-                        let code = s.and(s.shr(*q, 8 * j), s.splat_i32(0xff));
-                        let values = s.gather(&iq_grids::IQ3_XXS, code);
-                        let values = s.negate_i8(values, s.shr(signs, 4 * j));
-                        *q = s.add_i8(values, s.splat_i8(64));
+                        *q = s.shr(*q, 8 * j);
                     }
-                    out.put(s, 8 * four + 4 * pair + i, q);
+                    let at = (8 * four + 4 * pair + i, &mut *out);
+                    put_four_of_four(s, &iq_grids::IQ3_XXS, (q, signs), 64, at);
                 }
             }
         }

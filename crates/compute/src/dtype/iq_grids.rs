@@ -13,23 +13,36 @@ use crate::cpu::simd::Simd;
 
 use super::block::Lanes;
 
+/// A grid: the values that each code stands for.
+pub struct Grid<const W: usize, const N: usize> {
+    /// The values of each code.
+    pub values: [[i8; W]; N],
+    /// The same as digits of two bits, or of three in grids of four, from the low end on.
+    pub(crate) digits: [u16; N],
+    /// What digits stand for, again and again: further bits of an index do not matter.
+    pub(crate) levels: [i8; 16],
+}
+
 /// The grid of IQ2_XXS.
-pub static IQ2_XXS: [[i8; 8]; 256] = expand(&IQ2_XXS_CODES, [8, 25, 43]);
+pub static IQ2_XXS: Grid<8, 256> = grid(&IQ2_XXS_CODES, [8, 25, 43, 0]);
 
 /// The grid of IQ2_XS.
-pub static IQ2_XS: [[i8; 8]; 512] = expand(&IQ2_XS_CODES, [8, 25, 43]);
+pub static IQ2_XS: Grid<8, 512> = grid(&IQ2_XS_CODES, [8, 25, 43, 0]);
 
 /// The grid of IQ2_S.
-pub static IQ2_S: [[i8; 8]; 1024] = expand(&IQ2_S_CODES, [8, 25, 43]);
+pub static IQ2_S: Grid<8, 1024> = grid(&IQ2_S_CODES, [8, 25, 43, 0]);
 
 /// The grid of IQ3_XXS.
-pub static IQ3_XXS: [[i8; 4]; 256] = expand(&IQ3_XXS_CODES, [4, 12, 20, 28, 36, 44, 52, 62]);
+pub static IQ3_XXS: Grid<4, 256> = grid(&IQ3_XXS_CODES, [4, 12, 20, 28, 36, 44, 52, 62]);
 
 /// The grid of IQ3_S.
-pub static IQ3_S: [[i8; 4]; 512] = expand(&IQ3_S_CODES, [1, 3, 5, 7, 9, 11, 13, 15]);
+pub static IQ3_S: Grid<4, 512> = grid(&IQ3_S_CODES, [1, 3, 5, 7, 9, 11, 13, 15]);
 
 /// The grid of IQ1_S and IQ1_M.
 pub static IQ1: [[i8; 8]; 2048] = expand(&IQ1_CODES, [-1, 0, 1]);
+
+/// The same times 8.
+static IQ1_EIGHTS: [[i8; 8]; 2048] = expand(&IQ1_CODES, [-8, 0, 8]);
 
 /// The values that the codes of IQ4_NL and IQ4_XS stand for.
 pub use super::iq4_nl::UNEVEN_STEPS;
@@ -67,8 +80,8 @@ pub(super) fn quarter_scales(d: f32, packed: &[u8], scales: &mut [f32]) {
 #[inline(always)]
 pub(super) fn place_shifted(code: usize, is_negative: bool, q: &mut [i8]) {
     let shift = if is_negative { -1 } else { 1 };
-    for (&value, q) in IQ1[code].iter().zip(q) {
-        *q = 8 * value + shift;
+    for (&value, q) in IQ1_EIGHTS[code].iter().zip(q) {
+        *q = value + shift;
     }
 }
 
@@ -80,30 +93,7 @@ pub(super) fn signs_of_rows<S: Simd>(s: S, packed: S::I) -> S::I {
         let code = s.and(s.shl(packed, i), s.splat_i32(0x7f << (8 * i)));
         codes = s.or(codes, code);
     }
-    with_parity(s, codes)
-}
-
-/// Sets the eighth bit of each byte to the parity of its other bits.
-#[inline(always)]
-pub(super) fn with_parity<S: Simd>(s: S, codes: S::I) -> S::I {
-    /// An eighth bit for each number with an odd number of bits.
-    const ODD: [i8; 16] = {
-        let mut odd = [0; 16];
-        let mut i = 0;
-        while i < 16 {
-            odd[i] = if (i as u8).count_ones() % 2 == 1 {
-                i8::MIN
-            } else {
-                0
-            };
-            i += 1;
-        }
-        odd
-    };
-    let nibbles = s.splat_i8(0x0f);
-    let low = s.lookup(&ODD, s.and(codes, nibbles));
-    let high = s.lookup(&ODD, s.and(s.shr(codes, 4), nibbles));
-    s.or(codes, s.add_i8(low, high))
+    s.with_parity(codes)
 }
 
 /// The scales of [`quarter_scales`] for 16 rows.
@@ -124,21 +114,40 @@ pub(super) fn put_quarter_scales<S: Simd>(
     }
 }
 
-/// The values of two codes of a grid of IQ2 for each row, negated where the bits of the lower byte
-/// beside a code say so, all plus 64.
+/// Codes with the low eight bits of `low`, and the others of `high`.
 #[inline(always)]
-pub(super) fn two_of_eight<S: Simd, const N: usize>(
+pub(super) fn codes_of<S: Simd>(s: S, low: S::I, high: S::I) -> S::I {
+    // One instruction, where there is one of three operands.
+    s.or(
+        s.and(low, s.splat_i32(0xff)),
+        s.and(high, s.splat_i32(!0xff)),
+    )
+}
+
+/// Puts the values of two codes of a grid of IQ2 for each row, negated where the bits of the lower byte
+/// beside a code say so.
+#[inline(always)]
+pub(super) fn put_two_of_eight<S: Simd, const N: usize>(
     s: S,
-    grid: &[[i8; 8]; N],
-    parts: [(S::I, S::I); 2],
-) -> [S::I; 4] {
-    let mut q = [s.splat_i32(0); 4];
-    for (q, (codes, signs)) in q.as_chunks_mut::<2>().0.iter_mut().zip(parts) {
-        let [first, second] = s.gather_eight(grid, codes);
-        q[0] = s.add_i8(s.negate_i8(first, signs), s.splat_i8(64));
-        q[1] = s.add_i8(s.negate_i8(second, s.shr(signs, 4)), s.splat_i8(64));
-    }
-    q
+    grid: &Grid<8, N>,
+    [(a, a_signs), (b, b_signs)]: [(S::I, S::I); 2],
+    (c, out): (usize, &mut impl Lanes<S>),
+) {
+    let signs = [a_signs, s.shr(a_signs, 4), b_signs, s.shr(b_signs, 4)];
+    out.put_signed(s, c, (s.look_up_eights(grid, [a, b]), signs), 64);
+}
+
+/// The same of four codes of a grid of IQ3; four bits for each in a lane of `signs`, from the lowest on.
+#[inline(always)]
+pub(super) fn put_four_of_four<S: Simd, const N: usize>(
+    s: S,
+    grid: &Grid<4, N>,
+    (codes, signs): ([S::I; 4], S::I),
+    offset: i8,
+    (c, out): (usize, &mut impl Lanes<S>),
+) {
+    let signs = [signs, s.shr(signs, 4), s.shr(signs, 8), s.shr(signs, 12)];
+    out.put_signed(s, c, (s.look_up_fours(grid, codes), signs), offset);
 }
 
 /// The values of two IQ1 codes for each row, shifted by 1/8 with the sign of the lane beside them, all
@@ -151,12 +160,42 @@ pub(super) fn two_shifted<S: Simd>(s: S, codes: [S::I; 2], signs: [S::I; 2]) -> 
         // 16 + 1, or 16 - 1.
         let less = s.and(s.sar(signs, 31), s.splat_i8(-2));
         let offset = s.add_i8(less, s.splat_i8(17));
-        for (q, digits) in q.iter_mut().zip(s.gather_eight(&IQ1, codes)) {
-            let eights = s.and(s.shl(digits, 3), s.splat_i8(-8));
+        for (q, eights) in q.iter_mut().zip(s.gather_eight(&IQ1_EIGHTS, codes)) {
             *q = s.add_i8(eights, offset);
         }
     }
     q
+}
+
+/// The grid whose codes have `W` digits of `16 / W` bits.
+const fn grid<const N: usize, const W: usize, const V: usize>(
+    codes: &[u16; N],
+    values: [i8; V],
+) -> Grid<W, N> {
+    let n_bits = if W == 8 { 2 } else { 3 };
+    assert!(V == 1 << n_bits, "a value for each digit");
+    let (mut digits, mut levels) = ([0; N], [0; 16]);
+    let mut i = 0;
+    while i < N {
+        let mut j = 0;
+        while j < W {
+            let digit = codes[i] >> (16 / W * j) & (V as u16 - 1);
+            assert!(values[digit as usize] != 0, "a digit with a value");
+            digits[i] |= digit << (n_bits * j);
+            j += 1;
+        }
+        i += 1;
+    }
+    i = 0;
+    while i < 16 {
+        levels[i] = values[i % V];
+        i += 1;
+    }
+    Grid {
+        values: expand(codes, values),
+        digits,
+        levels,
+    }
 }
 
 /// Looks every digit of every code up: a code has `W` digits of `16 / W` bits.

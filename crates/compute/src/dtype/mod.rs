@@ -37,7 +37,7 @@ mod tq2_0;
 use std::fmt;
 
 pub use block::Form;
-pub(crate) use block::{Block, Lanes, f16_to_f32, f32_to_f16};
+pub(crate) use block::{Block, Lanes, f16_to_f32, f32_to_f16, with_signs};
 
 /// A row of the table.
 struct Row {

@@ -179,6 +179,8 @@ fn experts_agree_with_the_reference() {
         (DType::Q8_0, 96, true, true, 2e-3),
         (DType::Q4_1, 32, false, true, 2e-3),
         (DType::MXFP4, 96, true, false, 2e-3),
+        (DType::BF16, 96, true, true, 1e-4),
+        (DType::BF16, 40, false, false, 1e-4),
     ] {
         let program = experts(dtype, inner, normalizes, is_plain);
         let mut model = ReferenceBackend.load(program.clone(), LIMITS).unwrap();
@@ -231,6 +233,7 @@ fn odd_shapes_agree_with_the_reference() {
         for (dtype, pairing) in [
             (DType::F32, Pairing::Halves),
             (DType::F16, Pairing::Adjacent),
+            (DType::BF16, Pairing::Adjacent),
             (DType::Q4_1, Pairing::Halves),
             (DType::Q8_0, Pairing::Adjacent),
         ] {
@@ -241,9 +244,12 @@ fn odd_shapes_agree_with_the_reference() {
             let program = decoder(dtype, shape, pairing);
             let mut model = ReferenceBackend.load(program.clone(), LIMITS).unwrap();
             let want = run(&mut *model, &tokens, &[21], &[3, 1]);
+            let mut first: Option<Vec<f32>> = None;
             for isa in Isa::available() {
                 let mut model = cpu(isa, 3).load(program.clone(), LIMITS).unwrap();
                 let got = run(&mut *model, &tokens, &[21], &[3, 1]);
+                let first = first.get_or_insert_with(|| got.clone());
+                assert!(*first == got, "{dtype}: {isa} has other bits");
                 let error = error(&got, &want);
                 assert!(
                     error < 2e-3,

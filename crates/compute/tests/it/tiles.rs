@@ -32,7 +32,7 @@ fn backends() -> Vec<CpuBackend> {
     all.filter_map(backend).collect()
 }
 
-/// Runs `n` tokens in slices; the error against the reference may be `share` of what it is without tiles.
+/// Runs `n` tokens in slices; the error against the reference may be `share` of what it is without tiles, or 4e-9.
 fn check(what: &str, program: &Program, slices: &[usize], share: f64) {
     let (n, blocks) = (slices.iter().sum(), [5, 0, 9]);
     let tokens = tokens(n, 1);
@@ -42,7 +42,6 @@ fn check(what: &str, program: &Program, slices: &[usize], share: f64) {
     };
     let want = on(&ReferenceBackend, &[n]);
     let exact = on(&cpu(Isa::available()[0], 1), &[n]);
-    // With weights of 16 bits neither loses more than some 1e-9.
     let limit = share * error(&exact, &want) + 4e-9;
     let mut first: Option<Vec<f32>> = None;
     for backend in backends() {
@@ -73,10 +72,9 @@ fn every_type_loses_less_in_tiles() {
 fn numbers_of_16_bits_lose_next_to_nothing_in_tiles() {
     for dtype in [DType::F16, DType::BF16] {
         let program = decoder(dtype, &SHAPE, Pairing::Adjacent);
-        check(dtype.name(), &program, &[37], 1.0);
-        check(dtype.name(), &program, &[5, 32], 1.0);
+        check(dtype.name(), &program, &[37], 0.0);
         let program = experts(dtype, 96, true, true);
-        check(&format!("experts of {dtype}"), &program, &[37], 1.0);
+        check(&format!("experts of {dtype}"), &program, &[37], 0.0);
     }
 }
 
@@ -86,6 +84,8 @@ fn few_tokens_may_stand_between_many() {
     for slices in [&[32, 5][..], &[1, 32, 4], &[5, 35]] {
         check(&format!("slices of {slices:?}"), &program, slices, 1.0);
     }
+    let program = decoder(DType::BF16, &SHAPE, Pairing::Halves);
+    check("slices of BF16", &program, &[5, 32], 1.0);
 }
 
 #[test]
@@ -116,16 +116,21 @@ fn rows_and_columns_need_not_fill_tiles() {
             n_kv_heads,
             head_dim,
         };
-        for dtype in [DType::Q4_1, DType::Q8_0, DType::F16, DType::BF16] {
+        for (dtype, share) in [
+            (DType::Q4_1, 0.7),
+            (DType::Q8_0, 0.7),
+            (DType::F16, 0.0),
+            (DType::BF16, 0.0),
+        ] {
             let program = decoder(dtype, &shape, Pairing::Halves);
-            check(&format!("{dtype}, dim {dim}"), &program, &[35], 0.7);
+            check(&format!("{dtype}, dim {dim}"), &program, &[35], share);
         }
     }
 }
 
 #[test]
 fn memory_is_as_planned() {
-    for dtype in [DType::Q4K, DType::F16, DType::F32] {
+    for dtype in [DType::Q4K, DType::F16, DType::BF16, DType::F32] {
         let program = decoder(dtype, &SHAPE, Pairing::Adjacent);
         for (max_tokens, max_between) in [(40, 0), (40, 36), (31, 0), (1, 1)] {
             let limits = Limits {

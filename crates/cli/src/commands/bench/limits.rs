@@ -104,7 +104,7 @@ impl Measured {
                 ]
             })
             .collect();
-        let heading = ["INSTRUCTIONS", "INT8 GOPS", "F32 GFLOPS", "BF16 TILES", ""];
+        let heading = ["INSTRUCTIONS", "INT8 GOPS", "F32 GFLOPS", "BF16 GFLOPS", ""];
         writeln!(out, "{}", table(&heading, &[1, 2, 3], &rows))?;
         out.flush()?;
         Ok(())

@@ -102,7 +102,7 @@ struct SlotMemory {
     quant: Option<QuantBuf>,
     /// What many tokens have instead.
     tiles: Option<TokenTiles>,
-    /// Rows that are rounded to bf16, of no length where none is wanted.
+    /// Rows that are rounded to bf16, a number or two in each word; of no length where no weight wants them.
     words: SharedBuf<f32>,
 }
 

@@ -158,7 +158,7 @@ impl Run<'_> {
     /// What a step costs in this batch; of experts nothing, since they are not chosen yet.
     pub(super) fn cost(&self, step: &Step) -> Cost {
         let mut cost = Cost::default();
-        let has_bf16_dots = self.core.kernels.peak_bf16.is_some();
+        let has_bf16_dots = self.core.kernels.has_bf16_dots();
         let rows = |x: Slot| {
             (
                 self.n_rows(x),
@@ -236,7 +236,7 @@ impl Run<'_> {
                 _ => continue,
             };
             let n_planes = self.n_planes(x);
-            let has_bf16_dots = self.core.kernels.peak_bf16.is_some();
+            let has_bf16_dots = self.core.kernels.has_bf16_dots();
             for (expert, rows) in &spans {
                 for matrices in lists {
                     // The rotations come first.

@@ -66,7 +66,7 @@ impl Run<'_> {
                     [columns.start, columns.end].map(|at| row * n_words + at * n_words / width);
                 (self.core.kernels.round)(x, words.get_mut(start..end));
             }
-            // For others alone.
+            // No quantized weight reads it.
             let Some(quant) = quant else {
                 return;
             };

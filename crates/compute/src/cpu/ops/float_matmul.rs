@@ -6,7 +6,8 @@
 //! Activations are f32, but where weights are BF16 in whole 32s and what is lost does not go into logits as it is: there they
 //! are rounded to bf16 as well, for processors that multiply two such numbers in each lane at once. Of 32 elements lane i
 //! then adds the product of element 2 i + 1 and that of 2 i. Where there are no such instructions the same is
-//! done in f32: elements with odd places, and those with even ones, are a vector each.
+//! done in f32: elements with odd places, and those with even ones, are a vector each. (Only where there are, what is below
+//! 2^-126 in size is 0.) A word of activations is then such a pair, or else a number.
 //!
 //! ```text
 //! for some tokens, some rows, a strip of columns:
@@ -14,10 +15,10 @@
 //!         sums += rows * tokens
 //! ```
 //!
-//! 1. A strip of rows stays in the first cache, in f32, and is multiplied with some tokens at a time; as
+//! 1. A strip of rows stays in the first cache, turned into what is multiplied (f32, or pairs of bf16), and is multiplied with some tokens at a time; as
 //!    many of both as there are registers for sums, so that each number that is loaded feeds several
 //!    products.
-//! 2. The first of these tokens are multiplied while rows are turned into f32, so that the multiplications
+//! 2. The first of these tokens are multiplied while rows are turned, so that the multiplications
 //!    hide the work.
 //! 3. In a strip, vectors that are multiplied together lie beside each other: one address leads to all
 //!    of them. With an address for each row half the addresses wait in memory.
@@ -47,7 +48,7 @@ pub(crate) const PAIRS: usize = 2 * LANES;
 
 /// Rows that share a load of activations, for few tokens.
 const ROWS: usize = 4;
-/// Columns of a strip: of all rows of a tile they take half of a first cache of 32 KiB.
+/// Words of a row in a strip: of all rows of a tile they take half of a first cache of 32 KiB.
 const STRIP: usize = 512;
 /// The most tokens of a group: whole tiles of every size.
 const GROUP: usize = 132;
@@ -89,7 +90,7 @@ pub(crate) fn rounded_words<S: Simd>(width: usize) -> usize {
 /// Rounds whole [`PAIRS`] to bf16, into as many words as [`rounded_words`] says.
 #[inline(always)]
 pub(crate) fn round<S: Simd>(_: S, x: &[f32], out: &mut [f32]) {
-    assert_eq!(rounded_words::<S>(x.len()), out.len());
+    assert!(x.len().is_multiple_of(PAIRS) && rounded_words::<S>(x.len()) == out.len());
     let out = out.chunks_exact_mut(rounded_words::<S>(PAIRS));
     for (x, out) in x.as_chunks::<PAIRS>().0.iter().zip(out) {
         let x = x.map(|x| u32::from(to_bf16(x)) << 16);
@@ -336,7 +337,7 @@ trait Weights<S: Simd, const R: usize> {
     fn load(&mut self, s: S, i: usize, r: usize) -> S::F;
 }
 
-/// A strip in f32.
+/// A strip as it is multiplied.
 struct Wide<'a, const R: usize>(&'a [[Vector; R]]);
 
 impl<S: Simd, const R: usize> Weights<S, R> for Wide<'_, R> {
@@ -350,7 +351,7 @@ impl<S: Simd, const R: usize> Weights<S, R> for Wide<'_, R> {
     }
 }
 
-/// Rows as the model has them, which become a strip in f32 as they are loaded.
+/// Rows as the model has them, which become a strip as they are loaded.
 struct Fresh<'a, N, const R: usize> {
     numbers: N,
     rows: &'a [&'a [u8]; R],

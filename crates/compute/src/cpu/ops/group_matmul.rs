@@ -24,7 +24,8 @@
 //!    feeds several products. Where the registers suffice two panels are multiplied at once, so that
 //!    each load of an activation feeds two.
 //! 5. Weights that an offset makes unsigned are stored so: the instructions want one unsigned
-//!    factor. The integer sum starts at what the offset adds too much.
+//!    factor. The integer sum starts at what the offset adds too much. Where a format has bits for signs, one token's
+//!    activations take these instead ([`takes_signs`]).
 //! 6. While rows are worked on, what this thread will read next is asked for from memory, into the
 //!    second cache ([`Ahead`]): sixteen rows at a time are many streams for a processor's own
 //!    prefetcher, and the next matrix is somewhere else. With one token rows asked for are up to
@@ -35,7 +36,7 @@ use std::ops::Range;
 
 use crate::cpu::simd::{LANES, PanelPart, RUN, Simd, TokenPart};
 use crate::cpu::threads::Tile;
-use crate::dtype::{Block, Form, Lanes};
+use crate::dtype::{Block, Form, Lanes, with_signs};
 
 use super::ahead::{Ahead, Asking};
 use super::quantize::QuantRows;
@@ -434,8 +435,12 @@ pub(crate) fn direct<S: Simd, B: Block, const N: usize>(
             products.q[t] = &q[t][block * (B::LEN / 4)..][..B::LEN / 4];
             products.ns[t] = &row_ns[t][block * n_groups..][..n_groups];
             if group_len == 32 {
+                let offset = match const { takes_signs::<S, B, N>() } {
+                    true => 0,
+                    false => offset::<S, B>(),
+                };
                 for (dots, n) in products.dots[..n_groups].iter_mut().zip(products.ns[t]) {
-                    dots[t] = s.splat_i32(start_of(*n, offset::<S, B>()));
+                    dots[t] = s.splat_i32(start_of(*n, offset));
                 }
             }
         }
@@ -468,6 +473,12 @@ const fn is_in_quarters<S: Simd, const N: usize>() -> bool {
     S::HAS_QUARTERS && N <= 2
 }
 
+/// Whether activations take the signs of weights, which need no offset then: of one token they are as few vectors as the
+/// weights. Only where one instruction is a whole dot, since weights as small as these are summed in 16 bits elsewhere.
+const fn takes_signs<S: Simd, B: Block, const N: usize>() -> bool {
+    B::HAS_SIGN_BITS && N == 1 && S::SIGNED_OFFSET != 0
+}
+
 /// The most groups of a block.
 const MAX_GROUPS: usize = 16;
 
@@ -495,6 +506,7 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
         let Form::Groups { group_len, .. } = B::FORM else {
             unreachable!("chosen by form")
         };
+        debug_assert!(!takes_signs::<S, B, N>(), "signs are given apart");
         let g = 16 * c / group_len;
         for (t, sum) in self.dots[g].iter_mut().enumerate() {
             let x = self.q[t][4 * c..].first_chunk::<4>();
@@ -505,6 +517,22 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
                 _ => *sum,
             };
             *sum = s.dot16(start, q, x.expect("sixteen elements"), max);
+        }
+    }
+    #[inline(always)]
+    fn put_signed(&mut self, s: S, c: usize, (q, signs): ([S::I; 4], [S::I; 4]), offset: i8) {
+        let Form::Groups { group_len, .. } = B::FORM else {
+            unreachable!("chosen by form")
+        };
+        if const { !takes_signs::<S, B, N>() } {
+            return self.put(s, c, with_signs(s, q, signs, offset));
+        }
+        let sum = &mut self.dots[16 * c / group_len][0];
+        if group_len == 16 {
+            *sum = s.splat_i32(0);
+        }
+        for ((x, q), signs) in self.q[0][4 * c..].iter().zip(q).zip(signs) {
+            *sum = s.dot4(*sum, q, s.negate_i8(s.splat_four(x), signs));
         }
     }
     #[inline(always)]

@@ -8,6 +8,8 @@
 
 use std::ops::Range;
 
+use crate::dtype::iq_grids::Grid;
+
 mod scalar;
 pub(crate) mod tiles;
 
@@ -71,7 +73,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Whether there is [`Simd::dot_bf16`].
     const HAS_BF16_DOTS: bool = false;
     /// In each lane, of numbers of bf16: the product of the upper halves of `a` and `b` is added to `c`, then that of
-    /// the lower ones, each rounded once. What is not normal counts as 0, which [`Simd::fma`] does not do.
+    /// the lower ones, each rounded once. What is not normal counts as 0, unlike with [`Simd::fma`].
     fn dot_bf16(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         let _ = (a, b, c);
         unreachable!("HAS_BF16_DOTS says so")
@@ -181,6 +183,52 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn gather_eight<const N: usize>(self, table: &[[i8; 8]; N], codes: Self::I) -> [Self::I; 2];
     /// Byte i of a lane, i in 0..4, with the other sign where bit i of the lane of `signs` is set.
     fn negate_i8(self, x: Self::I, signs: Self::I) -> Self::I;
+    /// For each lane of both, the values of the code in its low bits: the first four and the last four of each.
+    #[inline(always)]
+    fn look_up_eights<const N: usize>(
+        self,
+        grid: &Grid<8, N>,
+        codes: [Self::I; 2],
+    ) -> [Self::I; 4] {
+        let [first, second] = codes;
+        let [a, b] = self.gather_eight(&grid.values, first);
+        let [c, d] = self.gather_eight(&grid.values, second);
+        [a, b, c, d]
+    }
+    /// For each lane of each, the values of the code in its low bits.
+    #[inline(always)]
+    fn look_up_fours<const N: usize>(
+        self,
+        grid: &Grid<4, N>,
+        mut codes: [Self::I; 4],
+    ) -> [Self::I; 4] {
+        for codes in &mut codes {
+            *codes = self.gather(&grid.values, *codes);
+        }
+        codes
+    }
+    /// Sets the eighth bit of each byte, which is 0, to the parity of its other bits.
+    #[inline(always)]
+    fn with_parity(self, codes: Self::I) -> Self::I {
+        /// An eighth bit for each number with an odd number of bits.
+        const ODD: [i8; 16] = {
+            let mut odd = [0; 16];
+            let mut i = 0;
+            while i < 16 {
+                odd[i] = if (i as u8).count_ones() % 2 == 1 {
+                    i8::MIN
+                } else {
+                    0
+                };
+                i += 1;
+            }
+            odd
+        };
+        let nibbles = self.splat_i8(0x0f);
+        let low = self.lookup(&ODD, self.and(codes, nibbles));
+        let high = self.lookup(&ODD, self.and(self.shr(codes, 4), nibbles));
+        self.or(codes, self.add_i8(low, high))
+    }
     /// The half-precision numbers in the lower halves of the lanes.
     fn f16_to_f32(self, x: Self::I) -> Self::F;
 

@@ -3,6 +3,7 @@
 use super::{LANES, RUN, Scalar, Simd};
 use crate::cpu::Isa;
 use crate::cpu::ops::group_matmul::start_of;
+use crate::dtype::iq_grids::{IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS};
 
 /// What the primitives answer, by their names.
 type Answers = Vec<(String, Vec<u32>)>;
@@ -27,6 +28,8 @@ fn every_primitive_is_its_plain_twin() {
             Isa::Avx512 => answers(super::Avx512::detect().unwrap()),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => answers(super::Avx512Vnni::detect().unwrap()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => answers(super::Avx512Bf16::detect().unwrap()),
             #[allow(unreachable_patterns, reason = "sets of the other architectures")]
             _ => unreachable!("{isa} is not of this architecture"),
         };
@@ -183,6 +186,44 @@ fn floats<S: Simd>(s: S, all: &mut Answers) {
     }
 }
 
+/// Pairs of bf16, normal and not, added to what is normal and what is not.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn dots_of_bf16_are_two_rounded_sums() {
+    let Some(s) = super::Avx512Bf16::detect() else {
+        eprintln!("no such instructions here");
+        return;
+    };
+    let normal = |x: f32| match x.is_subnormal() {
+        true => 0.0f32.copysign(x),
+        false => x,
+    };
+    let half = |x: u32, shift: u32| normal(f32::from_bits(x << shift & 0xffff_0000));
+    let mut next = random();
+    for i in 0..100_000 {
+        let mut numbers = || -> [u32; LANES] {
+            std::array::from_fn(|_| match next() % 8 {
+                0 => [0, 0x8000_7f80, 0xff80_0001, 0x0001_807f, 0x0080_0080][next() as usize % 5],
+                1..4 => next() & 0x807f_ffff | 0x3f80_0000, // such as may cancel
+                _ => next(),
+            })
+        };
+        let [a, b, c] = [numbers(), numbers(), numbers()];
+        let got = s.dot_bf16(
+            s.load(&a.map(f32::from_bits)),
+            s.load(&b.map(f32::from_bits)),
+            s.load(&c.map(f32::from_bits)),
+        );
+        for (lane, got) in bits(s, got).into_iter().enumerate() {
+            let (a, b) = (a[lane], b[lane]);
+            let upper = half(a, 0).mul_add(half(b, 0), normal(f32::from_bits(c[lane])));
+            let want = normal(half(a, 16).mul_add(half(b, 16), normal(upper)));
+            let is_same = want.to_bits() == got || want.is_nan() && f32::from_bits(got).is_nan();
+            assert!(is_same, "{i}, lane {lane}: {got:x}, expected {want:e}");
+        }
+    }
+}
+
 fn integers<S: Simd>(s: S, all: &mut Answers) {
     let mut next = random();
     let fixed = all_bytes(0).chain(all_bytes(77));
@@ -224,6 +265,19 @@ fn tables<S: Simd>(s: S, all: &mut Answers) {
         for (half, x) in s.gather_eight(&eights, x).into_iter().enumerate() {
             all.push((format!("gather_eight {i}, {half}"), lanes(s, x)));
         }
+        let others = [0, 1, 2].map(|_| s.load_i8x4(&random_bytes(&mut next)));
+        let [y, z, w] = others;
+        for (part, x) in (s.look_up_eights(&IQ2_XXS, [x, y]).into_iter())
+            .chain(s.look_up_eights(&IQ2_XS, [y, z]))
+            .chain(s.look_up_eights(&IQ2_S, [z, x]))
+            .chain(s.look_up_fours(&IQ3_XXS, [x, y, z, w]))
+            .chain(s.look_up_fours(&IQ3_S, [w, z, y, x]))
+            .enumerate()
+        {
+            all.push((format!("values {i}, {part}"), lanes(s, x)));
+        }
+        let codes = s.load_i8x4(&bytes.map(|byte| byte & 0x7f));
+        all.push((format!("with_parity {i}"), lanes(s, s.with_parity(codes))));
     }
     for from in 0..16 {
         for (part, x) in all_bytes(from).enumerate() {

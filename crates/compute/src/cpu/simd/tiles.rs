@@ -114,6 +114,7 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
 }
 
 /// 0 with the sign of a number that is not normal.
+#[inline(always)]
 fn normal(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE {
         0.0f32.copysign(x)

@@ -1,4 +1,4 @@
-//! AVX-512 (F, BW, VL, DQ), with and without VNNI and BF16: one register of sixteen lanes.
+//! AVX-512 (F, BW, VL, DQ), with and without VNNI, and with BF16, VBMI and GFNI: one register of sixteen lanes.
 //!
 //! `vpdpbusd` multiplies unsigned by signed bytes: signed weights are stored with 128 added, and the
 //! sum starts at -128 times the sum of the activations. Without VNNI, as for AVX2.
@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use super::super::{LANES, PanelPart, RUN, Simd, TokenPart, check_rows, index_mask};
 use super::avx2::sum_i8;
 use super::{InPairs, dot_panels_in_pairs, dot16_in_pairs, dots_in_pairs};
+use crate::dtype::iq_grids::Grid;
 
 /// The processor has AVX-512 F, BW, VL and DQ.
 #[derive(Clone, Copy)]
@@ -19,7 +20,7 @@ pub(crate) struct Avx512(());
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Vnni(Avx512);
 
-/// The processor has VNNI and BF16 too.
+/// The processor has VNNI, BF16, VBMI and GFNI too.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Bf16(Avx512Vnni);
 
@@ -92,7 +93,11 @@ impl Avx512Vnni {
 impl Avx512Bf16 {
     /// `None` where the processor lacks an instruction.
     pub(crate) fn detect() -> Option<Avx512Bf16> {
-        static HAS: LazyLock<bool> = LazyLock::new(|| is_x86_feature_detected!("avx512bf16"));
+        static HAS: LazyLock<bool> = LazyLock::new(|| {
+            is_x86_feature_detected!("avx512bf16")
+                && is_x86_feature_detected!("avx512vbmi")
+                && is_x86_feature_detected!("gfni")
+        });
         Avx512Vnni::detect().filter(|_| *HAS).map(Avx512Bf16)
     }
 }
@@ -404,7 +409,137 @@ macro_rules! vnni {
     };
 }
 
-// SAFETY (every block below, and in `common` and `vnni`): `self` proves that the processor has the
+/// The digits of a grid's codes, which are words of 16 bits, of which the low ones count: from registers, where
+/// gathering them would take as long as loading each.
+///
+/// # Safety
+/// The processor has AVX-512 F and BW.
+#[inline(always)]
+unsafe fn digits<const N: usize>(table: &[u16; N], codes: __m512i) -> __m512i {
+    const { assert!(N.is_power_of_two() && 64 <= N && N <= 1024) };
+    // SAFETY: the caller's promise; two registers of 32 words each are in the table.
+    unsafe {
+        let mut found = [_mm512_setzero_si512(); 16];
+        for (found, part) in found.iter_mut().zip(table.as_chunks::<64>().0) {
+            let low = _mm512_loadu_si512(part.as_ptr().cast());
+            let high = _mm512_loadu_si512(part[32..].as_ptr().cast());
+            *found = _mm512_permutex2var_epi16(low, codes, high);
+        }
+        let (mut n, mut bit) = (N / 64, 64);
+        while n > 1 {
+            let is_set = _mm512_test_epi16_mask(codes, _mm512_set1_epi16(bit));
+            n /= 2;
+            bit *= 2;
+            for i in 0..n {
+                found[i] = _mm512_mask_mov_epi16(found[2 * i], is_set, found[2 * i + 1]);
+            }
+        }
+        found[0]
+    }
+}
+
+/// The words of `low` and those of `high`, beside each other.
+///
+/// # Safety
+/// The processor has AVX-512 F and BW.
+#[inline(always)]
+unsafe fn beside(low: __m512i, high: __m512i) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_mask_mov_epi16(low, 0xaaaa_aaaa, _mm512_slli_epi32::<16>(high)) }
+}
+
+/// The levels of `BITS`-bit digits, four of each lane: from bits `from` on of the lanes.
+///
+/// # Safety
+/// The processor has AVX-512 F and BW.
+#[inline(always)]
+unsafe fn with_shifts<const BITS: u32>(levels: &[i8; 16], digits: __m512i, from: u32) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let levels = _mm512_broadcast_i32x4(_mm_loadu_si128(levels.as_ptr().cast()));
+        let x = _mm512_srl_epi32(digits, _mm_cvtsi32_si128(from as i32));
+        let x = _mm512_and_si512(x, _mm512_set1_epi32((1 << (4 * BITS)) - 1));
+        const BOTH: i32 = 0b1010_1000; // (a | b) & c
+        // Two digits in each half of a lane, then one in each byte.
+        let (pair, one) = ((1 << (2 * BITS)) - 1, (1 << BITS) - 1);
+        let apart = _mm512_sll_epi32(x, _mm_cvtsi32_si128(16 - 2 * BITS as i32));
+        let halves = _mm512_set1_epi32(pair * 0x0001_0001);
+        let x = _mm512_ternarylogic_epi32::<BOTH>(x, apart, halves);
+        let apart = _mm512_sll_epi32(x, _mm_cvtsi32_si128(8 - BITS as i32));
+        let bytes = _mm512_set1_epi32(one * 0x0101_0101);
+        let x = _mm512_ternarylogic_epi32::<BOTH>(x, apart, bytes);
+        _mm512_shuffle_epi8(levels, x)
+    }
+}
+
+/// The same by instructions that take any eight bits of 64.
+///
+/// # Safety
+/// The processor has AVX-512 F and VBMI.
+#[inline(always)]
+unsafe fn with_multishifts<const BITS: u32>(
+    levels: &[i8; 16],
+    digits: __m512i,
+    from: u32,
+) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let levels = _mm512_broadcast_i32x4(_mm_loadu_si128(levels.as_ptr().cast()));
+        // Where the bits of each byte of two lanes begin.
+        let four = u64::from(from) * 0x0101_0101 + u64::from(BITS) * 0x0302_0100;
+        let starts = four | (four + 0x2020_2020) << 32;
+        let x = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(starts as i64), digits);
+        _mm512_permutexvar_epi8(x, levels)
+    }
+}
+
+/// Values of grids of at most so many codes, by [`digits`] and what takes these apart.
+macro_rules! grids {
+    ($max:literal, $levels:ident) => {
+        #[inline(always)]
+        fn look_up_eights<const N: usize>(
+            self,
+            grid: &Grid<8, N>,
+            [a, b]: [Self::I; 2],
+        ) -> [Self::I; 4] {
+            // The more codes, the more registers to choose from.
+            if const { N > $max } {
+                let ([a, b], [c, d]) = (
+                    self.gather_eight(&grid.values, a),
+                    self.gather_eight(&grid.values, b),
+                );
+                return [a, b, c, d];
+            }
+            unsafe {
+                let both = digits(&grid.digits, beside(a, b));
+                let mut values = [both; 4];
+                for (i, values) in (0..).zip(&mut values) {
+                    *values = $levels::<2>(&grid.levels, both, 8 * i);
+                }
+                values
+            }
+        }
+        #[inline(always)]
+        fn look_up_fours<const N: usize>(
+            self,
+            grid: &Grid<4, N>,
+            mut codes: [Self::I; 4],
+        ) -> [Self::I; 4] {
+            unsafe {
+                for codes in codes.as_chunks_mut::<2>().0 {
+                    let both = digits(&grid.digits, beside(codes[0], codes[1]));
+                    *codes = [
+                        $levels::<3>(&grid.levels, both, 0),
+                        $levels::<3>(&grid.levels, both, 16),
+                    ];
+                }
+            }
+            codes
+        }
+    };
+}
+
+// SAFETY (every block below, and in `common`, `grids` and `vnni`): `self` proves that the processor has the
 // instructions, and loads and stores stay inside the arrays that are passed.
 #[allow(
     clippy::undocumented_unsafe_blocks,
@@ -412,6 +547,7 @@ macro_rules! vnni {
 )]
 impl Simd for Avx512 {
     common!();
+    grids!(512, with_shifts);
 
     const SIGNED_OFFSET: u8 = 0;
     dots_in_pairs!();
@@ -452,8 +588,8 @@ impl InPairs for Avx512 {
 )]
 impl Simd for Avx512Vnni {
     common!();
-
     vnni!();
+    grids!(512, with_shifts);
     #[inline(always)]
     fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]) {
         self.0.interleave(rows, at, offset, out);
@@ -467,6 +603,13 @@ impl Simd for Avx512Vnni {
 impl Simd for Avx512Bf16 {
     common!();
     vnni!();
+    grids!(1024, with_multishifts);
+    #[inline(always)]
+    fn with_parity(self, codes: Self::I) -> Self::I {
+        // Byte 7 - i has the bits whose parity is bit i: one, or for the eighth all others.
+        let bits = 0x0102_0408_1020_407f;
+        unsafe { _mm512_gf2p8affine_epi64_epi8::<0>(codes, _mm512_set1_epi64(bits)) }
+    }
 
     const HAS_BF16_DOTS: bool = true;
     #[inline(always)]
