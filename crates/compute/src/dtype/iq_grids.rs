@@ -18,8 +18,16 @@ pub struct Grid<const W: usize, const N: usize> {
     /// The values of each code.
     pub values: [[i8; W]; N],
     /// The same as digits of two bits, or of three in grids of four, from the low end on.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "tables in registers are AVX-512's")
+    )]
     pub(crate) digits: [u16; N],
     /// What digits stand for, again and again: further bits of an index do not matter.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "tables in registers are AVX-512's")
+    )]
     pub(crate) levels: [i8; 16],
 }
 
