@@ -190,10 +190,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         grid: &Grid<8, N>,
         codes: [Self::I; 2],
     ) -> [Self::I; 4] {
-        let [first, second] = codes;
-        let [a, b] = self.gather_eight(&grid.values, first);
-        let [c, d] = self.gather_eight(&grid.values, second);
-        [a, b, c, d]
+        gather_eights(self, grid, codes)
     }
     /// For each lane of each, the values of the code in its low bits.
     #[inline(always)]
@@ -297,6 +294,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
     /// Columns `at..at + 32` of 16 rows of weights, plus `offset`, to the layout of a panel.
     fn interleave(self, rows: &[[i8; RUN]; LANES], at: usize, offset: u8, out: &mut [[u8; 64]; 8]);
+}
+
+/// [`Simd::look_up_eights`], one code after the other.
+#[inline(always)]
+fn gather_eights<S: Simd, const N: usize>(
+    s: S,
+    grid: &Grid<8, N>,
+    [first, second]: [S::I; 2],
+) -> [S::I; 4] {
+    let [a, b] = s.gather_eight(&grid.values, first);
+    let [c, d] = s.gather_eight(&grid.values, second);
+    [a, b, c, d]
 }
 
 /// [`Simd::dot_panels`], four columns after the other.

@@ -7,7 +7,7 @@ use core::arch::x86_64::*;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use super::super::{LANES, PanelPart, RUN, Simd, TokenPart, check_rows, index_mask};
+use super::super::{LANES, PanelPart, RUN, Simd, TokenPart, check_rows, gather_eights, index_mask};
 use super::avx2::sum_i8;
 use super::{InPairs, dot_panels_in_pairs, dot16_in_pairs, dots_in_pairs};
 use crate::dtype::iq_grids::Grid;
@@ -504,11 +504,7 @@ macro_rules! grids {
         ) -> [Self::I; 4] {
             // The more codes, the more registers to choose from.
             if const { N > $max } {
-                let ([a, b], [c, d]) = (
-                    self.gather_eight(&grid.values, a),
-                    self.gather_eight(&grid.values, b),
-                );
-                return [a, b, c, d];
+                return gather_eights(self, grid, [a, b]);
             }
             unsafe {
                 let both = digits(&grid.digits, beside(a, b));
