@@ -15,11 +15,10 @@
 //!         sums += rows * tokens
 //! ```
 //!
-//! 1. A strip of rows stays in the first cache, turned into what is multiplied (f32, or pairs of bf16), and is multiplied with some tokens at a time; as
-//!    many of both as there are registers for sums, so that each number that is loaded feeds several
+//! 1. A strip of rows is turned into what is multiplied, f32 or pairs of bf16, stays in the first cache, and meets some
+//!    tokens at a time; as many of both as there are registers for sums, so that each number that is loaded feeds several
 //!    products.
-//! 2. The first of these tokens are multiplied while rows are turned, so that the multiplications
-//!    hide the work.
+//! 2. The first of these tokens are multiplied while rows are turned, so that the multiplications hide the work.
 //! 3. In a strip, vectors that are multiplied together lie beside each other: one address leads to all
 //!    of them. With an address for each row half the addresses wait in memory.
 //! 4. Partial sums wait in memory for the next strip, which is asked for meanwhile.
