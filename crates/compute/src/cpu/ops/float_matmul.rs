@@ -11,13 +11,13 @@
 //!
 //! ```text
 //! for some tokens, some rows, a strip of columns:
-//!     for a few of the tokens:
+//!     for a few of the tokens, a few of the rows:
 //!         sums += rows * tokens
 //! ```
 //!
 //! 1. A strip of rows is turned into what is multiplied, f32 or pairs of bf16, stays in the first cache, and meets some
-//!    tokens at a time; as many of both as there are registers for sums, so that each number that is loaded feeds several
-//!    products.
+//!    tokens at a time, which come from the second cache once for all these rows. As many of both are multiplied as there are
+//!    registers for sums, so that each number that is loaded feeds several products.
 //! 2. The first of these tokens are multiplied while rows are turned, so that the multiplications hide the work.
 //! 3. In a strip, vectors that are multiplied together lie beside each other: one address leads to all
 //!    of them. With an address for each row half the addresses wait in memory.
@@ -26,7 +26,7 @@
 //! 6. For few tokens rows are turned in registers.
 
 use crate::cpu::simd::tiles::to_bf16;
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::{LANES, Simd, Vector};
 use crate::cpu::threads::Tile;
 
 use super::ahead::LINE;
@@ -45,13 +45,11 @@ pub(crate) enum FloatKind {
 /// Elements that are rounded together.
 pub(crate) const PAIRS: usize = 2 * LANES;
 
-/// Rows that share a load of activations, for few tokens.
-const ROWS: usize = 4;
-/// Words of a row in a strip: of all rows of a tile they take half of a first cache of 32 KiB.
+/// Words of a row in a strip: of all rows they take half of a first cache of 32 KiB.
 const STRIP: usize = 512;
 /// The most tokens of a group: whole tiles of every size.
 const GROUP: usize = 132;
-/// The most rows of a tile.
+/// Rows of a strip: whole tiles of every size.
 const MAX_ROWS: usize = 8;
 
 /// What one thread needs beside its operands.
@@ -61,11 +59,6 @@ pub(crate) struct FloatScratch {
     /// Partial sums, `[token][row]`.
     sums: Vec<Vector>,
 }
-
-/// In one line of a cache: a load that crosses two takes twice as long.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Vector([f32; LANES]);
 
 impl FloatScratch {
     pub(crate) const BYTES: usize = 4 * MAX_ROWS * (STRIP + GROUP * LANES);
@@ -137,11 +130,18 @@ fn product<S: Simd, N: Numbers>(
         return;
     }
     let n_rows = out.row(0).len();
-    if n_tokens < 4 && width.is_multiple_of(LANES) && n_rows.is_multiple_of(ROWS) {
-        return few_tokens(s, weight, (x, width), out);
+    if n_tokens < 4 && width.is_multiple_of(LANES) {
+        // As many rows share a load of activations as leave registers.
+        if S::N_SUMS >= 16 && n_rows.is_multiple_of(8) {
+            return few_tokens::<S, N, 8>(s, weight, (x, width), out);
+        }
+        if n_rows.is_multiple_of(4) {
+            return few_tokens::<S, N, 4>(s, weight, (x, width), out);
+        }
     }
     match S::N_SUMS {
-        16.. => groups::<S, N, MAX_ROWS, 3>(s, weight, (x, width), scratch, out),
+        16.. => groups::<S, N, 8, 3>(s, weight, (x, width), scratch, out),
+        _ if S::IN_HALVES => groups::<S, N, 4, 3>(s, weight, (x, width), scratch, out),
         4.. => groups::<S, N, 2, 2>(s, weight, (x, width), scratch, out),
         _ => groups::<S, N, 1, 1>(s, weight, (x, width), scratch, out),
     }
@@ -166,19 +166,27 @@ fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
     for first_token in (0..n_tokens).step_by(group_len) {
         let len = group_len.min(n_tokens - first_token);
         let x = &x[first_token * width..][..len * width];
-        let sums = &mut scratch.sums.as_chunks_mut::<R>().0[..len];
-        for first_row in (0..n_rows).step_by(R) {
+        for first_row in (0..n_rows).step_by(MAX_ROWS) {
+            // Whose rows stay in the first cache, as few tokens as a tile has beside them.
+            // (One is said to the compiler: with a loop AVX-512 takes a twentieth longer.)
+            let n_tiles = match const { MAX_ROWS / R } {
+                1 => 1,
+                most => (n_rows - first_row).div_ceil(R).min(most),
+            };
+            let sums = &mut scratch.sums.as_chunks_mut::<R>().0[..n_tiles * len];
             for start in (0..width).step_by(STRIP) {
                 let end = width.min(start + STRIP);
                 let whole = (end - start) / LANES;
-                let strip = &mut scratch.strip.as_chunks_mut::<R>().0[..whole];
-                let fresh_rows: [&[u8]; R] = std::array::from_fn(|r| {
-                    let row = (first_row + r).min(n_rows - 1) * row_bytes;
-                    &rows[row + start * bytes_each..row + end * bytes_each]
-                });
+                let strips = &mut scratch.strip.as_chunks_mut::<R>().0[..n_tiles * whole];
+                let fresh_rows = |tile: usize| -> [&[u8]; R] {
+                    std::array::from_fn(|r| {
+                        let row = (first_row + tile * R + r).min(n_rows - 1) * row_bytes;
+                        &rows[row + start * bytes_each..row + end * bytes_each]
+                    })
+                };
                 let (next_row, next_column) = match end < width {
                     true => (first_row, end),
-                    false => (first_row + R, 0),
+                    false => (first_row + MAX_ROWS, 0),
                 };
                 let next = next_row * row_bytes + next_column * bytes_each;
                 let mut next_strip = NextStrip {
@@ -191,40 +199,64 @@ fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
                 let mut t = 0;
                 while t < len {
                     let n = if len - t >= T { T } else { 1 };
-                    next_strip.ask(s, R * next_strip.row_lines * (t + n) / len);
+                    next_strip.ask(s, MAX_ROWS * next_strip.row_lines * (t + n) / len);
                     let x = (&x[t * width + start..], width);
-                    let sums = (&mut sums[t..], start == 0);
-                    let fresh = Fresh {
-                        numbers,
-                        rows: &fresh_rows,
-                        strip: &mut *strip,
-                    };
-                    match (t == 0, n == T) {
-                        (true, true) => tile::<S, N, _, R, T>((s, numbers), fresh, x, sums),
-                        (true, false) => tile::<S, N, _, R, 1>((s, numbers), fresh, x, sums),
-                        (false, true) => tile::<S, N, _, R, T>((s, numbers), Wide(strip), x, sums),
-                        (false, false) => tile::<S, N, _, R, 1>((s, numbers), Wide(strip), x, sums),
+                    for tile in 0..n_tiles {
+                        let strip = &mut strips[tile * whole..][..whole];
+                        let sums = (&mut sums[tile * len + t..], start == 0);
+                        let is_whole = n == T;
+                        if const { S::IN_HALVES } {
+                            if t == 0 {
+                                turn((s, numbers), &fresh_rows(tile), strip);
+                            }
+                            match is_whole {
+                                true => in_halves::<S, R, T>(s, strip, x, sums),
+                                false => in_halves::<S, R, 1>(s, strip, x, sums),
+                            }
+                        } else if t == 0 {
+                            let fresh = Fresh {
+                                numbers,
+                                rows: &fresh_rows(tile),
+                                strip,
+                            };
+                            match is_whole {
+                                true => multiply::<S, N, _, R, T>((s, numbers), fresh, x, sums),
+                                false => multiply::<S, N, _, R, 1>((s, numbers), fresh, x, sums),
+                            }
+                        } else {
+                            let wide = Wide(&*strip);
+                            match is_whole {
+                                true => multiply::<S, N, _, R, T>((s, numbers), wide, x, sums),
+                                false => multiply::<S, N, _, R, 1>((s, numbers), wide, x, sums),
+                            }
+                        }
                     }
                     t += n;
                 }
                 let rest = start + whole * LANES..end;
                 if !rest.is_empty() {
-                    let mut weights = [s.splat(0.0); R];
-                    for (w, row) in weights.iter_mut().zip(fresh_rows) {
-                        // Numbers of eight bytes at most; what is missing is 0.
-                        let (mut bytes, row) = ([0; 8 * LANES], &row[whole * LANES * bytes_each..]);
-                        bytes[..row.len()].copy_from_slice(row);
-                        *w = numbers.load(s, &bytes, 0);
-                    }
-                    for (x, sums) in x.chunks_exact(width).zip(&mut *sums) {
-                        add_rest(s, &weights, &x[rest.clone()], sums);
+                    for (tile, sums) in sums.chunks_exact_mut(len).enumerate() {
+                        let mut weights = [s.splat(0.0); R];
+                        for (w, row) in weights.iter_mut().zip(fresh_rows(tile)) {
+                            // Numbers of eight bytes at most; what is missing is 0.
+                            let (mut bytes, row) =
+                                ([0; 8 * LANES], &row[whole * LANES * bytes_each..]);
+                            bytes[..row.len()].copy_from_slice(row);
+                            *w = numbers.load(s, &bytes, 0);
+                        }
+                        for (x, sums) in x.chunks_exact(width).zip(sums) {
+                            add_rest(s, &weights, &x[rest.clone()], sums);
+                        }
                     }
                 }
             }
-            let n = R.min(n_rows - first_row);
-            for (t, sums) in sums.iter().enumerate() {
-                let out = &mut out.row(first_token + t)[first_row..first_row + n];
-                out.copy_from_slice(&lane_sums(s, sums)[..n]);
+            for (tile, sums) in sums.chunks_exact(len).enumerate() {
+                let first = first_row + tile * R;
+                let n = R.min(n_rows - first);
+                for (t, sums) in sums.iter().enumerate() {
+                    let out = &mut out.row(first_token + t)[first..first + n];
+                    out.copy_from_slice(&lane_sums(s, sums)[..n]);
+                }
             }
         }
     }
@@ -294,7 +326,7 @@ fn lane_sums<S: Simd, const R: usize>(s: S, vectors: &[Vector; R]) -> [f32; R] {
     clippy::needless_range_loop,
     reason = "weights are read by the same indices"
 )]
-fn tile<S: Simd, N: Numbers, W: Weights<S, R>, const R: usize, const T: usize>(
+fn multiply<S: Simd, N: Numbers, W: Weights<S, R>, const R: usize, const T: usize>(
     (s, numbers): (S, N),
     mut weights: W,
     (x, width): (&[f32], usize),
@@ -325,6 +357,37 @@ fn tile<S: Simd, N: Numbers, W: Weights<S, R>, const R: usize, const T: usize>(
     for t in 0..T {
         for r in 0..R {
             s.store(acc[t][r], &mut sums[t][r].0);
+        }
+    }
+}
+
+/// The same with [`Simd::add_in_halves`], for numbers that are multiplied in f32.
+#[inline(always)]
+fn in_halves<S: Simd, const R: usize, const T: usize>(
+    s: S,
+    strip: &[[Vector; R]],
+    (x, width): (&[f32], usize),
+    (sums, begins): (&mut [[Vector; R]], bool),
+) {
+    let tokens: [&[[f32; LANES]]; T] =
+        std::array::from_fn(|t| &x[t * width..].as_chunks().0[..strip.len()]);
+    let sums = sums.first_chunk_mut().expect("one for each token");
+    if begins {
+        *sums = [[Vector([0.0; LANES]); R]; T];
+    }
+    s.add_in_halves(strip, &tokens, sums);
+}
+
+/// Turns rows into a strip.
+#[inline(always)]
+fn turn<S: Simd, N: Numbers, const R: usize>(
+    (s, numbers): (S, N),
+    rows: &[&[u8]; R],
+    strip: &mut [[Vector; R]],
+) {
+    for (i, strip) in strip.iter_mut().enumerate() {
+        for (row, strip) in rows.iter().zip(strip) {
+            s.store(numbers.load(s, row, i), &mut strip.0);
         }
     }
 }
@@ -489,7 +552,7 @@ impl Numbers for crate::DType {
 
 /// Sixteen numbers of two bytes.
 #[inline(always)]
-fn words(bytes: &[u8; 2 * LANES]) -> [u16; LANES] {
+pub(super) fn words(bytes: &[u8; 2 * LANES]) -> [u16; LANES] {
     let mut words = [0; LANES];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<2>().0) {
         *word = u16::from_le_bytes(*bytes);
@@ -497,32 +560,32 @@ fn words(bytes: &[u8; 2 * LANES]) -> [u16; LANES] {
     words
 }
 
-/// The same sums for rows in whole fours and whole vectors.
+/// The same sums for rows in whole `R` and whole vectors.
 #[inline(always)]
-fn few_tokens<S: Simd, N: Numbers>(
+fn few_tokens<S: Simd, N: Numbers, const R: usize>(
     s: S,
     (numbers, rows): (N, &[u8]),
     (x, width): (&[f32], usize),
     out: &mut Tile<'_, f32>,
 ) {
     let row_bytes = width * numbers.bytes();
-    for (i, rows) in rows.chunks_exact(ROWS * row_bytes).enumerate() {
+    for (i, rows) in rows.chunks_exact(R * row_bytes).enumerate() {
         for t in 0..out.n_rows() {
             let x = x[t * width..][..width].as_chunks::<LANES>().0;
-            let mut acc = [s.splat(0.0); ROWS];
+            let mut acc = [s.splat(0.0); R];
             for (j, x) in x.iter().enumerate() {
                 let x = s.load(x);
                 for (r, acc) in acc.iter_mut().enumerate() {
                     let at = r * row_bytes + j * LANES * numbers.bytes();
                     if t == 0 {
-                        s.prefetch(rows.as_ptr().wrapping_add(at + ROWS * row_bytes));
+                        s.prefetch(rows.as_ptr().wrapping_add(at + R * row_bytes));
                     }
                     let w = numbers.load(s, &rows[r * row_bytes..][..row_bytes], j);
                     *acc = numbers.add_product(s, w, x, *acc);
                 }
             }
             for (r, acc) in acc.into_iter().enumerate() {
-                out.row(t)[i * ROWS + r] = s.sum(acc);
+                out.row(t)[i * R + r] = s.sum(acc);
             }
         }
     }

@@ -39,6 +39,11 @@ pub(crate) type PanelPart<'a> = &'a [[u8; 4 * LANES]];
 /// Some activations of a token, by four.
 pub(crate) type TokenPart<'a> = &'a [[i8; 4]];
 
+/// A vector in one line of a cache: a load that crosses two takes twice as long.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Vector(pub(crate) [f32; LANES]);
+
 /// 16-lane primitives of one instruction set. A value of the type is the proof that the processor
 /// has the instructions, so it can be made only by the type's checked constructor.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
@@ -70,6 +75,20 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Whether there is the next one, for sets with too few registers to keep as many sums as feed each number that is
+    /// loaded to several products.
+    const IN_HALVES: bool = false;
+    /// To the sums of `T` tokens and `R` rows their products are added, vector after vector, as [`Simd::fma`] does: the
+    /// lower lanes of all first.
+    fn add_in_halves<const R: usize, const T: usize>(
+        self,
+        rows: &[[Vector; R]],
+        tokens: &[&[[f32; LANES]]; T],
+        sums: &mut [[Vector; R]; T],
+    ) {
+        let _ = (rows, tokens, sums);
+        unreachable!("IN_HALVES says so")
+    }
     /// Whether there is [`Simd::dot_bf16`].
     const HAS_BF16_DOTS: bool = false;
     /// In each lane, of numbers of bf16: the product of the upper halves of `a` and `b` is added to `c`, then that of

@@ -9,7 +9,7 @@ use core::arch::x86_64::*;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use super::super::{LANES, PanelPart, RUN, Simd, TokenPart, check_rows, index_mask};
+use super::super::{LANES, PanelPart, RUN, Simd, TokenPart, Vector, check_rows, index_mask};
 use super::{InPairs, dot_panels_in_pairs, dot16_in_pairs, dots_in_pairs};
 
 /// The processor has AVX2, FMA and F16C.
@@ -373,6 +373,44 @@ macro_rules! common {
             unsafe {
                 _mm256_storeu_si256(p, x[0]);
                 _mm256_storeu_si256(p.add(1), x[1]);
+            }
+        }
+        const IN_HALVES: bool = true;
+        #[inline(always)]
+        fn add_in_halves<const R: usize, const T: usize>(
+            self,
+            rows: &[[Vector; R]],
+            tokens: &[&[[f32; LANES]]; T],
+            sums: &mut [[Vector; R]; T],
+        ) {
+            assert!(tokens.iter().all(|token| token.len() == rows.len()));
+            for half in [0, LANES / 2] {
+                unsafe {
+                    let zero = _mm256_setzero_ps();
+                    let mut acc = [[zero; R]; T];
+                    for t in 0..T {
+                        for r in 0..R {
+                            acc[t][r] = _mm256_loadu_ps(sums[t][r].0.as_ptr().add(half));
+                        }
+                    }
+                    for (i, rows) in rows.iter().enumerate() {
+                        let mut x = [zero; T];
+                        for (x, token) in x.iter_mut().zip(tokens) {
+                            *x = _mm256_loadu_ps(token.as_ptr().add(i).cast::<f32>().add(half));
+                        }
+                        for (r, row) in rows.iter().enumerate() {
+                            let w = _mm256_loadu_ps(row.0.as_ptr().add(half));
+                            for t in 0..T {
+                                acc[t][r] = _mm256_fmadd_ps(w, x[t], acc[t][r]);
+                            }
+                        }
+                    }
+                    for t in 0..T {
+                        for r in 0..R {
+                            _mm256_storeu_ps(sums[t][r].0.as_mut_ptr().add(half), acc[t][r]);
+                        }
+                    }
+                }
             }
         }
         #[inline(always)]
