@@ -59,8 +59,9 @@ enum Batches {
     /// A token gets the same bits whatever is computed with it
     #[default]
     Exact,
-    /// 32 tokens or more meet weights in AMX's tiles of bf16: prompts are read faster, and a token's
-    /// last bits depend on how many are computed with it
+    /// 32 tokens or more meet weights in AMX's tiles of bf16, or on other processors of x86-64, weights of
+    /// F16 alone, in whole numbers of 16 bits: prompts are read faster, and a token's last bits depend on
+    /// how many are computed with it
     Fast,
 }
 
@@ -133,7 +134,7 @@ impl BackendArgs {
             cpu: CpuOptions {
                 threads: n_threads.map(NonZeroUsize::get),
                 weights: self.weights(),
-                uses_tiles: self.batches == Batches::Fast,
+                has_fast_batches: self.batches == Batches::Fast,
                 ..CpuOptions::default()
             },
         };
@@ -229,7 +230,7 @@ impl Placement {
     }
 
     fn check_exact(&self, whose: &str) -> anyhow::Result<()> {
-        match self.cpu.uses_tiles {
+        match self.cpu.has_fast_batches {
             true => bail!("batches: fast, expected exact: {whose} computes, and has no other way"),
             false => Ok(()),
         }

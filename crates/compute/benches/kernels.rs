@@ -12,12 +12,12 @@ use minerva_compute::{
 
 fn main() {
     let (mut threads, mut size, mut types) = (None, (4096, 4096), Vec::new());
-    let (mut tokens, mut uses_tiles) = (vec![1, 8, 256], false);
+    let (mut tokens, mut has_fast_batches) = (vec![1, 8, 256], false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--bench" => {}
-            "--fast" => uses_tiles = true,
+            "--fast" => has_fast_batches = true,
             "--threads" => threads = args.next().and_then(|n| n.parse().ok()),
             "--tokens" => {
                 let n = args.next().and_then(|n| n.parse().ok());
@@ -39,7 +39,7 @@ fn main() {
     }
     let backend = CpuBackend::new(&CpuOptions {
         threads,
-        uses_tiles,
+        has_fast_batches,
         ..Default::default()
     })
     .unwrap();

@@ -34,6 +34,8 @@ pub struct Cost {
     pub read_bytes: u64,
     /// Multiplications and additions of products with weights that meet activations of 8 bits.
     pub int8_operations: u64,
+    /// The same of those that meet activations of 16 bits.
+    pub int16_operations: u64,
     /// The same of those that meet activations of bf16, in tiles or by dot products.
     pub bf16_operations: u64,
     /// Those of other products, and of attention. What norms and activation functions compute is not
@@ -44,7 +46,8 @@ pub struct Cost {
 impl Cost {
     /// All multiplications and additions.
     pub fn operations(&self) -> u64 {
-        self.int8_operations + self.bf16_operations + self.f32_operations
+        let integers = self.int8_operations + self.int16_operations;
+        integers + self.bf16_operations + self.f32_operations
     }
 
     /// Of a product of `n_rows` rows with a matrix, in f32.
@@ -52,6 +55,7 @@ impl Cost {
         Cost {
             read_bytes: matrix.bytes().len() as u64,
             int8_operations: 0,
+            int16_operations: 0,
             bf16_operations: 0,
             f32_operations: 2 * (matrix.n_rows() * matrix.row_len()) as u64 * n_rows as u64,
         }
@@ -69,6 +73,7 @@ impl Cost {
         Cost {
             read_bytes: (n_read * position_bytes) as u64,
             int8_operations: 0,
+            int16_operations: 0,
             bf16_operations: 0,
             // A key's product with the query, and a value's with its weight.
             f32_operations: (n_seen * 4 * spec.n_heads * spec.head_dim) as u64,
@@ -80,6 +85,7 @@ impl AddAssign for Cost {
     fn add_assign(&mut self, other: Cost) {
         self.read_bytes += other.read_bytes;
         self.int8_operations += other.int8_operations;
+        self.int16_operations += other.int16_operations;
         self.bf16_operations += other.bf16_operations;
         self.f32_operations += other.f32_operations;
     }

@@ -14,14 +14,15 @@
 //!
 //! `noise` is for data whose arithmetic rounds too: the likeliest tokens after each of some prompts.
 //! It writes as JSON how far the data, and the CPU backend, are from the reference backend on these
-//! tokens. The root mean square of the data's distance must be at most 0.05 (the models are small and
-//! random), and that of the CPU backend at most 1.25 times the data's, or 1e-3.
+//! tokens; with fast batches too, where there are some, on prompts that are long enough. The root mean square of the data's
+//! distance must be at most 0.05 (the models are small and random), and those of the CPU backend at most 1.25 times the
+//! data's, or 1e-3.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use minerva_compute::cpu::CpuOptions;
+use minerva_compute::cpu::{CpuError, CpuOptions};
 use minerva_compute::{Backend, CpuBackend, KvType, KvTypes, ReferenceBackend};
 use minerva_engine::tokenizer::EncodeOptions;
 use minerva_engine::{Evaluator, EvaluatorOptions, Model};
@@ -41,6 +42,8 @@ const MAX_NOISE: f64 = 0.05;
 /// or, where the data is exact, as a root mean square, since the cache is of half precision.
 const NOISE_FACTOR: f64 = 1.25;
 const NOISE_FLOOR: f64 = 1e-3;
+/// From how many tokens on the CPU's batches may be fast.
+const FAST_TOKENS: usize = 32;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -225,16 +228,33 @@ fn check_noise(model: &str, top: &str) -> Result<bool> {
     let cases = items(&data["cases"])?;
     let exact = logprobs_of(&ReferenceBackend, &model, cases)?;
     let cpu = logprobs_of(&CpuBackend::new(&CpuOptions::default())?, &model, cases)?;
-    let mut theirs = Vec::new();
-    for case in cases {
+    let fast = CpuBackend::new(&CpuOptions {
+        has_fast_batches: true,
+        ..CpuOptions::default()
+    });
+    let length =
+        |case: &Value| Ok::<_, Box<dyn std::error::Error>>(items(&case["prompt_tokens"])?.len());
+    let lengths = cases.iter().map(length).collect::<Result<Vec<_>>>()?;
+    let fast = match fast {
+        Ok(_) if lengths.iter().all(|len| *len < FAST_TOKENS) => None,
+        Ok(backend) => Some(logprobs_of(&backend, &model, cases)?),
+        Err(CpuError::NoFastBatches(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let (mut theirs, mut are_long) = (Vec::new(), Vec::new());
+    for (case, len) in cases.iter().zip(lengths) {
         for pair in items(&case["top"])? {
             theirs.push(pair[1].as_f64().ok_or("no log-probability")?);
+            are_long.push(len >= FAST_TOKENS);
         }
     }
-    let distance = |logprobs: &[f64]| {
+    let distance = |logprobs: &[f64], only_long: bool| {
         let mut rms = Rms::default();
         let mut max = 0.0;
-        for (a, b) in logprobs.iter().zip(&exact) {
+        for ((a, b), is_long) in logprobs.iter().zip(&exact).zip(&are_long) {
+            if only_long && !is_long {
+                continue;
+            }
             let difference = (a - b).abs();
             rms.add(difference);
             // Not `max`, which would drop what is not a number.
@@ -244,7 +264,9 @@ fn check_noise(model: &str, top: &str) -> Result<bool> {
         }
         (rms.get(), max)
     };
-    let ((data_rms, data_max), (cpu_rms, cpu_max)) = (distance(&theirs), distance(&cpu));
+    let (data_rms, data_max) = distance(&theirs, false);
+    let (cpu_rms, cpu_max) = distance(&cpu, false);
+    let fast = fast.map(|logprobs| (distance(&logprobs, true), distance(&theirs, true).0));
     let types: Vec<String> = model
         .info()
         .types
@@ -255,9 +277,12 @@ fn check_noise(model: &str, top: &str) -> Result<bool> {
         "types": types,
         "data": { "rms": data_rms, "max": data_max },
         "cpu": { "rms": cpu_rms, "max": cpu_max },
+        "fast": fast.map(|((rms, max), _)| serde_json::json!({ "rms": rms, "max": max })),
     });
     println!("{found}");
-    Ok(data_rms <= MAX_NOISE && cpu_rms <= (NOISE_FACTOR * data_rms).max(NOISE_FLOOR))
+    let is_near = |rms: f64, data: f64| rms <= (NOISE_FACTOR * data).max(NOISE_FLOOR);
+    let fast_is_near = fast.is_none_or(|((rms, _), data)| is_near(rms, data));
+    Ok(data_rms <= MAX_NOISE && is_near(cpu_rms, data_rms) && fast_is_near)
 }
 
 /// The log-probabilities of the data's tokens, case by case.

@@ -57,7 +57,7 @@ fn backends(
             WeightsPlace::Locked => cpu::WeightsPlace::Locked,
             WeightsPlace::Copied => cpu::WeightsPlace::Copied,
         },
-        uses_tiles: settings.batches == Batches::Fast,
+        has_fast_batches: settings.batches == Batches::Fast,
         ..CpuOptions::default()
     };
     let fallback = match settings.device_fallback {
@@ -75,7 +75,7 @@ fn backends(
         gpu_memory_bytes: settings.gpu_memory_bytes,
         cpu: CpuOptions {
             threads: cpu.threads.filter(|_| !is_for_fallback),
-            uses_tiles: cpu.uses_tiles && !is_for_fallback,
+            has_fast_batches: cpu.has_fast_batches && !is_for_fallback,
             weights: match cpu.weights {
                 cpu::WeightsPlace::Locked if is_for_fallback => cpu::WeightsPlace::Mapped,
                 other => other,

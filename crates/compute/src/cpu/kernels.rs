@@ -16,6 +16,7 @@ use super::ops::float_matmul::{self, FloatKind, FloatScratch};
 use super::ops::group_matmul::{
     self, GroupKernel, Operands, Panel, Panels, Rows, Streams, Sums, offsets,
 };
+use super::ops::int16::{self, Int16Span};
 use super::ops::kv_tile;
 use super::ops::peak;
 use super::ops::quantize::{self, QuantRows, QuantSpan};
@@ -39,8 +40,8 @@ pub(crate) type Attend = fn(&HeadCache<'_>, usize, &mut [QueryRow<'_>]);
 pub(crate) type StoreKey = fn(KvType, &[f32], &mut [u8], usize);
 /// [`kv_tile::store_value`].
 pub(crate) type StoreValue = fn(KvType, &[f32], &mut [u8], (usize, usize));
-/// [`peak::int8`].
-pub(crate) type PeakInt8 = fn(&peak::Bytes, (usize, usize), &mut [u8; 64]);
+/// [`peak::int8`], and [`peak::int16`].
+pub(crate) type PeakInt = fn(&peak::Bytes, (usize, usize), &mut [u8; 64]);
 /// [`peak::f32`].
 pub(crate) type PeakF32 = fn(&peak::Floats, (usize, usize), &mut [f32; simd::LANES]);
 
@@ -66,6 +67,8 @@ pub(crate) struct Kernels {
     /// `None` for types of [`Form::Float`].
     pub(crate) group_kernel: fn(DType) -> Option<GroupKernel>,
     pub(crate) float_matmul: FloatMatMul,
+    /// Where there are such instructions.
+    pub(crate) int16: Option<&'static Int16Kernels>,
     /// [`float_matmul::round`].
     pub(crate) round: fn(&[f32], &mut [f32]),
     /// [`float_matmul::rounded_words`].
@@ -73,7 +76,7 @@ pub(crate) struct Kernels {
     pub(crate) attend: Attend,
     pub(crate) store_key: StoreKey,
     pub(crate) store_value: StoreValue,
-    pub(crate) peak_int8: PeakInt8,
+    pub(crate) peak_int8: PeakInt,
     pub(crate) peak_f32: PeakF32,
     /// [`peak::bf16`], where there are such instructions.
     pub(crate) peak_bf16: Option<PeakF32>,
@@ -113,6 +116,47 @@ impl Kernels {
     }
 }
 
+/// The kernels of one instruction set for whole numbers of 16 bits.
+pub(crate) struct Int16Kernels {
+    /// [`int16::to_int16`].
+    pub(crate) to_int16: fn(&[f32], &mut Int16Span<'_>),
+    /// For weights of F16, over what [`int16::Int16Buf`] has.
+    pub(crate) f16: GroupKernel,
+    /// [`peak::int16`].
+    pub(crate) peak: PeakInt,
+}
+
+/// What many tokens are computed with, where batches are fast.
+#[derive(Clone, Copy)]
+pub(crate) enum FastKernels {
+    /// Weights of all types but F32, F64 and integers.
+    Tiles(&'static TileKernels),
+    /// Weights of F16.
+    Int16(&'static Int16Kernels),
+}
+
+impl FastKernels {
+    /// Those that go with the kernels of `isa`, or `None` where there are none.
+    pub(crate) fn get(isa: Isa) -> Option<FastKernels> {
+        let int16 = || Kernels::get(isa)?.int16.map(FastKernels::Int16);
+        TileKernels::get(isa).map(FastKernels::Tiles).or_else(int16)
+    }
+
+    pub(crate) fn tiles(self) -> Option<&'static TileKernels> {
+        match self {
+            FastKernels::Tiles(kernels) => Some(kernels),
+            FastKernels::Int16(_) => None,
+        }
+    }
+
+    pub(crate) fn int16(self) -> Option<&'static Int16Kernels> {
+        match self {
+            FastKernels::Tiles(_) => None,
+            FastKernels::Int16(kernels) => Some(kernels),
+        }
+    }
+}
+
 /// [`tile_matmul::product`].
 type TileProduct = fn(
     &GroupKernel,
@@ -138,7 +182,7 @@ pub(crate) struct TileKernels {
 
 impl TileKernels {
     /// Those that go with the kernels of `isa`, or `None` where there are none.
-    pub(crate) fn get(isa: Isa) -> Option<&'static TileKernels> {
+    fn get(isa: Isa) -> Option<&'static TileKernels> {
         match isa {
             Isa::Scalar => PlainTiles::detect().map(|_| &PLAIN_TILES),
             #[cfg(target_arch = "x86_64")]
@@ -236,6 +280,7 @@ macro_rules! instance {
                     |weight: (FloatKind, &[u8]), x: (&[f32], usize),
                      scratch: &mut FloatScratch, out: &mut Tile<'_, f32>| s =>
                     float_matmul::float_matmul(s, weight, x, scratch, out)),
+                int16: if <simd::$isa as Simd>::HAS_I16_DOTS { Some(&INT16) } else { None },
                 round: enter!($isa, [$($feature)?], |x: &[f32], out: &mut [f32]| s =>
                     float_matmul::round(s, x, out)),
                 rounded_words: float_matmul::rounded_words::<simd::$isa>,
@@ -266,6 +311,27 @@ macro_rules! instance {
                 read: enter!($isa, [$($feature)?],
                     |bytes: &[u8], ahead: usize, out: &mut [u8; 64]| s =>
                     peak::read(s, bytes, ahead, out)),
+            };
+
+            static INT16: Int16Kernels = Int16Kernels {
+                to_int16: enter!($isa, [$($feature)?], |x: &[f32], out: &mut Int16Span<'_>| s =>
+                    int16::to_int16(s, x, out)),
+                f16: GroupKernel {
+                    unpack: enter!($isa, [$($feature)?],
+                        |rows: &Rows<'_>, panel: &mut Panel, ahead: &mut Ahead| s =>
+                        int16::unpack(s, rows, panel, ahead)),
+                    multiply: multiply!($isa, [$($feature)?], 64, false, offsets::INT16),
+                    direct: None,
+                    direct_few: None,
+                    group_len: int16::GROUP_BYTES,
+                    has_min: false,
+                    offset: 0,
+                    is_signed: true,
+                    max: 0,
+                },
+                peak: enter!($isa, [$($feature)?],
+                    |weights: &peak::Bytes, numbers: (usize, usize), out: &mut [u8; 64]| s =>
+                    peak::int16(s, weights, numbers, out)),
             };
 
             /// `[group_len == 32][has_min][offsets]`.

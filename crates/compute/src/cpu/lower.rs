@@ -1,6 +1,6 @@
 //! From a program to steps: buffers get slots of scratch memory that are used again once their
 //! readers are done, weights get kernels, and buffers that meet quantized weights are quantized, or rounded for those of
-//! BF16, by the step that writes them, where its chunks are whole groups, else by a step of its own.
+//! BF16, or of many tokens made whole numbers for those of F16, by the step that writes them, where its chunks are whole groups, else by a step of its own.
 
 use std::ops::Range;
 
@@ -11,12 +11,12 @@ use crate::program::{
 };
 use crate::weight::Weight;
 
-use super::kernels::Kernels;
-use super::ops::Amount;
+use super::kernels::{FastKernels, Kernels};
 use super::ops::float_matmul::{FloatKind, PAIRS};
 use super::ops::group_matmul::{self, GroupKernel};
 use super::ops::quantize::GROUP;
 use super::ops::tile_matmul;
+use super::ops::{Amount, int16};
 use super::simd::LANES;
 use super::simd::tiles::COLUMNS;
 
@@ -29,6 +29,9 @@ const MANY_ROWS: usize = 4 * TILE;
 
 /// The most tokens that are few: so few that a product takes as long as its weights take to be read.
 pub(super) const FEW: usize = 8;
+
+/// From how many tokens on batches may be fast: turning fewer into what is multiplied takes longer than that saves.
+pub(super) const FAST_TOKENS: usize = 32;
 
 /// From how many bytes on streams are read as fast as memory gives them: two pages.
 const STREAM: usize = 8 << 10;
@@ -49,6 +52,8 @@ pub(super) struct SlotShape {
     pub(super) n_quants: usize,
     /// Planes of bf16 ([`tile_matmul`]) for many tokens: none, one, or two where weights of F16 or BF16 are met.
     pub(super) n_planes: usize,
+    /// Whether weights of F16 are met, and many tokens are whole numbers for these ([`int16`]).
+    pub(super) has_int16: bool,
     /// Words of each row that is rounded to bf16 ([`round`](super::ops::float_matmul::round)): none where no weight wants that.
     pub(super) n_words: usize,
 }
@@ -56,7 +61,7 @@ pub(super) struct SlotShape {
 impl SlotShape {
     /// Whether what is written is quantized, or rounded.
     fn is_rounded(&self) -> bool {
-        self.n_quants > 0 || self.n_planes > 0 || self.n_words > 0
+        self.n_quants > 0 || self.n_planes > 0 || self.has_int16 || self.n_words > 0
     }
 }
 
@@ -68,9 +73,9 @@ pub(super) struct Matrix {
     pub(super) weight: Weight,
     pub(super) kernel: MatrixKernel,
     pub(super) bias: Option<Vec<f32>>,
-    few_rows: usize,   // in one chunk, where tokens are few
-    many_rows: usize,  // the same, where they are many
-    tiled_rows: usize, // the same, where tiles are used
+    few_rows: usize,  // in one chunk, where tokens are few
+    many_rows: usize, // the same, where they are many
+    fast_rows: usize, // the same, where batches are fast
 }
 
 impl Matrix {
@@ -79,7 +84,7 @@ impl Matrix {
         match amount {
             Amount::Few => self.few_rows,
             Amount::Many => self.many_rows,
-            Amount::Tiled => self.tiled_rows,
+            Amount::Fast => self.fast_rows,
         }
     }
 
@@ -282,8 +287,7 @@ pub(super) struct Plan {
     /// The most floats that attention's result for a unit of positions and a token takes.
     pub(super) max_unit_result: usize,
     pub(super) max_kv_heads: usize,
-    /// Whether many tokens meet weights in tiles of bf16.
-    pub(super) uses_tiles: bool,
+    fast: Option<FastKernels>,
     max_few_rows: usize,
 }
 
@@ -291,7 +295,7 @@ impl Plan {
     /// The most numbers that a chunk of a product has, with at most so many rows.
     pub(super) fn max_chunk(&self, max_rows: usize) -> usize {
         let few = max_rows.min(FEW) * self.max_few_rows;
-        let many = if self.uses_tiles {
+        let many = if self.uses_tiles() {
             tile_matmul::MAX_ROWS
         } else {
             MANY_ROWS
@@ -299,18 +303,28 @@ impl Plan {
         max_rows.saturating_mul(many).max(few)
     }
 
+    /// Whether many tokens meet weights in tiles of bf16.
+    pub(super) fn uses_tiles(&self) -> bool {
+        self.fast.and_then(FastKernels::tiles).is_some()
+    }
+
     /// Whether `max_tokens` are so many that rows of a slot lie in tiles too.
     pub(super) fn has_tiles(&self, shape: &SlotShape, max_tokens: usize) -> bool {
-        shape.n_planes > 0 && max_tokens >= tile_matmul::TOKENS
+        shape.n_planes > 0 && max_tokens >= FAST_TOKENS
+    }
+
+    /// Whether they are so many that its rows are whole numbers too.
+    pub(super) fn has_int16(&self, shape: &SlotShape, max_tokens: usize) -> bool {
+        shape.has_int16 && max_tokens >= FAST_TOKENS
     }
 }
 
 pub(super) fn lower(
     program: &Program,
-    (kernels, uses_tiles): (&Kernels, bool),
+    (kernels, fast): (&Kernels, Option<FastKernels>),
     n_threads: usize,
 ) -> Plan {
-    let mut lowering = Lowering::new(program, (kernels, uses_tiles), n_threads);
+    let mut lowering = Lowering::new(program, (kernels, fast), n_threads);
     for (i, op) in program.ops.iter().enumerate() {
         lowering.op(i, op);
     }
@@ -330,7 +344,7 @@ pub(super) fn lower(
         max_experts: lowering.max_experts,
         max_unit_result: unit_results.max().unwrap_or(0),
         max_kv_heads: attentions().map(|spec| spec.n_kv_heads).max().unwrap_or(0),
-        uses_tiles,
+        fast,
         max_few_rows: lowering.max_few_rows,
     }
 }
@@ -338,7 +352,7 @@ pub(super) fn lower(
 struct Lowering<'a> {
     program: &'a Program,
     kernels: &'a Kernels,
-    uses_tiles: bool,
+    fast: Option<FastKernels>,
     n_threads: usize,
     steps: Vec<Step>,
     slots: Vec<SlotShape>,
@@ -347,6 +361,7 @@ struct Lowering<'a> {
     last_read: Vec<usize>,      // by buffer: index of the operation
     n_quants: Vec<usize>,       // by buffer
     n_planes: Vec<usize>,       // the same
+    has_int16: Vec<bool>,       // the same
     n_words: Vec<usize>,        // the same
     max_experts: (usize, usize),
     max_few_rows: usize,
@@ -355,12 +370,13 @@ struct Lowering<'a> {
 impl<'a> Lowering<'a> {
     fn new(
         program: &'a Program,
-        (kernels, uses_tiles): (&'a Kernels, bool),
+        (kernels, fast): (&'a Kernels, Option<FastKernels>),
         n_threads: usize,
     ) -> Self {
         let n = program.buffers.len();
         let (mut last_read, mut n_quants) = (vec![0; n], vec![0; n]);
         let (mut n_planes, mut n_words) = (vec![0; n], vec![0; n]);
+        let mut has_int16 = vec![false; n];
         for (i, op) in program.ops.iter().enumerate() {
             for id in op.reads() {
                 last_read[id.0 as usize] = i;
@@ -379,9 +395,10 @@ impl<'a> Lowering<'a> {
                     }
                     MatrixKernel::Float(_) => {}
                 }
-                if uses_tiles && shape.rows == Rows::Tokens {
+                if shape.rows == Rows::Tokens {
                     let n_planes = &mut n_planes[x.0 as usize];
-                    *n_planes = (*n_planes).max(planes(dtype, shape.width));
+                    *n_planes = (*n_planes).max(planes(fast, dtype, shape.width));
+                    has_int16[x.0 as usize] |= uses_int16(fast, dtype, shape.width);
                 }
             }
         }
@@ -389,7 +406,7 @@ impl<'a> Lowering<'a> {
         Lowering {
             program,
             kernels,
-            uses_tiles,
+            fast,
             n_threads,
             steps: Vec::new(),
             slots: Vec::new(),
@@ -398,6 +415,7 @@ impl<'a> Lowering<'a> {
             last_read,
             n_quants,
             n_planes,
+            has_int16,
             n_words,
             max_experts: (0, 0),
             max_few_rows: TILE,
@@ -592,16 +610,21 @@ impl<'a> Lowering<'a> {
         });
         let inner = down[0].weight.row_len();
         let is_group = |matrix: &Matrix| matches!(matrix.kernel, MatrixKernel::Group(..));
-        let (uses_tiles, rounded_words) = (self.uses_tiles, self.kernels.rounded_words);
+        let (fast, rounded_words) = (self.fast, self.kernels.rounded_words);
         let grouped = |width, readers: &[&[Matrix]]| {
             let readers = || readers.iter().copied().flatten();
-            let n_planes = readers().map(|matrix| planes(matrix.weight.dtype(), width));
+            let is_many = rows == Rows::Tokens;
+            let mut dtypes = readers()
+                .map(|matrix| matrix.weight.dtype())
+                .filter(|_| is_many);
+            let n_planes = dtypes.clone().map(|dtype| planes(fast, dtype, width));
             SlotShape {
                 rows,
                 copies: n_used,
                 width,
                 n_quants: usize::from(readers().any(is_group)),
-                n_planes: n_planes.max().filter(|_| uses_tiles).unwrap_or(0),
+                n_planes: n_planes.max().unwrap_or(0),
+                has_int16: dtypes.any(|dtype| uses_int16(fast, dtype, width)),
                 n_words: match readers().any(Matrix::wants_rounded) {
                     true => rounded_words(width),
                     false => 0,
@@ -671,8 +694,8 @@ impl<'a> Lowering<'a> {
             MatrixKernel::Float(_) => TILE,
         };
         let many_rows = even_rows(weight, MANY_ROWS / TILE, self.n_threads);
-        let tiled_rows = match planes(weight.dtype(), weight.row_len()) {
-            0 => TILE,
+        let fast_rows = match planes(self.fast, weight.dtype(), width) {
+            0 => many_rows,
             _ => even_rows(weight, tile_matmul::MAX_ROWS / TILE, self.n_threads),
         };
         self.max_few_rows = self.max_few_rows.max(few_rows);
@@ -682,7 +705,7 @@ impl<'a> Lowering<'a> {
             bias: bias.map(|bias| self.program.weight(bias).to_f32()),
             few_rows,
             many_rows,
-            tiled_rows,
+            fast_rows,
         }
     }
 
@@ -695,6 +718,7 @@ impl<'a> Lowering<'a> {
             width,
             n_quants: self.n_quants[id.0 as usize],
             n_planes: self.n_planes[id.0 as usize],
+            has_int16: self.has_int16[id.0 as usize],
             n_words: self.n_words[id.0 as usize],
         };
         let slot = self.take(shape);
@@ -731,16 +755,25 @@ fn even_rows(weight: &Weight, wanted: usize, n_threads: usize) -> usize {
     (2..=wanted).rev().find(is_even).unwrap_or(1) * TILE
 }
 
-// What is quantized together is rounded together, and what is rounded for vectors is for tiles, too.
-const _: () = assert!(PAIRS == COLUMNS && GROUP.is_multiple_of(PAIRS));
+// What is quantized together is rounded together, for vectors and for tiles, and is whole groups of whole numbers.
+const _: () = assert!(PAIRS == COLUMNS && GROUP.is_multiple_of(PAIRS) && int16::GROUP == GROUP);
 
-/// Planes of bf16 that a weight of this type wants of its activations.
-fn planes(dtype: DType, width: usize) -> usize {
+/// Planes of bf16 that a weight of this type wants of its activations, where there are tiles.
+fn planes(fast: Option<FastKernels>, dtype: DType, width: usize) -> usize {
+    if fast.and_then(FastKernels::tiles).is_none() {
+        return 0;
+    }
     match dtype.form() {
         Form::Groups { .. } => 1,
         Form::Float if has_tiles(dtype) && width.is_multiple_of(COLUMNS) => 2,
         Form::Float => 0,
     }
+}
+
+/// Whether a weight of this type wants activations as whole numbers, where these are used.
+fn uses_int16(fast: Option<FastKernels>, dtype: DType, width: usize) -> bool {
+    let has_int16 = fast.and_then(FastKernels::int16).is_some();
+    has_int16 && dtype == DType::F16 && width.is_multiple_of(int16::GROUP)
 }
 
 /// Whether weights of this type become tiles of bf16, where there are some.

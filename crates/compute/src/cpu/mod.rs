@@ -25,7 +25,7 @@ use crate::program::Program;
 pub use isa::{Isa, IsaError};
 pub use roofline::{Peak, Roofline};
 
-use kernels::{Kernels, TileKernels};
+use kernels::{FastKernels, Kernels};
 use threads::Pool;
 
 /// Where the CPU reads weights.
@@ -49,16 +49,17 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Where weights are read.
     pub weights: WeightsPlace,
-    /// Multiplies 32 tokens or more in tiles of bf16, which is faster; a token's bits then depend on how
-    /// many are computed with it. For processors with AMX, and for [`Isa::Scalar`], where it is slow.
-    pub uses_tiles: bool,
+    /// Multiplies 32 tokens or more in ways that are faster; a token's bits then depend on how many are computed with it.
+    /// Processors with AMX have tiles of bf16 for weights of most types (and [`Isa::Scalar`] has them, where they are slow),
+    /// others of x86-64 multiply whole numbers of 16 bits where weights are F16.
+    pub has_fast_batches: bool,
 }
 
 /// Runs programs on the CPU.
 pub struct CpuBackend {
     isa: Isa,
     kernels: &'static Kernels,
-    tiles: Option<&'static TileKernels>,
+    fast: Option<FastKernels>,
     pool: Arc<Pool>,
     weights: WeightsPlace,
     on_copy: Box<dyn Fn(u64, u64) + Send + Sync>,
@@ -69,8 +70,8 @@ pub struct CpuBackend {
 pub enum CpuError {
     /// The instruction set that was asked for cannot run here.
     Isa(IsaError),
-    /// Tiles were asked for, which this instruction set has none of here.
-    NoTiles(Isa),
+    /// Fast batches were asked for, which this instruction set has none of here.
+    NoFastBatches(Isa),
     /// A thread could not be started.
     Thread(std::io::Error),
 }
@@ -79,10 +80,9 @@ impl std::fmt::Display for CpuError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             CpuError::Isa(error) => error.fmt(f),
-            CpuError::NoTiles(isa) => write!(
+            CpuError::NoFastBatches(isa) => write!(
                 f,
-                "batches: fast, expected exact: the instruction set in use, {isa}, has no tiles of bf16 here; \
-                 avx512vnni and avx512bf16 have some, where Linux and the processor have amx_bf16 and avx512_bf16"
+                "batches: fast, expected exact: the instruction set in use, {isa}, has no other way; use exact here (those of x86-64 have one)"
             ),
             CpuError::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
@@ -103,8 +103,8 @@ impl CpuBackend {
             None => Isa::choose().map_err(CpuError::Isa)?,
         };
         let kernels = Kernels::get(isa).expect("checked above, or chosen among the available");
-        let tiles = match options.uses_tiles {
-            true => Some(TileKernels::get(isa).ok_or(CpuError::NoTiles(isa))?),
+        let fast = match options.has_fast_batches {
+            true => Some(FastKernels::get(isa).ok_or(CpuError::NoFastBatches(isa))?),
             false => None,
         };
         let n_threads = options.threads.unwrap_or_else(default_threads).max(1);
@@ -112,7 +112,7 @@ impl CpuBackend {
         Ok(CpuBackend {
             isa,
             kernels,
-            tiles,
+            fast,
             pool,
             weights: options.weights,
             on_copy: Box::new(|_, _| {}),
@@ -148,7 +148,7 @@ impl Backend for CpuBackend {
                 WeightsPlace::Locked => ", weights locked",
                 WeightsPlace::Copied => ", weights copied",
             },
-            if self.tiles.is_some() {
+            if self.fast.is_some() {
                 ", fast batches"
             } else {
                 ""
@@ -158,15 +158,20 @@ impl Backend for CpuBackend {
 
     fn kernel(&self, dtype: DType) -> String {
         let name = lower::kernel_name(dtype, self.kernels);
-        let tiles = match self.tiles.is_some() && lower::has_tiles(dtype) {
-            true => "; bf16 tiles for many tokens",
-            false => "",
+        let many = match self.fast {
+            Some(FastKernels::Tiles(_)) if lower::has_tiles(dtype) => {
+                "; bf16 tiles for many tokens"
+            }
+            Some(FastKernels::Int16(_)) if dtype == DType::F16 => {
+                "; 16-bit integers for many tokens"
+            }
+            _ => "",
         };
-        format!("{} {name}{tiles}", self.isa)
+        format!("{} {name}{many}", self.isa)
     }
 
     fn plan(&self, program: &Program, limits: Limits) -> Result<Memory, BackendError> {
-        let kernels = (self.kernels, self.tiles.is_some());
+        let kernels = (self.kernels, self.fast);
         exec::plan(program, kernels, self.n_threads(), &limits)
     }
 

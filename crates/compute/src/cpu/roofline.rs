@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::BackendError;
 
-use super::kernels::{Kernels, PeakF32, TileKernels};
+use super::kernels::{FastKernels, Kernels, PeakF32, PeakInt};
 use super::ops::peak;
 use super::simd::LANES;
 use super::simd::tiles::{COLUMNS, TILE_PRODUCTS};
@@ -35,6 +35,8 @@ pub struct Peak {
     pub isa: Isa,
     /// Multiplications of bytes and additions to sums of 32 bits, in a second.
     pub int8_operations_per_s: f64,
+    /// The same of 16 bits, where batches are fast by them.
+    pub int16_operations_per_s: Option<f64>,
     /// Those of bf16 and additions to f32: in tiles where the backend uses some, else in vectors where there are dot products.
     pub bf16_operations_per_s: Option<f64>,
     /// Multiplications and additions of f32, in a second.
@@ -130,11 +132,12 @@ impl CpuBackend {
         let kernels = Kernels::get(isa).expect("among the available");
         // Two operations for each multiplication.
         let bytes = std::hint::black_box(peak::Vectors([[peak::MAX; 64]; peak::N_VECTORS]));
-        let int8 = |n_sums| {
+        let integer = |kernel: PeakInt, n_sums| {
             let mut out = [0; 64];
-            (kernels.peak_int8)(&bytes, (n_sums, ROUNDS), &mut out);
+            kernel(&bytes, (n_sums, ROUNDS), &mut out);
             std::hint::black_box(out);
         };
+        let int8 = |n_sums| integer(kernels.peak_int8, n_sums);
         let floats = std::hint::black_box(peak::Vectors([[0.5; 16]; peak::N_VECTORS]));
         let float = |kernel: PeakF32, n_sums| {
             let mut out = [0.0; 16];
@@ -142,13 +145,17 @@ impl CpuBackend {
             std::hint::black_box(out);
         };
         let f32 = |n_sums| float(kernels.peak_f32, n_sums);
-        let used = self.tiles.and_then(|_| TileKernels::get(isa));
-        let tiles = used.map(|tiles| {
+        let fast = self.fast.and_then(|_| FastKernels::get(isa));
+        let tiles = fast.and_then(FastKernels::tiles).map(|tiles| {
             let call = |_| (tiles.peak)(TILE_ROUNDS);
             let operations = TILE_ROUNDS * TILE_PRODUCTS * 2 * LANES * LANES * COLUMNS;
             operations as f64 * self.calls_per_s(&call)
         });
         let vectors = (2 * ROUNDS * peak::N_VECTORS) as f64;
+        let int16 = fast.and_then(FastKernels::int16).map(|kernels| {
+            let call = |n_sums| integer(kernels.peak, n_sums);
+            32.0 * vectors * self.calls_per_s(&call)
+        });
         let bf16 = || {
             let kernel = kernels.peak_bf16?;
             Some(32.0 * vectors * self.calls_per_s(&|n_sums| float(kernel, n_sums)))
@@ -156,6 +163,7 @@ impl CpuBackend {
         Peak {
             isa,
             int8_operations_per_s: 64.0 * vectors * self.calls_per_s(&int8),
+            int16_operations_per_s: int16,
             bf16_operations_per_s: tiles.or_else(bf16),
             f32_operations_per_s: 16.0 * vectors * self.calls_per_s(&f32),
         }

@@ -223,6 +223,7 @@ impl Plain for u16 {}
 impl Plain for i8 {}
 impl Plain for u8 {}
 impl Plain for Line {}
+impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 /// A zeroed, cache-aligned array that threads read and write in parts that they agree upon.
 pub(crate) struct SharedBuf<T> {

@@ -138,7 +138,7 @@ pub enum Batches {
     /// A token gets the same bits whatever is computed with it.
     #[default]
     Exact,
-    /// In tiles of bf16; a token's last bits depend on how many are computed with it.
+    /// In tiles of bf16 or by whole numbers of 16 bits; a token's last bits depend on how many are computed with it.
     Fast,
 }
 

@@ -235,7 +235,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "engine.batches",
         flag: "batches",
         value_name: "HOW",
-        help: "How batches of tokens are computed: exact (a token gets the same bits whatever is computed with it), fast (32 tokens or more meet weights in AMX's tiles of bf16: prompts are read faster, and a token's last bits depend on how many are computed with it)",
+        help: "How batches of tokens are computed: exact (a token gets the same bits whatever is computed with it), fast (32 tokens or more meet weights in AMX's tiles of bf16, or on other processors of x86-64, weights of F16 alone, in whole numbers of 16 bits: prompts are read faster, and a token's last bits depend on how many are computed with it)",
         is_reloaded: false,
         kind: Kind::Word(&["exact", "fast"]),
     },

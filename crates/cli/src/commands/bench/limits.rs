@@ -55,12 +55,11 @@ impl Measured {
     /// What was reached where so much was read and computed in this time.
     pub(super) fn shares(&self, cost: Cost, time: Duration) -> Shares {
         let seconds = time.as_secs_f64();
+        let some = |n: u64, per_s: Option<f64>| per_s.map_or(0.0, |per_s| n as f64 / per_s);
         let computing = cost.int8_operations as f64 / self.peak.int8_operations_per_s
             + cost.f32_operations as f64 / self.peak.f32_operations_per_s
-            + self
-                .peak
-                .bf16_operations_per_s
-                .map_or(0.0, |n| cost.bf16_operations as f64 / n);
+            + some(cost.int16_operations, self.peak.int16_operations_per_s)
+            + some(cost.bf16_operations, self.peak.bf16_operations_per_s);
         Shares {
             read: cost.read_bytes as f64 / seconds / self.roofline.read_bytes_per_s,
             computed: computing / seconds,
@@ -92,20 +91,29 @@ impl Measured {
         let rows: Vec<Vec<String>> = peaks
             .iter()
             .map(|peak| {
+                let some = |per_s: Option<f64>| match per_s {
+                    Some(n) => format!("{:.1}", n / 1e9),
+                    None => "-".into(),
+                };
                 vec![
                     peak.isa.to_string(),
-                    format!("{:.1}", peak.int8_operations_per_s / 1e9),
-                    format!("{:.1}", peak.f32_operations_per_s / 1e9),
-                    match peak.bf16_operations_per_s {
-                        Some(n) => format!("{:.1}", n / 1e9),
-                        None => "-".into(),
-                    },
+                    some(Some(peak.int8_operations_per_s)),
+                    some(peak.int16_operations_per_s),
+                    some(Some(peak.f32_operations_per_s)),
+                    some(peak.bf16_operations_per_s),
                     if peak.isa == self.isa() { "in use" } else { "" }.into(),
                 ]
             })
             .collect();
-        let heading = ["INSTRUCTIONS", "INT8 GOPS", "F32 GFLOPS", "BF16 GFLOPS", ""];
-        writeln!(out, "{}", table(&heading, &[1, 2, 3], &rows))?;
+        let heading = [
+            "INSTRUCTIONS",
+            "INT8 GOPS",
+            "INT16 GOPS",
+            "F32 GFLOPS",
+            "BF16 GFLOPS",
+            "",
+        ];
+        writeln!(out, "{}", table(&heading, &[1, 2, 3, 4], &rows))?;
         out.flush()?;
         Ok(())
     }
@@ -115,6 +123,7 @@ impl Measured {
             json!({
                 "isa": peak.isa.name(),
                 "int8_operations_per_s": peak.int8_operations_per_s,
+                "int16_operations_per_s": peak.int16_operations_per_s,
                 "bf16_operations_per_s": peak.bf16_operations_per_s,
                 "f32_operations_per_s": peak.f32_operations_per_s,
             })
@@ -139,6 +148,7 @@ mod tests {
         let peak = Peak {
             isa: Isa::Scalar,
             int8_operations_per_s: 100.0,
+            int16_operations_per_s: Some(50.0),
             bf16_operations_per_s: Some(1000.0),
             f32_operations_per_s: 10.0,
         };
@@ -155,10 +165,11 @@ mod tests {
         let cost = Cost {
             read_bytes: 50,
             int8_operations: 50,
+            int16_operations: 10,
             bf16_operations: 500,
             f32_operations: 5,
         };
         let shares = limits.shares(cost, Duration::from_secs(2));
-        assert_eq!((shares.read, shares.computed), (0.5, 0.75));
+        assert_eq!((shares.read, shares.computed), (0.5, 0.85));
     }
 }

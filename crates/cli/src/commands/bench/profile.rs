@@ -123,6 +123,7 @@ impl Profile {
                 "share": self.share(kind.time),
                 "read_bytes": kind.cost.read_bytes,
                 "int8_operations": kind.cost.int8_operations,
+                "int16_operations": kind.cost.int16_operations,
                 "bf16_operations": kind.cost.bf16_operations,
                 "f32_operations": kind.cost.f32_operations,
             })
@@ -187,6 +188,7 @@ mod tests {
             cost: Cost {
                 read_bytes: 5_000_000,
                 int8_operations: 0,
+                int16_operations: 0,
                 bf16_operations: 0,
                 f32_operations: 0,
             },

@@ -1,10 +1,11 @@
 //! What an execution will take, computed without taking it.
 
 use crate::backend::{BackendError, Limits, Memory, OnDevice};
-use crate::cpu::kernels::Kernels;
+use crate::cpu::kernels::{FastKernels, Kernels};
 use crate::cpu::lower::{FINE, Plan, lower};
 use crate::cpu::ops::float_matmul::FloatScratch;
 use crate::cpu::ops::group_matmul::Panels;
+use crate::cpu::ops::int16::Int16Buf;
 use crate::cpu::ops::quantize::QuantBuf;
 use crate::cpu::ops::tile_matmul::{TileScratch, TokenTiles};
 use crate::kv::kv_block_bytes;
@@ -15,7 +16,7 @@ use super::{QUERY_TOKENS, max_cut_units};
 /// The same numbers as the loaded execution's; the largest number where they overflow.
 pub(in crate::cpu) fn plan(
     program: &Program,
-    kernels: (&Kernels, bool),
+    kernels: (&Kernels, Option<FastKernels>),
     n_threads: usize,
     limits: &Limits,
 ) -> Result<Memory, BackendError> {
@@ -25,7 +26,7 @@ pub(in crate::cpu) fn plan(
         .saturating_add(product(&[plan.max_chunk(max_rows), 4]))
         .saturating_add(product(&[plan.max_chunk(limits.max_outputs), FINE, 4]))
         .saturating_add(product(&[QUERY_TOKENS, plan.max_unit_result, 4]))
-        .saturating_add(match plan.uses_tiles {
+        .saturating_add(match plan.uses_tiles() {
             true => TileScratch::bytes_for(max_rows),
             false => 0,
         });
@@ -73,8 +74,12 @@ fn pass_bytes(
             }
             false => 0,
         };
+        let int16 = match plan.has_int16(shape, max_tokens) {
+            true => Int16Buf::bytes_for(len),
+            false => 0,
+        };
         let words = product(&[n_rows, shape.copies, shape.n_words, 4]);
-        [len.saturating_mul(4), quant, tiles, words]
+        [len.saturating_mul(4), quant, tiles, int16, words]
             .into_iter()
             .fold(0, usize::saturating_add)
     });

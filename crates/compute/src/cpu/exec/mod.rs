@@ -27,15 +27,16 @@ use crate::backend::{
     ProgramWidths,
 };
 use crate::cpu::CpuBackend;
-use crate::cpu::kernels::{Kernels, TileKernels};
-use crate::cpu::lower::{FEW, FINE, Matrix, Plan, Slot, SlotShape, Step, lower};
+use crate::cpu::kernels::{FastKernels, Kernels};
+use crate::cpu::lower::{FAST_TOKENS, FEW, FINE, Matrix, Plan, Slot, SlotShape, Step, lower};
 use crate::cpu::ops::Amount;
 use crate::cpu::ops::ahead::Ahead;
 use crate::cpu::ops::attention::UNIT;
 use crate::cpu::ops::float_matmul::FloatScratch;
 use crate::cpu::ops::group_matmul::Panels;
+use crate::cpu::ops::int16::Int16Buf;
 use crate::cpu::ops::quantize::QuantBuf;
-use crate::cpu::ops::tile_matmul::{self, TileScratch, TokenTiles};
+use crate::cpu::ops::tile_matmul::{TileScratch, TokenTiles};
 use crate::cpu::threads::{Pool, SharedBuf, Wait};
 use crate::kv::{KvType, kv_block_bytes};
 use crate::profile::{Cost, StepProfile};
@@ -65,7 +66,7 @@ struct Executor {
 /// What all batches share.
 struct Core {
     kernels: &'static Kernels,
-    tiles: Option<&'static TileKernels>,
+    fast: Option<FastKernels>,
     pool: Arc<Pool>,
     plan: Plan,
     limits: Limits,
@@ -102,6 +103,8 @@ struct SlotMemory {
     quant: Option<QuantBuf>,
     /// What many tokens have instead.
     tiles: Option<TokenTiles>,
+    /// What many tokens have as well, where weights of F16 want it.
+    int16: Option<Int16Buf>,
     /// Rows that are rounded to bf16, a number or two in each word; of no length where no weight wants them.
     words: SharedBuf<f32>,
 }
@@ -180,11 +183,7 @@ pub(super) fn load(
     limits: Limits,
 ) -> Result<Box<dyn Executable>, BackendError> {
     let n_threads = backend.pool.n_threads();
-    let plan = lower(
-        program,
-        (backend.kernels, backend.tiles.is_some()),
-        n_threads,
-    );
+    let plan = lower(program, (backend.kernels, backend.fast), n_threads);
     let kv_types = limits.kv_types;
     let block_bytes = kv_block_bytes(&program.kv, kv_types)?;
     let caches = program.kv.iter().map(|shape| {
@@ -231,7 +230,7 @@ pub(super) fn load(
         let fine_len = plan.max_chunk(limits.max_outputs).saturating_mul(FINE);
         let fine = SharedBuf::zeroed(fine_len);
         let no_tiles = || no_memory("tiles", TileScratch::bytes_for(max_rows));
-        let tiles = plan.uses_tiles.then(|| TileScratch::zeroed(max_rows));
+        let tiles = plan.uses_tiles().then(|| TileScratch::zeroed(max_rows));
         Ok(Mutex::new(Scratch {
             products: ProductScratch {
                 panels: Panels::new(Ahead::new(orders)),
@@ -247,7 +246,7 @@ pub(super) fn load(
     Ok(Box::new(Executor {
         core: Core {
             kernels: backend.kernels,
-            tiles: backend.tiles,
+            fast: backend.fast,
             pool: backend.pool.clone(),
             limits,
             widths: ProgramWidths::of(program),
@@ -297,10 +296,13 @@ impl Pass {
             });
             let tiles = plan.has_tiles(shape, max_tokens);
             let tiles = tiles.then(|| TokenTiles::zeroed(n, shape.width, shape.n_planes));
+            let int16 = plan.has_int16(shape, max_tokens);
+            let int16 = int16.then(|| Int16Buf::zeroed(n, shape.width));
             Ok(SlotMemory {
                 f32: SharedBuf::zeroed(len).ok_or_else(no_memory)?,
                 quant: quant.map(|quant| quant.ok_or_else(no_memory)).transpose()?,
                 tiles: tiles.map(|tiles| tiles.ok_or_else(no_memory)).transpose()?,
+                int16: int16.map(|int16| int16.ok_or_else(no_memory)).transpose()?,
                 words: n
                     .checked_mul(shape.n_words)
                     .and_then(SharedBuf::zeroed)
@@ -401,7 +403,8 @@ impl Pass {
         let slots = self.slots.iter().map(|slot| {
             let tiles = slot.tiles.as_ref().map_or(0, TokenTiles::bytes);
             let quant = slot.quant.as_ref().map_or(0, QuantBuf::bytes);
-            slot.f32.bytes() + quant + tiles + slot.words.bytes()
+            let int16 = slot.int16.as_ref().map_or(0, Int16Buf::bytes);
+            slot.f32.bytes() + quant + tiles + int16 + slot.words.bytes()
         });
         let turns = self.turns.iter().map(SharedBuf::bytes);
         let all = slots.chain(turns).sum::<usize>();
@@ -557,7 +560,7 @@ impl Run<'_> {
         let n_tokens = self.pass.work.tokens.len();
         match n_tokens.max(self.pass.work.outputs.len()) {
             0..=FEW => Amount::Few,
-            _ if self.core.tiles.is_some() && n_tokens >= tile_matmul::TOKENS => Amount::Tiled,
+            _ if self.core.fast.is_some() && n_tokens >= FAST_TOKENS => Amount::Fast,
             _ => Amount::Many,
         }
     }

@@ -7,13 +7,13 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Slot, Step};
+use crate::cpu::lower::{Matrix, MatrixKernel, Plan, Slot, SlotShape, Step};
 use crate::cpu::ops::float_matmul::FloatKind;
 use crate::profile::{Cost, StepProfile};
 use crate::program::{Attention, Function};
 use crate::weight::Weight;
 
-use super::{Core, Run};
+use super::{Core, Run, SlotMemory};
 
 /// What has been measured: of the rotations, which come first, and of each step.
 pub(super) struct Profile(Mutex<Vec<Totals>>);
@@ -126,12 +126,24 @@ fn name(step: &Step) -> (&'static str, Vec<&Weight>) {
     }
 }
 
-/// A product of `n_rows` rows with a matrix, where each is `n_quants` rows of 8 bits, or `n_planes` of bf16 in tiles.
-fn product(
-    matrix: &Matrix,
-    has_bf16_dots: bool,
-    (n_rows, n_quants, n_planes): (usize, usize, usize),
-) -> Cost {
+/// What a row of a slot is in this batch.
+#[derive(Clone, Copy)]
+struct Kinds {
+    /// Rows of 8 bits.
+    n_quants: usize,
+    /// Planes of bf16 in tiles.
+    n_planes: usize,
+    /// Whole numbers of 16 bits too.
+    has_int16: bool,
+}
+
+/// A product of so many rows with a matrix.
+fn product(matrix: &Matrix, has_bf16_dots: bool, (n_rows, kinds): (usize, Kinds)) -> Cost {
+    let Kinds {
+        n_quants,
+        n_planes,
+        has_int16,
+    } = kinds;
     let cost = Cost::f32_product(&matrix.weight, n_rows);
     let in_bf16 = |n_products| Cost {
         bf16_operations: n_products * cost.f32_operations,
@@ -144,6 +156,11 @@ fn product(
             in_bf16(2)
         }
         MatrixKernel::Float(FloatKind::F16) if n_planes == 2 => in_bf16(3),
+        MatrixKernel::Float(FloatKind::F16) if has_int16 => Cost {
+            int16_operations: cost.f32_operations,
+            f32_operations: 0,
+            ..cost
+        },
         MatrixKernel::Float(FloatKind::Bf16Rounded) if has_bf16_dots => in_bf16(1),
         MatrixKernel::Group(_) => Cost {
             int8_operations: n_quants as u64 * cost.f32_operations,
@@ -159,13 +176,7 @@ impl Run<'_> {
     pub(super) fn cost(&self, step: &Step) -> Cost {
         let mut cost = Cost::default();
         let has_bf16_dots = self.core.kernels.has_bf16_dots();
-        let rows = |x: Slot| {
-            (
-                self.n_rows(x),
-                self.core.plan.slots[x].n_quants,
-                self.n_planes(x),
-            )
-        };
+        let rows = |x: Slot| (self.n_rows(x), self.kinds(x, self.n_rows(x)));
         match step {
             Step::Embed { table, out, .. } => {
                 cost.read_bytes = (table.row_bytes() * self.n_rows(*out)) as u64;
@@ -192,11 +203,16 @@ impl Run<'_> {
         cost
     }
 
-    /// Planes of bf16 that this batch has of a slot.
-    fn n_planes(&self, x: Slot) -> usize {
-        match self.tiles(&self.pass.slots[x].tiles) {
-            Some(_) => self.core.plan.slots[x].n_planes,
-            None => 0,
+    /// What `n_rows` rows of a slot are, which meet a weight together.
+    fn kinds(&self, x: Slot, n_rows: usize) -> Kinds {
+        let SlotShape {
+            n_quants, n_planes, ..
+        } = self.core.plan.slots[x];
+        let SlotMemory { tiles, int16, .. } = &self.pass.slots[x];
+        Kinds {
+            n_quants,
+            n_planes: self.tiles(tiles).map_or(0, |_| n_planes),
+            has_int16: self.int16(int16, n_rows).is_some(),
         }
     }
 
@@ -235,12 +251,11 @@ impl Run<'_> {
                 Step::Combine { .. } => break,
                 _ => continue,
             };
-            let n_planes = self.n_planes(x);
             let has_bf16_dots = self.core.kernels.has_bf16_dots();
             for (expert, rows) in &spans {
                 for matrices in lists {
                     // The rotations come first.
-                    let rows = (rows.len(), 1, n_planes);
+                    let rows = (rows.len(), self.kinds(x, rows.len()));
                     totals[i + 1].cost += product(&matrices[*expert], has_bf16_dots, rows);
                 }
             }

@@ -4,11 +4,14 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::backend::KV_BLOCK_LEN;
-use crate::cpu::kernels::TileKernels;
-use crate::cpu::lower::{AttentionSlots, FINE, Matrix, MatrixKernel, Part, Slot, SlotShape, Step};
+use crate::cpu::kernels::{FastKernels, Int16Kernels, TileKernels};
+use crate::cpu::lower::{
+    AttentionSlots, FAST_TOKENS, FINE, Matrix, MatrixKernel, Part, Slot, SlotShape, Step,
+};
 use crate::cpu::ops::Amount;
 use crate::cpu::ops::attention::{HeadCache, QueryRow, UNIT, Weight};
 use crate::cpu::ops::float_matmul::FloatKind;
+use crate::cpu::ops::int16::Int16Buf;
 use crate::cpu::ops::kv_tile::Tiles;
 use crate::cpu::ops::tile_matmul::TokenTiles;
 use crate::program::{Activation, Attention, Function};
@@ -51,6 +54,7 @@ impl Run<'_> {
             f32,
             quant,
             tiles,
+            int16,
             words,
         } = &self.pass.slots[slot];
         let SlotShape { width, n_words, .. } = self.core.plan.slots[slot];
@@ -60,6 +64,9 @@ impl Run<'_> {
             let x = f32.get(at + columns.start..at + columns.end);
             if let Some((kernels, tiles)) = self.tiles(tiles) {
                 return (kernels.round)(x, &mut tiles.span(row, columns));
+            }
+            if let Some((kernels, int16)) = self.int16(int16, self.n_rows(slot)) {
+                (kernels.to_int16)(x, &mut int16.span(row, columns.clone()));
             }
             if n_words > 0 {
                 let [start, end] =
@@ -81,13 +88,27 @@ impl Run<'_> {
         }
     }
 
+    /// What many tokens are computed with, where this batch has so many.
+    fn fast(&self) -> Option<FastKernels> {
+        self.core.fast.filter(|_| self.amount() == Amount::Fast)
+    }
+
     /// The tiles of a slot, where this batch uses them.
     pub(super) fn tiles<'a>(
         &self,
         tiles: &'a Option<TokenTiles>,
     ) -> Option<(&'static TileKernels, &'a TokenTiles)> {
-        let kernels = self.core.tiles.filter(|_| self.amount() == Amount::Tiled)?;
-        Some((kernels, tiles.as_ref()?))
+        Some((self.fast()?.tiles()?, tiles.as_ref()?))
+    }
+
+    /// The whole numbers of a slot, where so many of its rows use them: a few of an expert do not.
+    pub(super) fn int16<'a>(
+        &self,
+        int16: &'a Option<Int16Buf>,
+        n_rows: usize,
+    ) -> Option<(&'static Int16Kernels, &'a Int16Buf)> {
+        let fast = self.fast().filter(|_| n_rows >= FAST_TOKENS)?;
+        Some((fast.int16()?, int16.as_ref()?))
     }
 
     /// Runs one chunk of a step.
@@ -422,6 +443,7 @@ impl Run<'_> {
             f32,
             quant,
             tiles,
+            int16,
             words,
         } = &self.pass.slots[x];
         let SlotShape {
@@ -431,15 +453,15 @@ impl Run<'_> {
             n_words,
             ..
         } = self.core.plan.slots[x];
-        match (kernel, self.tiles(tiles)) {
-            (MatrixKernel::Group(kernel), Some((kernels, tiles))) => {
+        match (kernel, self.tiles(tiles), self.int16(int16, n_rows)) {
+            (MatrixKernel::Group(kernel), Some((kernels, tiles)), _) => {
                 let own = scratch.tiles.as_mut().expect("there are tiles");
                 let own = (&mut scratch.panels, own);
                 // SAFETY: see the module's doc; nobody writes to a slot that a step reads.
                 let x = unsafe { tiles.rows(x_rows) };
                 (kernels.product)(kernel, (bytes, row_bytes), &x, own, &mut tile);
             }
-            (MatrixKernel::Group(kernel), None) => {
+            (MatrixKernel::Group(kernel), None, _) => {
                 let quant = quant.as_ref().expect("lowered with a quantized twin");
                 // SAFETY: as above.
                 let x = unsafe { quant.rows(n_quants * x_rows.start..n_quants * x_rows.end) };
@@ -461,6 +483,7 @@ impl Run<'_> {
                     kind @ (FloatKind::F16 | FloatKind::Bf16 | FloatKind::Bf16Rounded),
                 ),
                 Some((kernels, tiles)),
+                _,
             ) if n_planes == 2 => {
                 let own = scratch.tiles.as_mut().expect("there are tiles");
                 // SAFETY: as above.
@@ -468,7 +491,15 @@ impl Run<'_> {
                 let is_f16 = *kind == FloatKind::F16;
                 (kernels.float_product)(is_f16, (bytes, row_bytes), &x, own, &mut tile);
             }
-            (MatrixKernel::Float(kind), _) => {
+            (MatrixKernel::Float(FloatKind::F16), _, Some((kernels, int16))) => {
+                // SAFETY: as above.
+                let x = unsafe { int16.rows(x_rows) };
+                let panels = &mut scratch.panels;
+                kernels
+                    .f16
+                    .product((bytes, row_bytes), &x, panels, &mut tile);
+            }
+            (MatrixKernel::Float(kind), ..) => {
                 let (buf, width) = match kind {
                     FloatKind::Bf16Rounded => (words, n_words),
                     _ => (f32, width),

@@ -222,9 +222,14 @@ impl Ahead {
         }
     }
 
-    /// The last `n_bytes` will be read once more.
-    pub(super) fn read_again(&mut self, n_bytes: usize) {
-        self.read -= n_bytes;
+    /// Where it reads, to go back to.
+    pub(super) fn place(&self) -> usize {
+        self.read
+    }
+
+    /// What was read since then will be read once more.
+    pub(super) fn go_back(&mut self, place: usize) {
+        self.read = place;
     }
 
     /// The rest of the part that is asked for: address and bytes. Behind all parts, nothing is.

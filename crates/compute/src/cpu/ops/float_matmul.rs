@@ -18,7 +18,8 @@
 //! 1. A strip of rows is turned into what is multiplied, f32 or pairs of bf16, stays in the first cache, and meets some
 //!    tokens at a time, which come from the second cache once for all these rows. As many of both are multiplied as there are
 //!    registers for sums, so that each number that is loaded feeds several products.
-//! 2. The first of these tokens are multiplied while rows are turned, so that the multiplications hide the work.
+//! 2. The first of these tokens are multiplied while rows are turned, so that the multiplications hide the work, but where vectors
+//!    are multiplied in halves.
 //! 3. In a strip, vectors that are multiplied together lie beside each other: one address leads to all
 //!    of them. With an address for each row half the addresses wait in memory.
 //! 4. Partial sums wait in memory for the next strip, which is asked for meanwhile.
@@ -50,23 +51,23 @@ const STRIP: usize = 512;
 /// The most tokens of a group: whole tiles of every size.
 const GROUP: usize = 132;
 /// Rows of a strip: whole tiles of every size.
-const MAX_ROWS: usize = 8;
+const ROWS: usize = 8;
 
 /// What one thread needs beside its operands.
 pub(crate) struct FloatScratch {
-    /// A strip, `[vector][row]`.
+    /// A strip, `[tile][vector][row]`.
     strip: Vec<Vector>,
-    /// Partial sums, `[token][row]`.
+    /// Partial sums, `[tile][token][row]`.
     sums: Vec<Vector>,
 }
 
 impl FloatScratch {
-    pub(crate) const BYTES: usize = 4 * MAX_ROWS * (STRIP + GROUP * LANES);
+    pub(crate) const BYTES: usize = 4 * ROWS * (STRIP + GROUP * LANES);
 
     pub(crate) fn new() -> FloatScratch {
         FloatScratch {
-            strip: vec![Vector([0.0; LANES]); MAX_ROWS * STRIP / LANES],
-            sums: vec![Vector([0.0; LANES]); MAX_ROWS * GROUP],
+            strip: vec![Vector([0.0; LANES]); ROWS * STRIP / LANES],
+            sums: vec![Vector([0.0; LANES]); ROWS * GROUP],
         }
     }
 }
@@ -132,18 +133,22 @@ fn product<S: Simd, N: Numbers>(
     let n_rows = out.row(0).len();
     if n_tokens < 4 && width.is_multiple_of(LANES) {
         // As many rows share a load of activations as leave registers.
-        if S::N_SUMS >= 16 && n_rows.is_multiple_of(8) {
+        if const { S::N_SUMS >= 16 } && n_rows.is_multiple_of(8) {
             return few_tokens::<S, N, 8>(s, weight, (x, width), out);
         }
         if n_rows.is_multiple_of(4) {
             return few_tokens::<S, N, 4>(s, weight, (x, width), out);
         }
     }
-    match S::N_SUMS {
-        16.. => groups::<S, N, 8, 3>(s, weight, (x, width), scratch, out),
-        _ if S::IN_HALVES => groups::<S, N, 4, 3>(s, weight, (x, width), scratch, out),
-        4.. => groups::<S, N, 2, 2>(s, weight, (x, width), scratch, out),
-        _ => groups::<S, N, 1, 1>(s, weight, (x, width), scratch, out),
+    // By themselves, so that nothing of the others is compiled.
+    if const { S::IN_HALVES } {
+        groups::<S, N, 4, 3>(s, weight, (x, width), scratch, out);
+    } else if const { S::N_SUMS >= 16 } {
+        groups::<S, N, 8, 3>(s, weight, (x, width), scratch, out);
+    } else if const { S::N_SUMS >= 4 } {
+        groups::<S, N, 2, 2>(s, weight, (x, width), scratch, out);
+    } else {
+        groups::<S, N, 1, 1>(s, weight, (x, width), scratch, out);
     }
 }
 
@@ -166,10 +171,10 @@ fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
     for first_token in (0..n_tokens).step_by(group_len) {
         let len = group_len.min(n_tokens - first_token);
         let x = &x[first_token * width..][..len * width];
-        for first_row in (0..n_rows).step_by(MAX_ROWS) {
-            // Whose rows stay in the first cache, as few tokens as a tile has beside them.
+        for first_row in (0..n_rows).step_by(ROWS) {
+            // Their rows stay in the first cache, beside the tokens of one tile.
             // (One is said to the compiler: with a loop AVX-512 takes a twentieth longer.)
-            let n_tiles = match const { MAX_ROWS / R } {
+            let n_tiles = match const { ROWS / R } {
                 1 => 1,
                 most => (n_rows - first_row).div_ceil(R).min(most),
             };
@@ -186,7 +191,7 @@ fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
                 };
                 let (next_row, next_column) = match end < width {
                     true => (first_row, end),
-                    false => (first_row + MAX_ROWS, 0),
+                    false => (first_row + ROWS, 0),
                 };
                 let next = next_row * row_bytes + next_column * bytes_each;
                 let mut next_strip = NextStrip {
@@ -199,7 +204,7 @@ fn groups<S: Simd, N: Numbers, const R: usize, const T: usize>(
                 let mut t = 0;
                 while t < len {
                     let n = if len - t >= T { T } else { 1 };
-                    next_strip.ask(s, MAX_ROWS * next_strip.row_lines * (t + n) / len);
+                    next_strip.ask(s, ROWS * next_strip.row_lines * (t + n) / len);
                     let x = (&x[t * width + start..], width);
                     for tile in 0..n_tiles {
                         let strip = &mut strips[tile * whole..][..whole];
@@ -369,6 +374,12 @@ fn in_halves<S: Simd, const R: usize, const T: usize>(
     (x, width): (&[f32], usize),
     (sums, begins): (&mut [[Vector; R]], bool),
 ) {
+    const {
+        assert!(
+            !(S::IN_HALVES && S::HAS_BF16_DOTS),
+            "all are multiplied in f32"
+        )
+    }
     let tokens: [&[[f32; LANES]]; T] =
         std::array::from_fn(|t| &x[t * width..].as_chunks().0[..strip.len()]);
     let sums = sums.first_chunk_mut().expect("one for each token");
@@ -645,6 +656,8 @@ mod tests {
             (9, 2 * STRIP + 13, GROUP - 1),
             (16, STRIP - 1, 2 * GROUP + 2),
             (4, 3 * STRIP, 2),
+            (24, 2 * STRIP, 1),
+            (16, STRIP + LANES, 3),
         ] {
             let x: Vec<f32> = (0..n_tokens * width).map(|_| number()).collect();
             let halves: Vec<u16> = (0..n_rows * width)
@@ -681,6 +694,7 @@ mod tests {
             (8, 2 * STRIP + PAIRS, 4),
             (19, 3 * STRIP, GROUP + 1),
             (12, 5 * PAIRS, 1),
+            (24, 5 * PAIRS, 2),
         ] {
             let x: Vec<f32> = (0..n_tokens * width).map(|_| number()).collect();
             let bytes = (0..n_rows * width).flat_map(|_| number().to_le_bytes()[2..].to_vec());

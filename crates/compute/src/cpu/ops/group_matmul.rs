@@ -34,7 +34,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::cpu::simd::{LANES, PanelPart, RUN, Simd, TokenPart};
+use crate::cpu::simd::{Dot, LANES, PanelPart, RUN, Simd, TokenPart, dot_fours};
 use crate::cpu::threads::Tile;
 use crate::dtype::{Block, Form, Lanes, with_signs};
 
@@ -139,7 +139,7 @@ pub(crate) struct GroupKernel {
     pub(crate) direct: Option<(Direct<1>, Direct<2>)>,
     /// For at most four, and for at most eight: see [`few_are_direct`].
     pub(crate) direct_few: Option<(Direct<4>, Direct<8>)>,
-    /// Weights that share a scale, and a minimum where there is one.
+    /// Weights that share a scale, and a minimum where there is one; bytes, where they are of [`offsets::INT16`].
     pub(crate) group_len: usize,
     pub(crate) has_min: bool,
     /// What its panels have added to each weight.
@@ -200,11 +200,10 @@ impl GroupKernel {
         let n_rows = rows.len() / row_bytes;
         // As many each time, so that rows are not unpacked for a few.
         let n_tokens = x.n_rows.div_ceil(x.n_rows.div_ceil(TOKENS).max(1));
+        let place = ahead.place();
         for first_token in (0..x.n_rows).step_by(n_tokens.max(1)) {
             let tokens = first_token..x.n_rows.min(first_token + n_tokens);
-            if first_token > 0 {
-                ahead.read_again(rows.len());
-            }
+            ahead.go_back(place);
             for first in (0..x.width).step_by(STRIP) {
                 let columns = first..x.width.min(first + STRIP);
                 let parts = rows.chunks(PANEL * row_bytes);
@@ -588,7 +587,7 @@ const fn max<B: Block>() -> Option<u8> {
     }
 }
 
-/// Whether a form's weights are stored with an offset.
+/// How a form's weights are stored: with an offset or without.
 pub(crate) mod offsets {
     /// From 0 on as they are.
     pub(crate) const NONE: u8 = 0;
@@ -596,9 +595,11 @@ pub(crate) mod offsets {
     pub(crate) const UNSIGNED: u8 = 1;
     /// With a sign, or with [`SIGNED_OFFSET`](crate::cpu::simd::Simd::SIGNED_OFFSET).
     pub(crate) const SIGNED: u8 = 2;
+    /// As numbers of two bytes, with a sign ([`int16`](super::super::int16)).
+    pub(crate) const INT16: u8 = 3;
 }
 
-/// Adds the product of some columns to the sums, or begins with it, for weights in groups of `G`.
+/// Adds the product of some columns to the sums, or begins with it, for weights in groups of `G` bytes.
 /// `O` is one of [`offsets`].
 #[inline(always)]
 pub(crate) fn multiply<S: Simd, const G: usize, const HAS_MIN: bool, const O: u8>(
@@ -660,15 +661,24 @@ fn tokens<
     } else {
         (x.sum16, x.n16)
     };
-    let (n32, n_groups) = (columns.len() / 32, columns.len() / G);
+    let shares_d = const { if G < 32 { 32 } else { G } };
+    let (n_d, n_groups) = (columns.len() / shares_d, columns.len() / G);
     let start = |t: usize, len: usize| {
         ((operands.tokens.start + first + t) * x.width + columns.start) / len
     };
+    // Where integer sums begin somewhere.
+    let has_starts = O == offsets::UNSIGNED || O == offsets::SIGNED && S::SIGNED_OFFSET != 0;
     let q: [TokenPart<'_>; N] =
         std::array::from_fn(|t| x.q[start(t, 1)..][..columns.len()].as_chunks().0);
-    let d: [&[f32]; N] = std::array::from_fn(|t| &x.d[start(t, 32)..][..n32]);
-    let sums: [&[f32]; N] = std::array::from_fn(|t| &sums[start(t, G)..][..n_groups]);
-    let ns: [&[i32]; N] = std::array::from_fn(|t| &ns[start(t, G)..][..n_groups]);
+    let d: [&[f32]; N] = std::array::from_fn(|t| &x.d[start(t, shares_d)..][..n_d]);
+    let sums: [&[f32]; N] = std::array::from_fn(|t| match HAS_MIN {
+        true => &sums[start(t, G)..][..n_groups],
+        false => &[],
+    });
+    let ns: [&[i32]; N] = std::array::from_fn(|t| match has_starts {
+        true => &ns[start(t, G)..][..n_groups],
+        false => &[],
+    });
     let weights: [PanelPart<'_>; P] = panels.map(|panel| &panel.q[..columns.len() / 4]);
     let scales: [&[[f32; LANES]]; P] = panels.map(|panel| &panel.scales[..n_groups]);
     let mins: [&[[f32; LANES]]; P] = panels.map(|panel| &panel.mins[..n_groups]);
@@ -685,8 +695,7 @@ fn tokens<
             }
         }
     }
-    // Where integer sums begin, all at once: in the loop below multiplications have no time for it.
-    let has_starts = O != offsets::NONE && !(O == offsets::SIGNED && S::SIGNED_OFFSET == 0);
+    // All at once: in the loop below multiplications have no time for it.
     let starts: &mut [[i32; STRIP / 16]; N] = starts.first_chunk_mut().expect("of so many tokens");
     if has_starts {
         for (starts, ns) in starts.iter_mut().zip(ns) {
@@ -703,12 +712,16 @@ fn tokens<
             }
         }
         let fours = g * (G / 4)..(g + 1) * (G / 4);
-        let max = (O != offsets::SIGNED).then_some(operands.max);
-        dots = s.dot_panels(dots, (&weights, &q), fours, max);
+        dots = if O == offsets::INT16 {
+            dot_fours(s, dots, (&weights, &q), fours, Dot::Int16)
+        } else {
+            let max = (O != offsets::SIGNED).then_some(operands.max);
+            s.dot_panels(dots, (&weights, &q), fours, max)
+        };
         for p in 0..P {
             let scale = s.load(&scales[p][g]);
             for t in 0..N {
-                let factor = s.mul(scale, s.splat(d[t][g * G / 32]));
+                let factor = s.mul(scale, s.splat(d[t][g * G / shares_d]));
                 acc[t][p] = s.fma(s.to_f32(dots[t][p]), factor, acc[t][p]);
             }
             if HAS_MIN {

@@ -11,6 +11,7 @@ pub(crate) mod attention;
 pub(crate) mod experts;
 pub(crate) mod float_matmul;
 pub(crate) mod group_matmul;
+pub(crate) mod int16;
 pub(crate) mod kv_tile;
 pub(crate) mod peak;
 pub(crate) mod quantize;
@@ -24,10 +25,10 @@ pub(crate) enum Amount {
     Few,
     #[default]
     Many,
-    /// So many that tiles of bf16 are used, where they may be.
-    Tiled,
+    /// So many that tiles of bf16 or whole numbers of 16 bits are used, where they may be.
+    Fast,
 }
 
 impl Amount {
-    pub(crate) const ALL: [Amount; 3] = [Amount::Few, Amount::Many, Amount::Tiled];
+    pub(crate) const ALL: [Amount; 3] = [Amount::Few, Amount::Many, Amount::Fast];
 }

@@ -71,6 +71,44 @@ fn int8_sums<S: Simd, const N: usize>(
     s.store_i8x4(all.expect("at least one sum"), out);
 }
 
+/// The same in 16 bits, where [`Simd::HAS_I16_DOTS`]: half as many multiplications.
+#[inline(always)]
+pub(crate) fn int16<S: Simd>(
+    s: S,
+    weights: &Bytes,
+    (n_sums, n_rounds): (usize, usize),
+    out: &mut [u8; VECTOR_BYTES],
+) {
+    match n_sums {
+        4 => int16_sums::<S, 4>(s, weights, n_rounds, out),
+        8 => int16_sums::<S, 8>(s, weights, n_rounds, out),
+        _ => int16_sums::<S, 12>(s, weights, n_rounds, out),
+    }
+}
+
+#[inline(always)]
+fn int16_sums<S: Simd, const N: usize>(
+    s: S,
+    weights: &Bytes,
+    n_rounds: usize,
+    out: &mut [u8; VECTOR_BYTES],
+) {
+    let mut sums = [s.splat_i32(0); N];
+    // No compiler may see that all are alike.
+    let x = std::hint::black_box([[-1; 4], [0; 4], [1, 0, 1, 0]].map(|x| [x; N]));
+    for round in 0..n_rounds {
+        let x = &x[round % 3];
+        for weights in &weights.0[..N_VECTORS / N] {
+            let w = s.load_i8x4(weights);
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum = s.dot_i16(*sum, w, s.splat_four(x));
+            }
+        }
+    }
+    let all = sums.into_iter().reduce(|a, b| s.or(a, b));
+    s.store_i8x4(all.expect("at least one sum"), out);
+}
+
 /// The same where an instruction multiplies several tokens: `N` of them with a part of the vectors.
 #[inline(always)]
 fn int8_tokens<S: Simd, const N: usize>(
@@ -197,6 +235,17 @@ mod tests {
                 let each = -4 * (N_VECTORS / n_sums) as i32;
                 let want = each.to_le_bytes().repeat(LANES);
                 assert_eq!(out[..], want, "{isa}, {n_sums} sums");
+                if let Some(kernels) = kernels.int16 {
+                    let mut out = [0; VECTOR_BYTES];
+                    (kernels.peak)(
+                        &Vectors([[1; VECTOR_BYTES]; N_VECTORS]),
+                        (n_sums, 4),
+                        &mut out,
+                    );
+                    let each = -2 * 0x0101 * (N_VECTORS / n_sums) as i32;
+                    let want = each.to_le_bytes().repeat(LANES);
+                    assert_eq!(out[..], want, "{isa}, {n_sums} sums of 16 bits");
+                }
                 let mut out = [0.0; LANES];
                 (kernels.peak_f32)(&Vectors([[0.5; LANES]; N_VECTORS]), (n_sums, 4), &mut out);
                 assert_eq!(out, [-0.5 * N_VECTORS as f32; LANES], "{isa}");

@@ -30,6 +30,7 @@ pub(crate) struct QuantBuf {
 #[derive(Clone, Copy)]
 pub(crate) struct QuantRows<'a> {
     pub(crate) n_rows: usize,
+    /// Elements of `q` in a row: two for each number, where these are of 16 bits ([`int16`](super::int16)).
     pub(crate) width: usize,
     pub(crate) q: &'a [i8],
     pub(crate) d: &'a [f32],

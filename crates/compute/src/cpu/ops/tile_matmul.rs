@@ -19,8 +19,6 @@ use crate::cpu::threads::{SharedBuf, Tile};
 
 use super::group_matmul::{GroupKernel, PANEL, Panels, ROWS, Rows};
 
-/// From how many tokens on tiles are used: for fewer they take longer to fill than they save.
-pub(crate) const TOKENS: usize = 2 * LANES;
 /// The most rows whose tiles are used together.
 pub(crate) const MAX_ROWS: usize = 256;
 /// Columns whose tiles are used together: whole blocks of every type.

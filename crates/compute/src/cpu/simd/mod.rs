@@ -75,19 +75,25 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// Whether there is the next one, for sets with too few registers to keep as many sums as feed each number that is
-    /// loaded to several products.
+    /// Whether the next one goes through the lower lanes first, for sets with too few registers to keep as many sums of all
+    /// lanes as feed each number that is loaded to several products.
     const IN_HALVES: bool = false;
-    /// To the sums of `T` tokens and `R` rows their products are added, vector after vector, as [`Simd::fma`] does: the
-    /// lower lanes of all first.
+    /// To the sums of `T` tokens and `R` rows their products are added, vector after vector, as [`Simd::fma`] does.
+    #[inline(always)]
     fn add_in_halves<const R: usize, const T: usize>(
         self,
         rows: &[[Vector; R]],
         tokens: &[&[[f32; LANES]]; T],
         sums: &mut [[Vector; R]; T],
     ) {
-        let _ = (rows, tokens, sums);
-        unreachable!("IN_HALVES says so")
+        for (sums, token) in sums.iter_mut().zip(tokens) {
+            for (rows, x) in rows.iter().zip(*token) {
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    let product = self.fma(self.load(&row.0), self.load(x), self.load(&sum.0));
+                    self.store(product, &mut sum.0);
+                }
+            }
+        }
     }
     /// Whether there is [`Simd::dot_bf16`].
     const HAS_BF16_DOTS: bool = false;
@@ -113,6 +119,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn max_abs(self, a: Self::F, x: Self::F) -> Self::F;
     /// The largest lane.
     fn max(self, x: Self::F) -> f32;
+    /// Whether there are the next two, and multiply twice as many numbers at a time as [`Simd::fma`].
+    const HAS_I16_DOTS: bool = false;
+    /// `x * factor`, at most 32767 in size, to the nearest integers, ties to even, of two bytes each. A lane that is NaN
+    /// becomes 0.
+    fn to_i16(self, x: Self::F, factor: Self::F, out: &mut [u8; 2 * LANES]) {
+        let _ = (x, factor, out);
+        unreachable!("HAS_I16_DOTS says so")
+    }
+    /// For each lane: acc + two products of signed numbers of 16 bits; what is too large wraps around.
+    fn dot_i16(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let _ = (acc, a, b);
+        unreachable!("HAS_I16_DOTS says so")
+    }
     /// `x * factor`, at most 127 in size, to the nearest integers, ties to even; answers their
     /// sum. A lane that is NaN becomes 0.
     fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32;
@@ -273,7 +292,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         fours: Range<usize>,
         max: Option<u8>,
     ) -> [[Self::I; P]; N] {
-        dot_fours(self, dots, parts, fours, max.is_none())
+        dot_fours(self, dots, parts, fours, Dot::of(max))
     }
     /// `dot` + the sum of sixteen products in each lane, as for one token and one panel.
     #[inline(always)]
@@ -327,14 +346,35 @@ fn gather_eights<S: Simd, const N: usize>(
     [a, b, c, d]
 }
 
-/// [`Simd::dot_panels`], four columns after the other.
+/// What the four bytes of a lane are, and how they are multiplied.
+#[derive(Clone, Copy)]
+pub(crate) enum Dot {
+    /// [`Simd::dot4`].
+    Fours,
+    /// [`Simd::dot4_signed`].
+    SignedFours,
+    /// [`Simd::dot_i16`].
+    Int16,
+}
+
+impl Dot {
+    /// For weights that are at most so large without a sign, or have one.
+    fn of(max: Option<u8>) -> Dot {
+        match max {
+            Some(_) => Dot::Fours,
+            None => Dot::SignedFours,
+        }
+    }
+}
+
+/// [`Simd::dot_panels`], one lane's bytes after the other.
 #[inline(always)]
-fn dot_fours<S: Simd, const N: usize, const P: usize>(
+pub(crate) fn dot_fours<S: Simd, const N: usize, const P: usize>(
     s: S,
     mut dots: [[S::I; P]; N],
     (weights, x): (&[PanelPart<'_>; P], &[TokenPart<'_>; N]),
     mut fours: Range<usize>,
-    is_signed: bool,
+    dot: Dot,
 ) -> [[S::I; P]; N] {
     let (mut weights, mut x) = (*weights, *x);
     // With registers enough nothing is checked between multiplications; with few, what is then loaded
@@ -356,10 +396,10 @@ fn dot_fours<S: Simd, const N: usize, const P: usize>(
         for t in 0..N {
             let x = s.splat_four(&x[t][i]);
             for p in 0..P {
-                dots[t][p] = if is_signed {
-                    s.dot4_signed(dots[t][p], w[p], x)
-                } else {
-                    s.dot4(dots[t][p], w[p], x)
+                dots[t][p] = match dot {
+                    Dot::Fours => s.dot4(dots[t][p], w[p], x),
+                    Dot::SignedFours => s.dot4_signed(dots[t][p], w[p], x),
+                    Dot::Int16 => s.dot_i16(dots[t][p], w[p], x),
                 };
             }
         }

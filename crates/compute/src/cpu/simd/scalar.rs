@@ -80,6 +80,25 @@ impl Simd for Scalar {
         }
         out.iter().map(|&q| i32::from(q)).sum()
     }
+    const HAS_I16_DOTS: bool = true;
+    #[inline(always)]
+    fn to_i16(self, x: Self::F, factor: Self::F, out: &mut [u8; 2 * LANES]) {
+        for (i, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let q = (x[i] * factor[i]).round_ties_even() as i16; // NaN becomes 0
+            *out = q.to_le_bytes();
+        }
+    }
+    #[inline(always)]
+    fn dot_i16(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|lane| {
+            let products = [0, 16].map(|half| {
+                i32::from((a[lane] >> half) as i16) * i32::from((b[lane] >> half) as i16)
+            });
+            acc[lane]
+                .wrapping_add(products[0])
+                .wrapping_add(products[1])
+        })
+    }
     #[inline(always)]
     fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
         check_rows(rows, stride);

@@ -1,6 +1,6 @@
 //! Every primitive of every instruction set against its plain twin, bit for bit.
 
-use super::{LANES, RUN, Scalar, Simd};
+use super::{LANES, RUN, Scalar, Simd, Vector};
 use crate::cpu::Isa;
 use crate::cpu::ops::group_matmul::start_of;
 use crate::dtype::iq_grids::{IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS};
@@ -36,7 +36,9 @@ fn every_primitive_is_its_plain_twin() {
         for ((name, got), (_, want)) in got.iter().zip(&want) {
             assert!(got == want, "{name} of {isa}: {got:x?}, not {want:x?}");
         }
-        assert_eq!(got.len(), want.len());
+        // What not all sets have comes last.
+        let has_all = cfg!(target_arch = "x86_64");
+        assert!(got.len() == want.len() || !has_all && got.len() < want.len());
     }
 }
 
@@ -55,6 +57,10 @@ fn answers<S: Simd>(s: S) -> Answers {
     panels::<S, 4, 2>(s, &mut all);
     panels::<S, 6, 2>(s, &mut all);
     rows(s, &mut all);
+    halves(s, &mut all);
+    if S::HAS_I16_DOTS {
+        sixteen_bits(s, &mut all);
+    }
     all
 }
 
@@ -220,6 +226,54 @@ fn dots_of_bf16_are_two_rounded_sums() {
             let want = normal(half(a, 16).mul_add(half(b, 16), normal(upper)));
             let is_same = want.to_bits() == got || want.is_nan() && f32::from_bits(got).is_nan();
             assert!(is_same, "{i}, lane {lane}: {got:x}, expected {want:e}");
+        }
+    }
+}
+
+/// Sums of three tokens and four rows, of vectors of all magnitudes.
+fn halves<S: Simd>(s: S, all: &mut Answers) {
+    let mut next = random();
+    let mut vector = || std::array::from_fn(|_| f32::from_bits(next() & 0xbfff_ffff));
+    for n in [0, 1, 7] {
+        let rows: Vec<[Vector; 4]> = (0..n).map(|_| [0; 4].map(|_| Vector(vector()))).collect();
+        let x: Vec<[f32; LANES]> = (0..3 * n).map(|_| vector()).collect();
+        let tokens = std::array::from_fn(|t| &x[t * n..][..n]);
+        let mut sums = [[Vector([0.5; LANES]); 4]; 3];
+        s.add_in_halves::<4, 3>(&rows, &tokens, &mut sums);
+        let sums = sums.as_flattened().iter().flat_map(|sum| sum.0);
+        all.push((
+            format!("add_in_halves {n}"),
+            sums.map(f32::to_bits).collect(),
+        ));
+    }
+}
+
+/// What there is for whole numbers of 16 bits.
+fn sixteen_bits<S: Simd>(s: S, all: &mut Answers) {
+    let mut next = random();
+    for i in 0..1000 {
+        let [a, b, acc] = [0; 3].map(|_| {
+            let bytes = std::array::from_fn(|_| match next() % 8 {
+                0 => 0x80,
+                1 => 0x7f,
+                2 => 0,
+                _ => (next() >> 24) as u8,
+            });
+            s.load_i8x4(&bytes)
+        });
+        all.push((format!("dot_i16 {i}"), lanes(s, s.dot_i16(acc, a, b))));
+        for factor in [0.0, 1.0, 0.3] {
+            let x: [f32; LANES] = std::array::from_fn(|lane| match (i + lane) % 40 {
+                0 => f32::NAN,
+                1 if factor == 0.0 => f32::INFINITY,
+                2 => 32767.0,
+                3 => -32767.0,
+                4 => 2.5,
+                _ => (next() as i32 >> 17) as f32 + 0.5 * (next() % 2) as f32,
+            });
+            let mut q = [0; 2 * LANES];
+            s.to_i16(s.load(&x), s.splat(factor), &mut q);
+            all.push((format!("to_i16 {i}"), q.map(u32::from).to_vec()));
         }
     }
 }

@@ -42,6 +42,26 @@ impl AvxVnni {
     }
 }
 
+/// `x * factor` as numbers of 16 bits.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn to_words(x: [__m256; 2], factor: [__m256; 2]) -> __m256i {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut q = [_mm256_setzero_si256(); 2];
+        for (q, (x, factor)) in q.iter_mut().zip(x.into_iter().zip(factor)) {
+            let x = _mm256_mul_ps(x, factor);
+            // Zero where NaN: it is not equal to itself.
+            let x = _mm256_and_ps(x, _mm256_cmp_ps::<_CMP_EQ_OQ>(x, x));
+            *q = _mm256_cvtps_epi32(x);
+        }
+        // Packing works inside 128-bit lanes; the quarters are put in order afterwards.
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(q[0], q[1]))
+    }
+}
+
 /// Signed bytes to f32.
 ///
 /// # Safety
@@ -182,16 +202,7 @@ macro_rules! common {
         #[inline(always)]
         fn to_i8(self, x: Self::F, factor: Self::F, out: &mut [i8; LANES]) -> i32 {
             unsafe {
-                let mut q = [_mm256_setzero_si256(); 2];
-                for (q, (x, factor)) in q.iter_mut().zip(x.into_iter().zip(factor)) {
-                    let x = _mm256_mul_ps(x, factor);
-                    // Zero where NaN: it is not equal to itself.
-                    let x = _mm256_and_ps(x, _mm256_cmp_ps::<_CMP_EQ_OQ>(x, x));
-                    *q = _mm256_cvtps_epi32(x);
-                }
-                // Packing works inside 128-bit lanes; the quarters are put in order afterwards.
-                let words =
-                    _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(q[0], q[1]));
+                let words = to_words(x, factor);
                 let (low, high) = (
                     _mm256_castsi256_si128(words),
                     _mm256_extracti128_si256::<1>(words),
@@ -413,6 +424,14 @@ macro_rules! common {
                 }
             }
         }
+        const HAS_I16_DOTS: bool = true;
+        #[inline(always)]
+        fn to_i16(self, x: Self::F, factor: Self::F, out: &mut [u8; 2 * LANES]) {
+            unsafe {
+                let words = to_words(x, factor);
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), words);
+            }
+        }
         #[inline(always)]
         fn to_f32(self, x: Self::I) -> Self::F {
             unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
@@ -479,6 +498,13 @@ impl Simd for Avx2 {
     const SIGNED_OFFSET: u8 = 0;
     dots_in_pairs!();
     #[inline(always)]
+    fn dot_i16(self, mut acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        for (acc, (a, b)) in acc.iter_mut().zip(a.into_iter().zip(b)) {
+            *acc = unsafe { _mm256_add_epi32(*acc, _mm256_madd_epi16(a, b)) };
+        }
+        acc
+    }
+    #[inline(always)]
     fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
         unsafe {
             // The sign goes from the weight to the activation.
@@ -533,5 +559,12 @@ impl Simd for AvxVnni {
     #[inline(always)]
     fn dot4_signed(self, acc: Self::I, weights: Self::I, x: Self::I) -> Self::I {
         self.dot4(acc, weights, x)
+    }
+    #[inline(always)]
+    fn dot_i16(self, mut acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        for (acc, (a, b)) in acc.iter_mut().zip(a.into_iter().zip(b)) {
+            *acc = unsafe { _mm256_dpwssd_avx_epi32(*acc, a, b) };
+        }
+        acc
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::{PanelPart, Simd, TokenPart, dot_fours};
+use super::{Dot, PanelPart, Simd, TokenPart, dot_fours};
 
 pub(crate) mod amx;
 pub(crate) mod avx2;
@@ -45,7 +45,7 @@ fn dot_panels_in_pairs<S: InPairs, const N: usize, const P: usize>(
 ) -> [[S::I; P]; N] {
     // Fewer at a time are slower than one.
     if n_in_16_bits(max) < 8 {
-        return dot_fours(s, dots, (weights, x), fours, max.is_none());
+        return dot_fours(s, dots, (weights, x), fours, Dot::of(max));
     }
     assert!(fours.len() <= 8, "the columns of a group");
     let mut pairs = [[s.splat_i32(0); P]; N];
