@@ -515,7 +515,11 @@ impl<S: Simd, B: Block, const N: usize> Lanes<S> for Products<'_, S, B, N> {
                 16 => s.splat_i32(start_of(self.ns[t][g], offset::<S, B>())),
                 _ => *sum,
             };
-            *sum = s.dot16(start, q, x.expect("sixteen elements"), max);
+            let x = x.expect("sixteen elements");
+            *sum = match const { N > 2 } {
+                true => s.dot16_of_many(start, q, x, max),
+                false => s.dot16(start, q, x, max),
+            };
         }
     }
     #[inline(always)]

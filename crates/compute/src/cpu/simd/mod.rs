@@ -312,6 +312,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
         dot
     }
+    /// The same, where it is done for more than two tokens at once.
+    #[inline(always)]
+    fn dot16_of_many(
+        self,
+        dot: Self::I,
+        weights: [Self::I; 4],
+        x: &[[i8; 4]; 4],
+        max: Option<u8>,
+    ) -> Self::I {
+        self.dot16(dot, weights, x, max)
+    }
     /// The same four bytes in each lane.
     #[inline(always)]
     fn splat_four(self, x: &[i8; 4]) -> Self::I {

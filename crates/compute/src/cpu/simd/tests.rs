@@ -392,6 +392,8 @@ fn sixteen_columns<S: Simd>(s: S, all: &mut Answers) {
         let offset = if max.is_none() { S::SIGNED_OFFSET } else { 0 };
         let dot = s.dot16(s.splat_i32(start_of(sum, offset)), weights, &x, max);
         all.push((format!("dot16 {max:?}, {i}"), lanes(s, dot)));
+        let dot = s.dot16_of_many(s.splat_i32(start_of(sum, offset)), weights, &x, max);
+        all.push((format!("dot16_of_many {max:?}, {i}"), lanes(s, dot)));
     }
 }
 

@@ -379,6 +379,16 @@ macro_rules! common {
 /// What a set with VNNI adds.
 macro_rules! vnni {
     () => {
+        #[inline(always)]
+        fn dot16_of_many(
+            self,
+            dot: Self::I,
+            weights: [Self::I; 4],
+            x: &[[i8; 4]; 4],
+            _: Option<u8>,
+        ) -> Self::I {
+            unsafe { dot16_of_many(dot, weights, x) }
+        }
         const HAS_QUARTERS: bool = true;
         #[inline(always)]
         fn dot_quarters(
@@ -422,6 +432,33 @@ macro_rules! vnni {
             unsafe { dot_i16(acc, a, b) }
         }
     };
+}
+
+/// [`Simd::dot16_of_many`], with activations from where they are: LLVM would rather load those of all tokens first, and as there
+/// are no registers for so many, store them again.
+///
+/// # Safety
+/// The processor has AVX-512 F and VNNI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dot16_of_many(mut dot: __m512i, [a, b, c, d]: [__m512i; 4], x: &[[i8; 4]; 4]) -> __m512i {
+    // SAFETY: the caller's promise; the sixteen bytes of `x` are read.
+    unsafe {
+        asm!(
+            "vpdpbusd {dot}, {a}, dword ptr [{x}]{{1to16}}",
+            "vpdpbusd {dot}, {b}, dword ptr [{x} + 4]{{1to16}}",
+            "vpdpbusd {dot}, {c}, dword ptr [{x} + 8]{{1to16}}",
+            "vpdpbusd {dot}, {d}, dword ptr [{x} + 12]{{1to16}}",
+            dot = inout(zmm_reg) dot,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            c = in(zmm_reg) c,
+            d = in(zmm_reg) d,
+            x = in(reg) x.as_ptr(),
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    dot
 }
 
 /// `_mm512_dpwssd_epi32`, of which LLVM makes two instructions in a loop, for it expects these to wait less for each
