@@ -148,10 +148,10 @@ impl Backend for CpuBackend {
                 WeightsPlace::Locked => ", weights locked",
                 WeightsPlace::Copied => ", weights copied",
             },
-            if self.fast.is_some() {
-                ", fast batches"
-            } else {
-                ""
+            match self.fast {
+                Some(FastKernels::Tiles(_)) => ", fast batches",
+                Some(FastKernels::Int16(_)) => ", fast batches of F16",
+                None => "",
             }
         )
     }
