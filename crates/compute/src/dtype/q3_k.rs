@@ -42,7 +42,7 @@ impl Block for Q3K {
 
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
-        let d = s.load_f16_rows(&rows[108..], stride);
+        let d = s.load_f16_rows_behind(&rows[106..], stride);
         let [_, a, b, upper] = s.load_rows(&rows[92..], stride);
         let nibbles = s.splat_i8(0x0f);
         let lower = [

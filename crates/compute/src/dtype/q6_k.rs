@@ -41,14 +41,6 @@ impl Block for Q6K {
 
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
-        let d = s.load_f16_rows(&rows[208..], stride);
-        let scales = s.load_rows(&rows[192..], stride);
-        for (c, scales) in scales.into_iter().enumerate() {
-            for j in 0..4 {
-                let scale = s.to_f32(s.sar(s.shl(scales, 24 - 8 * j), 24));
-                out.put_scale(s, 4 * c + j as usize, s.mul(d, scale));
-            }
-        }
         for half in 0..2 {
             for quarter in 0..2 {
                 // Sixteens 0, 2, 4 and 6 behind the first. Each is written out: in a loop over them codes would
@@ -68,6 +60,18 @@ impl Block for Q6K {
                 let low = s.load_rows(&rows[64 * half + 32 + at..], stride);
                 out.put(s, first + 2, codes(s, low, odd, Nibbles::Low));
                 out.put(s, first + 6, codes(s, low, odd, Nibbles::High));
+            }
+        }
+        // Behind the products, for which there are few registers. The factor is read with the last two scales: four bytes of a row
+        // go into a register, two by way of another one. Scales stay in the highest byte, 2^24 times as large, which takes no
+        // second shift.
+        let d = s.load_f16_rows_behind(&rows[206..], stride);
+        let d = s.mul(d, s.splat(1.0 / (1 << 24) as f32));
+        let scales = s.load_rows(&rows[192..], stride);
+        for (c, scales) in scales.into_iter().enumerate() {
+            for j in 0..4 {
+                let scale = s.and(s.shl(scales, 24 - 8 * j), s.splat_i32(0xff << 24));
+                out.put_scale(s, 4 * c + j as usize, s.mul(d, s.to_f32(scale)));
             }
         }
     }

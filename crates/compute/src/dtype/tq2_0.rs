@@ -30,7 +30,7 @@ impl Block for TQ2_0 {
 
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
-        let d = s.load_f16_rows(&rows[64..], stride);
+        let d = s.load_f16_rows_behind(&rows[62..], stride);
         for g in 0..8 {
             out.put_scale(s, g, d);
         }

@@ -364,12 +364,9 @@ fn unpack_row_by_row<S: Simd, B: Block>(
 }
 
 /// Whether a few tokens are multiplied without a panel: where there are registers for their sums, as
-/// many as AVX-512 has. Types of fewer bits take so long to unpack that panels cost little.
+/// many as AVX-512 has. Beside many steps for few bits panels cost little.
 pub(crate) const fn few_are_direct<S: Simd, B: Block>() -> bool {
-    let Form::Groups { group_len, .. } = B::FORM else {
-        return false;
-    };
-    S::N_PANELS == 2 && B::LEN / group_len <= 8 && 8 * B::BYTES >= 4 * B::LEN
+    S::N_PANELS == 2 && (!B::HAS_MANY_STEPS || 8 * B::BYTES >= 4 * B::LEN)
 }
 
 /// Whether sixteen rows are unpacked side by side.

@@ -139,18 +139,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen bytes of each of 16 rows that are `stride` bytes apart, by columns: lane r of vector
     /// c has bytes 4 c to 4 c + 4 of row r.
     fn load_rows(self, rows: &[u8], stride: usize) -> [Self::I; 4];
-    /// The f16 number at the beginning of each of 16 rows, row r at `rows[r * stride]`.
+    /// The f16 number at the beginning of each of 16 rows, row r at `rows[r * stride]`, and behind each two bytes more: as
+    /// four bytes they go straight to a vector.
     #[inline(always)]
     fn load_f16_rows(self, rows: &[u8], stride: usize) -> Self::F {
-        assert!(rows.len() >= 15 * stride + 2, "two bytes of every row");
-        let mut halves = [0u16; LANES];
-        for (row, half) in halves.iter_mut().enumerate() {
-            // SAFETY: both bytes are in the slice by the assertion. (A check for each would cost more
-            // than all else here.)
-            let bytes = unsafe { rows.as_ptr().add(row * stride).cast::<[u8; 2]>().read() };
-            *half = u16::from_le_bytes(bytes);
-        }
-        self.load_f16(&halves)
+        self.f16_to_f32(self.load_four_of_rows(rows, stride))
+    }
+    /// The same for numbers that begin at the third byte.
+    #[inline(always)]
+    fn load_f16_rows_behind(self, rows: &[u8], stride: usize) -> Self::F {
+        self.f16_to_f32(self.shr(self.load_four_of_rows(rows, stride), 16))
     }
     /// Whether there are the next three: for a token or two, bytes of rows are then multiplied as they lie in memory, and
     /// their sums moved to lanes instead of the bytes.

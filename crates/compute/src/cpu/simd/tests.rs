@@ -466,6 +466,8 @@ fn rows<S: Simd>(s: S, all: &mut Answers) {
         }
         let halves = s.load_f16_rows(&bytes, stride);
         all.push((format!("load_f16_rows {stride}"), bits(s, halves)));
+        let behind = s.load_f16_rows_behind(&bytes, stride);
+        all.push((format!("load_f16_rows_behind {stride}"), bits(s, behind)));
         let fours = s.load_four_of_rows(&bytes, stride);
         all.push((format!("load_four_of_rows {stride}"), lanes(s, fours)));
         for x in [[[127; 4]; 4], [[-127; 4]; 4], {
