@@ -234,10 +234,21 @@ pub(super) fn look_up<S: Simd>(s: S, table: &[i8; 16], mut codes: [S::I; 4]) -> 
     codes
 }
 
-/// Byte `i` of each lane, without a sign, as f32.
+/// Byte `i` of each lane, at most 127, times `factors[i]` of [`factors_of_bytes`]: where it is it is 2^(8 i) times as large, and
+/// need not be shifted.
 #[inline(always)]
-pub(super) fn byte_to_f32<S: Simd>(s: S, x: S::I, i: usize) -> S::F {
-    s.to_f32(s.and(s.shr(x, 8 * i as u32), s.splat_i32(0xff)))
+pub(super) fn times_byte<S: Simd>(s: S, factors: &[S::F; 4], x: S::I, i: usize) -> S::F {
+    s.mul(factors[i], s.to_f32(s.and(x, s.splat_i32(0xff << (8 * i)))))
+}
+
+/// A factor of bytes for each place of a byte in a lane. Factors that are f16 numbers have exact ones.
+#[inline(always)]
+pub(super) fn factors_of_bytes<S: Simd>(s: S, factor: S::F) -> [S::F; 4] {
+    let mut factors = [factor; 4];
+    for (i, factors) in factors.iter_mut().enumerate() {
+        *factors = s.mul(factor, s.splat(1.0 / (1u32 << (8 * i)) as f32));
+    }
+    factors
 }
 
 /// Bits 4 c to 4 c + 4 of each lane, each as bit `to` of a byte.

@@ -49,8 +49,21 @@ pub static IQ3_S: Grid<4, 512> = grid(&IQ3_S_CODES, [1, 3, 5, 7, 9, 11, 13, 15])
 /// The grid of IQ1_S and IQ1_M.
 pub static IQ1: [[i8; 8]; 2048] = expand(&IQ1_CODES, [-1, 0, 1]);
 
-/// The same times 8.
-static IQ1_EIGHTS: [[i8; 8]; 2048] = expand(&IQ1_CODES, [-8, 0, 8]);
+/// The same plus 1, so that eight values are four bytes, of which one is read for each lane: byte j has value j from bit 3
+/// on, which is eight times as much, and value 4 + j from bit 0 on.
+static IQ1_PAIRS: [[i8; 4]; 2048] = {
+    let mut pairs = [[0; 4]; 2048];
+    let mut i = 0;
+    while i < pairs.len() {
+        let mut j = 0;
+        while j < 4 {
+            pairs[i][j] = (IQ1[i][j] + 1) << 3 | (IQ1[i][4 + j] + 1);
+            j += 1;
+        }
+        i += 1;
+    }
+    pairs
+};
 
 /// The values that the codes of IQ4_NL and IQ4_XS stand for.
 pub use super::iq4_nl::UNEVEN_STEPS;
@@ -88,8 +101,8 @@ pub(super) fn quarter_scales(d: f32, packed: &[u8], scales: &mut [f32]) {
 #[inline(always)]
 pub(super) fn place_shifted(code: usize, is_negative: bool, q: &mut [i8]) {
     let shift = if is_negative { -1 } else { 1 };
-    for (&value, q) in IQ1_EIGHTS[code].iter().zip(q) {
-        *q = value + shift;
+    for (&value, q) in IQ1[code].iter().zip(q) {
+        *q = 8 * value + shift;
     }
 }
 
@@ -165,11 +178,12 @@ pub(super) fn two_shifted<S: Simd>(s: S, codes: [S::I; 2], signs: [S::I; 2]) -> 
     let mut q = [s.splat_i32(0); 4];
     let parts = codes.into_iter().zip(signs);
     for (q, (codes, signs)) in q.as_chunks_mut::<2>().0.iter_mut().zip(parts) {
-        // 16 + 1, or 16 - 1.
+        // 8 + 1, or 8 - 1.
         let less = s.and(s.sar(signs, 31), s.splat_i8(-2));
-        let offset = s.add_i8(less, s.splat_i8(17));
-        for (q, eights) in q.iter_mut().zip(s.gather_eight(&IQ1_EIGHTS, codes)) {
-            *q = s.add_i8(eights, offset);
+        let offset = s.add_i8(less, s.splat_i8(9));
+        let pairs = s.gather(&IQ1_PAIRS, codes);
+        for (q, pairs) in q.iter_mut().zip([pairs, s.shl(pairs, 3)]) {
+            *q = s.add_i8(s.and(pairs, s.splat_i8(0b11 << 3)), offset);
         }
     }
     q

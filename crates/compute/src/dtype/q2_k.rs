@@ -5,7 +5,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, byte_to_f32, f16_at, spread_pairs};
+use super::block::{Block, Form, Lanes, f16_at, factors_of_bytes, spread_pairs, times_byte};
 
 /// A block of Q2_K.
 pub(super) struct Q2K;
@@ -34,17 +34,6 @@ impl Block for Q2K {
 
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
-        let factors = s.load_rows(&rows[68..], stride)[3];
-        let (d, d_min) = (s.f16_to_f32(factors), s.f16_to_f32(s.shr(factors, 16)));
-        let d_min = s.mul(d_min, s.splat(-1.0));
-        for (c, packed) in s.load_rows(rows, stride).into_iter().enumerate() {
-            for j in 0..4 {
-                let scale = byte_to_f32(s, s.and(packed, s.splat_i8(0x0f)), j);
-                let min = byte_to_f32(s, s.and(s.shr(packed, 4), s.splat_i8(0x0f)), j);
-                out.put_scale(s, 4 * c + j, s.mul(d, scale));
-                out.put_min(s, 4 * c + j, s.mul(d_min, min));
-            }
-        }
         for half in 0..2 {
             for quarter in 0..2 {
                 let codes = s.load_rows(&rows[16 + 32 * half + 16 * quarter..], stride);
@@ -55,6 +44,21 @@ impl Block for Q2K {
                     }
                     out.put(s, 8 * half + 2 * plane + quarter, pairs);
                 }
+            }
+        }
+        // Behind the products, for which there are few registers.
+        let factors = s.load_four_of_rows(&rows[80..], stride);
+        let (d, d_min) = (s.f16_to_f32(factors), s.f16_to_f32(s.shr(factors, 16)));
+        let (d, d_min) = (
+            factors_of_bytes(s, d),
+            factors_of_bytes(s, s.mul(d_min, s.splat(-1.0))),
+        );
+        for (c, packed) in s.load_rows(rows, stride).into_iter().enumerate() {
+            let scales = s.and(packed, s.splat_i8(0x0f));
+            let mins = s.and(s.shr(packed, 4), s.splat_i8(0x0f));
+            for j in 0..4 {
+                out.put_scale(s, 4 * c + j, times_byte(s, &d, scales, j));
+                out.put_min(s, 4 * c + j, times_byte(s, &d_min, mins, j));
             }
         }
     }

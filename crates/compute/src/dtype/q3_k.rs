@@ -6,7 +6,7 @@
 
 use crate::cpu::simd::Simd;
 
-use super::block::{Block, Form, Lanes, byte_to_f32, f16_at, spread_pairs};
+use super::block::{Block, Form, Lanes, f16_at, factors_of_bytes, spread_pairs};
 
 /// A block of Q3_K.
 pub(super) struct Q3K;
@@ -42,23 +42,6 @@ impl Block for Q3K {
 
     #[inline(always)]
     fn unpack_rows<S: Simd>(s: S, rows: &[u8], stride: usize, out: &mut impl Lanes<S>) {
-        let d = s.load_f16_rows_behind(&rows[106..], stride);
-        let [_, a, b, upper] = s.load_rows(&rows[92..], stride);
-        let nibbles = s.splat_i8(0x0f);
-        let lower = [
-            s.and(a, nibbles),
-            s.and(b, nibbles),
-            s.and(s.shr(a, 4), nibbles),
-            s.and(s.shr(b, 4), nibbles),
-        ];
-        for (c, lower) in lower.into_iter().enumerate() {
-            let pairs = s.and(s.shr(upper, 2 * c as u32), s.splat_i8(3));
-            let scales = s.or(lower, s.shl(pairs, 4));
-            for j in 0..4 {
-                let scale = s.fma(byte_to_f32(s, scales, j), s.splat(1.0), s.splat(-32.0));
-                out.put_scale(s, 4 * c + j, s.mul(d, scale));
-            }
-        }
         for quarter in 0..2 {
             let thirds = s.load_rows(&rows[16 * quarter..], stride);
             for half in 0..2 {
@@ -72,6 +55,27 @@ impl Block for Q3K {
                     }
                     out.put(s, 8 * half + 2 * plane + quarter, q);
                 }
+            }
+        }
+        // Behind the products, for which there are few registers.
+        let d = factors_of_bytes(s, s.load_f16_rows_behind(&rows[106..], stride));
+        let [_, a, b, upper] = s.load_rows(&rows[92..], stride);
+        let nibbles = s.splat_i8(0x0f);
+        let lower = [
+            s.and(a, nibbles),
+            s.and(b, nibbles),
+            s.and(s.shr(a, 4), nibbles),
+            s.and(s.shr(b, 4), nibbles),
+        ];
+        for (c, lower) in lower.into_iter().enumerate() {
+            let pairs = s.and(s.shr(upper, 2 * c as u32), s.splat_i8(3));
+            let scales = s.or(lower, s.shl(pairs, 4));
+            for (j, d) in d.into_iter().enumerate() {
+                // A byte where it is, 2^(8 j) times as large.
+                let place = 1u32 << (8 * j);
+                let code = s.to_f32(s.and(scales, s.splat_i32(0xff << (8 * j))));
+                let scale = s.fma(code, s.splat(1.0), s.splat(-32.0 * place as f32));
+                out.put_scale(s, 4 * c + j, s.mul(d, scale));
             }
         }
     }

@@ -6,7 +6,8 @@
 use crate::cpu::simd::Simd;
 
 use super::block::{
-    Block, Form, Lanes, byte_to_f32, f16_at, high_nibbles, low_nibbles, spread_nibbles,
+    Block, Form, Lanes, f16_at, factors_of_bytes, high_nibbles, low_nibbles, spread_nibbles,
+    times_byte,
 };
 
 /// A block of Q4_K.
@@ -75,7 +76,10 @@ pub(super) fn unpack_scales_rows<S: Simd>(
 ) {
     let [factors, first, second, both] = s.load_rows(rows, stride);
     let (d, d_min) = (s.f16_to_f32(factors), s.f16_to_f32(s.shr(factors, 16)));
-    let d_min = s.mul(d_min, s.splat(-1.0));
+    let (d, d_min) = (
+        factors_of_bytes(s, d),
+        factors_of_bytes(s, s.mul(d_min, s.splat(-1.0))),
+    );
     let (low_six, upper_two) = (s.splat_i8(0x3f), s.splat_i8(0x30));
     let nibbles = s.splat_i8(0x0f);
     let scales = [
@@ -91,12 +95,8 @@ pub(super) fn unpack_scales_rows<S: Simd>(
     ];
     for half in 0..2 {
         for j in 0..4 {
-            let (scale, min) = (
-                byte_to_f32(s, scales[half], j),
-                byte_to_f32(s, mins[half], j),
-            );
-            out.put_scale(s, 4 * half + j, s.mul(d, scale));
-            out.put_min(s, 4 * half + j, s.mul(d_min, min));
+            out.put_scale(s, 4 * half + j, times_byte(s, &d, scales[half], j));
+            out.put_min(s, 4 * half + j, times_byte(s, &d_min, mins[half], j));
         }
     }
 }
